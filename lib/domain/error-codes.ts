@@ -15,10 +15,10 @@ export const ERROR_KINDS = {
   // Input
   "input-invalid": "invalid",
   "input-too-large": "invalid",
-  "usage": "invalid",
+  usage: "invalid",
   "not-found": "refused",
   "already-exists": "refused",
-  "unauthorized": "refused",
+  unauthorized: "refused",
   "state-conflict": "refused",
 
   // DER, PEM, CSR, certificate
@@ -107,7 +107,7 @@ export const ERROR_KINDS = {
   // Components
   "component-missing": "unavailable",
   "component-unreachable": "unavailable",
-  "timeout": "unavailable",
+  timeout: "unavailable",
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof ERROR_KINDS;

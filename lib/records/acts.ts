@@ -1,0 +1,146 @@
+import { z } from "zod";
+import { grant } from "./grant.ts";
+import { keyset } from "./keyset.ts";
+import { intake } from "./manifest.ts";
+import {
+  actRef,
+  auditPath,
+  certificateDer,
+  lotId,
+  partyId,
+  profileRef,
+  sha256Hex,
+  slotNumber,
+  spki,
+  base64,
+} from "./primitives.ts";
+import { FIRMWARE_FORMATS, receipt } from "./receipt.ts";
+
+/**
+ * The fields that each act type adds to the common ones (statement.ts), the class it belongs to, and whose key signs it.
+ * A signed act without its signature is invalid; a line record is signed through its ledger's checkpoint.
+ * Types that aren't here don't exist yet: an unknown type is refused.
+ */
+
+const layoutRef = z.strictObject({
+  format: z.enum(FIRMWARE_FORMATS),
+  /** of the canonical JSON of the layout */
+  sha256: sha256Hex,
+  template: z.strictObject({ name: z.string().min(1).max(128), sha256: sha256Hex }),
+});
+
+const handoffFields = {
+  id: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$/),
+  lot: lotId,
+  from: partyId,
+  to: partyId,
+  count: z.int().min(0),
+  /** RFC 6962 root over the list's items (manifest.ts, handoffItem) */
+  listRoot: sha256Hex,
+  discrepancies: z.array(z.string().max(200)).max(100),
+};
+
+export const ACT_FIELDS = {
+  keyset: z.strictObject({ keyset }),
+  ceremony: z.strictObject({
+    document: z.strictObject({ sha256: sha256Hex }),
+    root: certificateDer,
+    keyset,
+    crl: base64(65_536),
+    approvals: z.array(actRef).max(16),
+  }),
+  delegation: grant,
+  acceptance: z.strictObject({
+    /** the child's own keyset act */
+    keyset: actRef,
+    /** SHA-256 over the concatenated DER of the child's chain, its own certificate first, root last */
+    chainSha256: sha256Hex,
+  }),
+  "lot-opened": z.strictObject({
+    lot: lotId,
+    builder: partyId,
+    issuer: partyId,
+    slots: slotNumber,
+    profile: profileRef,
+    /** slot n uses layouts[(n - 1) mod length] */
+    layouts: z.array(layoutRef).min(1).max(8),
+  }),
+  built: z.strictObject({ lot: lotId, slot: slotNumber, spki, csrSha256: sha256Hex, intake }),
+  "handoff-released": z.strictObject(handoffFields),
+  "handoff-received": z.strictObject({ ...handoffFields, counterpart: actRef }),
+  intent: z.strictObject({
+    lot: lotId,
+    manifest: sha256Hex,
+    /** RFC 6962 root over the SHA-256 digests of the TBS bytes about to be signed */
+    tbsRoot: sha256Hex,
+    count: z.int().min(1),
+  }),
+  certified: z.strictObject({
+    lot: lotId,
+    slot: slotNumber,
+    profile: profileRef,
+    certificate: certificateDer,
+    purpose: z.enum(["initial", "renewal"]),
+    renews: actRef.optional(),
+    intake,
+    /** the intent leaf, and this certificate's TBS digest in its tree */
+    intent: z.strictObject({ leafHash: sha256Hex, index: z.int().min(0), path: auditPath }),
+  }),
+  injected: z.strictObject({
+    lot: lotId,
+    slot: slotNumber,
+    receipt,
+    layoutSha256: sha256Hex,
+    chains: z
+      .array(
+        z.strictObject({
+          purpose: z.enum(["idevid", "ldevid"]),
+          sha256: sha256Hex,
+          certificates: z.int().min(1).max(10),
+        }),
+      )
+      .min(1)
+      .max(2),
+    readBack: z.strictObject({ sha256: sha256Hex, leafKeyMatches: z.literal(true) }),
+  }),
+  installed: z.strictObject({
+    lot: lotId,
+    slot: slotNumber,
+    /** key id of the technician who signed the manifest that `intake` names */
+    technician: sha256Hex,
+    intake,
+    place: sha256Hex,
+    time: sha256Hex,
+  }),
+  "hub-registered": z.strictObject({ hub: z.string().min(1).max(128), caSha256: sha256Hex, codeSha256: sha256Hex }),
+} as const;
+
+export type ActType = keyof typeof ACT_FIELDS;
+export type ActFields<T extends ActType> = z.infer<(typeof ACT_FIELDS)[T]>;
+
+export interface ActClass {
+  readonly class: "signed" | "line";
+  /** whose key signs a signed act */
+  readonly signer?: "act";
+}
+
+const SIGNED: ActClass = { class: "signed", signer: "act" };
+const LINE: ActClass = { class: "line" };
+
+export const ACT_CLASSES: Readonly<Record<ActType, ActClass>> = {
+  keyset: SIGNED,
+  ceremony: SIGNED,
+  delegation: SIGNED,
+  acceptance: SIGNED,
+  "lot-opened": SIGNED,
+  built: LINE,
+  "handoff-released": SIGNED,
+  "handoff-received": SIGNED,
+  intent: LINE,
+  certified: LINE,
+  injected: LINE,
+  installed: LINE,
+  "hub-registered": SIGNED,
+};
+
+export const ACT_TYPES = Object.keys(ACT_FIELDS) as ActType[];

@@ -1,0 +1,84 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import pg from "pg";
+import { CountersignError } from "../lib/domain/errors.ts";
+
+export type Db = pg.Pool;
+export type Tx = pg.PoolClient;
+/** Reads may run on either. */
+export type Queryable = Db | Tx;
+
+// int8 arrives as text by default; every bigint column here stays below 2^53.
+pg.types.setTypeParser(pg.types.builtins.INT8, (text) => {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value)) throw new RangeError(`bigint ${text} doesn't fit a number`);
+  return value;
+});
+
+/** @param url `postgres://role@host:port/database`; the password may come by `password` so that URLs stay free of secrets */
+export function connect(url: string, options: { password?: string; max?: number; name?: string } = {}): Db {
+  const pool = new pg.Pool({
+    connectionString: url,
+    ...(options.password === undefined ? {} : { password: options.password }),
+    max: options.max ?? 10,
+    application_name: options.name ?? "countersign",
+    connectionTimeoutMillis: 15_000,
+  });
+  // An idle connection that the server drops must not end the process; the next query reconnects.
+  pool.on("error", () => undefined);
+  return pool;
+}
+
+/** Runs `work` in one READ COMMITTED transaction; commits when it resolves, rolls back when it throws. */
+export async function inTransaction<T>(db: Db, work: (tx: Tx) => Promise<T>): Promise<T> {
+  const client = await db.connect();
+  let broken: Error | undefined;
+  try {
+    await client.query("BEGIN");
+    const result = await work(client);
+    await client.query("COMMIT");
+    return result;
+  } catch (error) {
+    await client.query("ROLLBACK").catch((cause: unknown) => {
+      broken = cause instanceof Error ? cause : new Error(String(cause));
+    });
+    throw error;
+  } finally {
+    client.release(broken);
+  }
+}
+
+const MIGRATION_LOCK = 0x636f7369; // "cosi"
+
+/**
+ * Applies the *.sql files of `folder` that this database hasn't seen, in name order, each in its own transaction.
+ * Several processes may call it at once.
+ */
+export async function migrate(db: Db, folder = join(import.meta.dirname, "migrations")): Promise<void> {
+  const files = (await readdir(folder)).filter((name) => name.endsWith(".sql")).sort();
+  const client = await db.connect();
+  try {
+    await client.query("SELECT pg_advisory_lock($1)", [MIGRATION_LOCK]);
+    await client.query(
+      "CREATE TABLE IF NOT EXISTS migration (name text PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now())",
+    );
+    const done = new Set(
+      (await client.query<{ name: string }>("SELECT name FROM migration")).rows.map((row) => row.name),
+    );
+    for (const name of files) {
+      if (done.has(name)) continue;
+      await client.query("BEGIN");
+      try {
+        await client.query(await readFile(join(folder, name), "utf8"));
+        await client.query("INSERT INTO migration (name) VALUES ($1)", [name]);
+        await client.query("COMMIT");
+      } catch (cause) {
+        await client.query("ROLLBACK");
+        throw new CountersignError("internal", `migration ${name} failed: ${String(cause)}`, { cause });
+      }
+    }
+  } finally {
+    await client.query("SELECT pg_advisory_unlock($1)", [MIGRATION_LOCK]).catch(() => undefined);
+    client.release();
+  }
+}
