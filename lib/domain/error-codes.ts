@@ -84,6 +84,7 @@ export const ERROR_KINDS = {
   "image-region-overlap": "refused",
   "image-holds-other-chain": "refused",
   "image-no-chain": "unverified",
+  "image-chain-ambiguous": "unverified",
 
   // HSM
   "hsm-unavailable": "unavailable",
