@@ -1,0 +1,107 @@
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import { Connection } from "@temporalio/client";
+import { Child, waitUntilReady } from "./child.ts";
+import { freePort } from "./ports.ts";
+import { findTemporal } from "./machine.ts";
+
+export interface TemporalOptions {
+  /** SQLite file that holds all state; survives a kill -9. In memory when absent. */
+  readonly dbFile?: string;
+  readonly namespaces: readonly [string, ...string[]];
+  readonly logFile: string;
+  /** gRPC port on 127.0.0.1; a free one when absent. */
+  readonly port?: number;
+  /** Custom search attributes, name to Temporal type, for example `{ PartyId: "Keyword" }`. */
+  readonly searchAttributes?: Readonly<Record<string, string>>;
+  /** Server dynamic configuration, key to JSON value. */
+  readonly dynamicConfig?: Readonly<Record<string, string | number | boolean>>;
+  /** The `temporal` program; what set-up found when absent. */
+  readonly binary?: string;
+  readonly readyTimeoutMs?: number;
+}
+
+export interface Temporal {
+  /** host:port for `Connection.connect({ address })`. */
+  readonly address: string;
+  readonly port: number;
+  readonly pid: number;
+  readonly child: Child;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts a Temporal dev server on loopback and waits until its namespaces answer.
+ *
+ * @throws CountersignError component-missing without the `temporal` program, component-unreachable when it doesn't come up
+ */
+export async function startTemporal(options: TemporalOptions): Promise<Temporal> {
+  const binary = options.binary ?? findTemporal();
+  const port = options.port ?? (await freePort());
+  const httpPort = await freePort(new Set([port]));
+  const metricsPort = await freePort(new Set([port, httpPort]));
+  if (options.dbFile !== undefined) prepare(options.dbFile);
+
+  const child = await Child.start({
+    name: "Temporal",
+    command: binary,
+    args: [
+      ...["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", String(port)],
+      ...["--http-port", String(httpPort), "--metrics-port", String(metricsPort), "--log-level", "warn"],
+      ...options.namespaces.flatMap((namespace) => ["--namespace", namespace]),
+      ...(options.dbFile === undefined ? [] : ["--db-filename", options.dbFile]),
+      ...Object.entries(options.searchAttributes ?? {}).flatMap(([k, v]) => ["--search-attribute", `${k}=${v}`]),
+      ...Object.entries(options.dynamicConfig ?? {}).flatMap(([k, v]) => [
+        "--dynamic-config-value",
+        `${k}=${JSON.stringify(v)}`,
+      ]),
+    ],
+    logFile: options.logFile,
+    // The command line's own settings and login of whoever runs us stay out of the server.
+    env: { PATH: process.env["PATH"], HOME: process.env["HOME"], TMPDIR: process.env["TMPDIR"] },
+    stopTimeoutMs: 15_000,
+  });
+
+  const address = `127.0.0.1:${port}`;
+  try {
+    await waitUntilReady(child, () => serves(address, options.namespaces), options.readyTimeoutMs ?? 60_000);
+  } catch (error) {
+    await child.stop();
+    throw error;
+  }
+  if (options.dbFile !== undefined) writeFileSync(served(options.dbFile), "");
+  return {
+    address,
+    port,
+    pid: child.pid,
+    child,
+    stop: async () => {
+      await child.stop();
+    },
+  };
+}
+
+const served = (dbFile: string) => `${dbFile}.served`;
+
+/**
+ * A server killed while it made its tables leaves a file that no server can start on. Such a file never served anyone,
+ * so it's made anew; one that has served is never touched.
+ */
+function prepare(dbFile: string): void {
+  mkdirSync(dirname(dbFile), { recursive: true, mode: 0o700 });
+  if (existsSync(served(dbFile))) return;
+  for (const suffix of ["", "-wal", "-shm", "-journal"]) rmSync(dbFile + suffix, { force: true });
+}
+
+/** gRPC health of the workflow service, then every namespace: the first answers before the second is registered. */
+async function serves(address: string, namespaces: readonly string[]): Promise<boolean> {
+  const connection = await Connection.connect({ address, connectTimeout: 2_000 });
+  try {
+    const health = await connection.healthService.check({ service: "temporal.api.workflowservice.v1.WorkflowService" });
+    if (health.status !== 1) return false; // SERVING
+    for (const namespace of namespaces) await connection.workflowService.describeNamespace({ namespace });
+    return true;
+  } finally {
+    await connection.close();
+  }
+}

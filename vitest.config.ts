@@ -1,0 +1,17 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["**/*.test.ts"],
+    exclude: ["**/node_modules/**", "**/.cache/**", "**/.countersign/**", "test/faults/**", "test/peers/**"],
+    globalSetup: ["test/support/global-setup.ts"],
+    // A process per file: a PKCS#11 module is initialised once per process, with that process's own token store.
+    pool: "forks",
+    isolate: true,
+    maxWorkers: 2,
+    testTimeout: 30_000,
+    hookTimeout: 120_000,
+    teardownTimeout: 60_000,
+    allowOnly: !process.env["CI"],
+  },
+});
