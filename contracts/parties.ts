@@ -1,0 +1,76 @@
+import { defineSignal } from "@temporalio/workflow";
+
+/**
+ * What crosses Temporal between the party workflows and their activities. References only: requests, certificates and
+ * envelopes stay in the site's database. Every activity is idempotent; a refusal is a non-retryable ApplicationFailure
+ * whose type is the error code.
+ */
+
+export const workflowIds = {
+  ceremony: (party: string) => `ceremony/${party}`,
+  acceptance: (party: string) => `acceptance/${party}`,
+  delegation: (child: string) => `delegation/${child}`,
+  hub: (name: string) => `hub/${name}`,
+};
+
+/** The grantor's answer has been stored in the inbox; `message` is its id. */
+export const delegationArrived = defineSignal<[{ message: string }]>("delegationArrived");
+/** The parent's inbox said no to our join. */
+export const joinRefused = defineSignal<[{ code: string; message: string }]>("joinRefused");
+/** The child's acceptance has been stored in the inbox. */
+export const acceptanceArrived = defineSignal<[{ message: string }]>("acceptanceArrived");
+
+export interface Refusal {
+  code: string;
+  message: string;
+}
+
+/** The child's side, queue `site`. */
+export interface AcceptanceActivities {
+  /** Makes the CA key in the token when it isn't there, and the request with the invitation's nonce. */
+  prepareRequest(input: { parent: string }): Promise<{ csrSha256: string }>;
+  /** Records the `keyset` act. */
+  recordKeyset(): Promise<{ leafHash: string }>;
+  sendJoin(input: { parent: string }): Promise<void>;
+  refuseJoin(input: { parent: string; refusal: Refusal }): Promise<void>;
+  /** Checks grant, certificate and chain, and makes the grant current. */
+  acceptGrant(input: { message: string }): Promise<{ grant: string }>;
+  refuseGrant(input: { message: string; refusal: Refusal }): Promise<void>;
+  /** Records the `acceptance` act and queues its envelope. */
+  recordAcceptance(input: { message: string }): Promise<{ leafHash: string }>;
+  /** Signs the first CRL of the online CA. */
+  publishCrl(): Promise<void>;
+}
+
+/** The parent's side; `issueDelegation` on `site` for an online CA, on `ceremony` for the root. */
+export interface DelegationActivities {
+  /** Checks the asked terms against the own grant, debits the quota, and stores the bytes to be signed. */
+  prepareDelegation(input: { child: string }): Promise<{ intent: string }>;
+  signDelegation(input: { child: string }): Promise<{ certificateSha256: string }>;
+  recordDelegation(input: { child: string }): Promise<{ leafHash: string }>;
+  sendDelegation(input: { child: string }): Promise<void>;
+  refuseDelegation(input: { child: string; refusal: Refusal }): Promise<void>;
+  /** Checks the child's `acceptance` act. */
+  confirmAcceptance(input: { child: string; message: string }): Promise<void>;
+}
+
+/** Queue `ceremony`: the only activities that reach the root key. Each works for the one document its process was given. */
+export interface CeremonyActivities {
+  makeRoot(input: { documentSha256: string }): Promise<{ rootSha256: string; children: string[] }>;
+  signChild(input: { documentSha256: string; child: string }): Promise<{ certificateSha256: string }>;
+  signRootCrl(input: { documentSha256: string }): Promise<void>;
+  signHubVerification(input: { documentSha256: string }): Promise<{ hub: string | null }>;
+}
+
+/** Queue `site`: what the ceremony leaves to the site's own keys. */
+export interface CeremonyRecordActivities {
+  recordCeremony(input: { documentSha256: string }): Promise<{ leafHash: string }>;
+  finishCeremony(input: { documentSha256: string }): Promise<void>;
+}
+
+export interface HubRegistrationActivities {
+  /** Gives the hub the root and the verification certificate that the ceremony signed. */
+  proveCaToHub(input: { name: string }): Promise<{ caSha256: string }>;
+  recordHubRegistration(input: { name: string }): Promise<{ leafHash: string }>;
+  refuseHubRegistration(input: { name: string; refusal: Refusal }): Promise<void>;
+}
