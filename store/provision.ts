@@ -11,6 +11,7 @@ export interface ProvisionOptions {
   readonly password: string;
 }
 
+const PROVISION_LOCK = 0x70726f76; // "prov"
 const IDENTIFIER = /^[a-z][a-z0-9_]{0,62}$/;
 const DUPLICATE = new Set(["42710", "42P04", "23505"]); // duplicate_object, duplicate_database, unique_violation
 
@@ -45,6 +46,8 @@ export async function provisionDatabase(adminUrl: string, options: ProvisionOpti
     "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD " +
     pg.escapeLiteral(scramVerifier(options.password));
   await withClient(adminUrl, async (client) => {
+    // Catalog updates of two callers would collide. Held until this connection ends.
+    await client.query("SELECT pg_advisory_lock($1)", [PROVISION_LOCK]);
     await ignoreDuplicate(() => client.query(`CREATE ROLE ${role} ${attributes}`));
     await client.query(`ALTER ROLE ${role} ${attributes}`);
     // An administrator who isn't superuser may only hand the database to a role that it is a member of.

@@ -1,5 +1,5 @@
 import { spawn, type ChildProcess } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { closeSync, fstatSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Socket } from "node:net";
 import { CountersignError } from "../../../lib/domain/errors.ts";
@@ -61,13 +61,15 @@ export class Child {
   readonly exited: Promise<ExitStatus>;
   readonly #stopSignal: NodeJS.Signals;
   readonly #stopTimeoutMs: number;
+  readonly #logStart: number;
   #status: ExitStatus | undefined;
 
-  private constructor(options: ChildOptions, process: ChildProcess, pid: number) {
+  private constructor(options: ChildOptions, process: ChildProcess, pid: number, logStart: number) {
     this.name = options.name;
     this.pid = pid;
     this.process = process;
     this.logFile = options.logFile;
+    this.#logStart = logStart;
     this.#stopSignal = options.stopSignal ?? "SIGTERM";
     this.#stopTimeoutMs = options.stopTimeoutMs ?? 10_000;
     const lifeline = process.stdio[3] as Socket;
@@ -86,6 +88,7 @@ export class Child {
   static async start(options: ChildOptions): Promise<Child> {
     mkdirSync(dirname(options.logFile), { recursive: true, mode: 0o700 });
     const log = openSync(options.logFile, "a", 0o600);
+    const logStart = fstatSync(log).size;
     const tenths = String(Math.ceil((options.stopTimeoutMs ?? 10_000) / 100));
     const signal = (options.stopSignal ?? "SIGTERM").slice(3);
     try {
@@ -105,7 +108,7 @@ export class Child {
         child.once("spawn", resolve);
         child.once("error", reject);
       });
-      return new Child(options, child, child.pid as number);
+      return new Child(options, child, child.pid as number, logStart);
     } catch (cause) {
       throw new CountersignError("component-missing", `${options.name} can't be started: ${String(cause)}`, { cause });
     } finally {
@@ -129,17 +132,14 @@ export class Child {
     }
   }
 
-  /** The last lines of the log, for error messages. */
+  /** The last lines that this child wrote, for error messages. */
   logTail(lines = 12): string {
-    return tail(this.logFile, lines);
-  }
-}
-
-function tail(file: string, lines: number): string {
-  try {
-    return readFileSync(file, "utf8").trimEnd().split("\n").slice(-lines).join("\n");
-  } catch {
-    return "(no log)";
+    try {
+      const written = readFileSync(this.logFile).subarray(this.#logStart).toString("utf8");
+      return written.trimEnd().split("\n").slice(-lines).join("\n");
+    } catch {
+      return "(no log)";
+    }
   }
 }
 

@@ -30,6 +30,10 @@ export interface Temporal {
   stop(): Promise<void>;
 }
 
+/** What a server says that starts while its predecessor, whose supervisor was killed, is still shutting down. */
+const PREDECESSOR = /database is locked|address already in use/;
+const RETRY_MS = 250;
+
 /**
  * Starts a Temporal dev server on loopback and waits until its namespaces answer.
  *
@@ -38,22 +42,44 @@ export interface Temporal {
 export async function startTemporal(options: TemporalOptions): Promise<Temporal> {
   const binary = options.binary ?? findTemporal();
   const port = options.port ?? (await freePort());
-  const httpPort = await freePort(new Set([port]));
-  const metricsPort = await freePort(new Set([port, httpPort]));
+  const address = `127.0.0.1:${port}`;
   if (options.dbFile !== undefined) prepare(options.dbFile);
 
-  const child = await Child.start({
+  const deadline = Date.now() + (options.readyTimeoutMs ?? 60_000);
+  for (;;) {
+    const child = await launch(binary, port, options);
+    try {
+      await waitUntilReady(child, () => serves(address, options.namespaces), deadline - Date.now());
+      if (options.dbFile !== undefined) writeFileSync(served(options.dbFile), "");
+      const stop = async () => {
+        await child.stop();
+      };
+      return { address, port, pid: child.pid, child, stop };
+    } catch (error) {
+      const waitFor = !child.running && PREDECESSOR.test(child.logTail(100));
+      await child.stop();
+      if (!waitFor || Date.now() > deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+    }
+  }
+}
+
+async function launch(binary: string, port: number, options: TemporalOptions): Promise<Child> {
+  const httpPort = await freePort(new Set([port]));
+  const metricsPort = await freePort(new Set([port, httpPort]));
+  const { namespaces, dbFile, searchAttributes = {}, dynamicConfig = {} } = options;
+  return Child.start({
     name: "Temporal",
     command: binary,
     args: [
       ...["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", String(port)],
       ...["--http-port", String(httpPort), "--metrics-port", String(metricsPort), "--log-level", "warn"],
-      ...options.namespaces.flatMap((namespace) => ["--namespace", namespace]),
-      ...(options.dbFile === undefined ? [] : ["--db-filename", options.dbFile]),
-      ...Object.entries(options.searchAttributes ?? {}).flatMap(([k, v]) => ["--search-attribute", `${k}=${v}`]),
-      ...Object.entries(options.dynamicConfig ?? {}).flatMap(([k, v]) => [
+      ...namespaces.flatMap((namespace) => ["--namespace", namespace]),
+      ...(dbFile === undefined ? [] : ["--db-filename", dbFile]),
+      ...Object.entries(searchAttributes).flatMap(([name, type]) => ["--search-attribute", `${name}=${type}`]),
+      ...Object.entries(dynamicConfig).flatMap(([key, value]) => [
         "--dynamic-config-value",
-        `${k}=${JSON.stringify(v)}`,
+        `${key}=${JSON.stringify(value)}`,
       ]),
     ],
     logFile: options.logFile,
@@ -61,24 +87,6 @@ export async function startTemporal(options: TemporalOptions): Promise<Temporal>
     env: { PATH: process.env["PATH"], HOME: process.env["HOME"], TMPDIR: process.env["TMPDIR"] },
     stopTimeoutMs: 15_000,
   });
-
-  const address = `127.0.0.1:${port}`;
-  try {
-    await waitUntilReady(child, () => serves(address, options.namespaces), options.readyTimeoutMs ?? 60_000);
-  } catch (error) {
-    await child.stop();
-    throw error;
-  }
-  if (options.dbFile !== undefined) writeFileSync(served(options.dbFile), "");
-  return {
-    address,
-    port,
-    pid: child.pid,
-    child,
-    stop: async () => {
-      await child.stop();
-    },
-  };
 }
 
 const served = (dbFile: string) => `${dbFile}.served`;
