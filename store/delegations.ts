@@ -1,0 +1,155 @@
+import { CountersignError } from "../lib/domain/errors.ts";
+import type { GrantTerms } from "../lib/records/grant.ts";
+import type { Keyset } from "../lib/records/keyset.ts";
+import type { Queryable, Tx } from "./db.ts";
+
+/** A child's request for this site's grant, and what was granted: one row a child. */
+
+export interface JoinedChild {
+  readonly child: string;
+  readonly invitation: string;
+  readonly nonceSha256: string;
+  readonly csr: Uint8Array;
+  readonly csrSha256: string;
+  readonly keyset: Keyset;
+  readonly keysetOrigin: string;
+  readonly keysetLeafHash: string;
+  readonly keysetEntry: Uint8Array;
+  readonly infrastructure: Uint8Array;
+}
+
+export type DelegationState = "joined" | "requested" | "issued" | "accepted" | "refused";
+
+export interface Delegation extends JoinedChild {
+  readonly state: DelegationState;
+  readonly terms: GrantTerms | null;
+  readonly signer: "ceremony" | "site" | null;
+  readonly certificate: Uint8Array | null;
+  readonly actOrigin: string | null;
+  readonly actLeafHash: string | null;
+  readonly actEntry: Uint8Array | null;
+  readonly acceptanceLeafHash: string | null;
+  readonly errorCode: string | null;
+  readonly errorMessage: string | null;
+  readonly joined: Date;
+}
+
+const COLUMNS = `child, state, invitation, nonce_sha256 AS "nonceSha256", csr, csr_sha256 AS "csrSha256", keyset,
+  keyset_origin AS "keysetOrigin", keyset_leaf_hash AS "keysetLeafHash", keyset_entry AS "keysetEntry", infrastructure,
+  terms, signer, certificate, act_origin AS "actOrigin", act_leaf_hash AS "actLeafHash", act_entry AS "actEntry",
+  acceptance_leaf_hash AS "acceptanceLeafHash", error_code AS "errorCode", error_message AS "errorMessage", joined`;
+
+export async function findDelegation(q: Queryable, child: string): Promise<Delegation | undefined> {
+  const { rows } = await q.query<Delegation>(`SELECT ${COLUMNS} FROM delegation WHERE child = $1`, [child]);
+  return rows[0];
+}
+
+/** @throws CountersignError `not-found` */
+export async function getDelegation(q: Queryable, child: string): Promise<Delegation> {
+  const found = await findDelegation(q, child);
+  if (!found) throw new CountersignError("not-found", `${child} hasn't joined this site: invite it first`);
+  return found;
+}
+
+export async function listDelegations(q: Queryable): Promise<Delegation[]> {
+  const { rows } = await q.query<Delegation>(`SELECT ${COLUMNS} FROM delegation ORDER BY joined`);
+  return rows;
+}
+
+export async function storeJoin(tx: Tx, join: JoinedChild): Promise<void> {
+  await tx.query(
+    `INSERT INTO delegation (child, invitation, nonce_sha256, csr, csr_sha256, keyset, keyset_origin, keyset_leaf_hash,
+       keyset_entry, infrastructure)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+    [
+      join.child,
+      join.invitation,
+      join.nonceSha256,
+      join.csr,
+      join.csrSha256,
+      JSON.stringify(join.keyset),
+      join.keysetOrigin,
+      join.keysetLeafHash,
+      join.keysetEntry,
+      join.infrastructure,
+    ],
+  );
+}
+
+/**
+ * Keeps what the operator (or the ceremony's document) grants. The same terms again change nothing; other terms are
+ * taken as long as nothing was signed for the earlier ones.
+ * @throws CountersignError `not-found`, `state-conflict`
+ */
+export async function requestDelegation(
+  tx: Tx,
+  child: string,
+  terms: GrantTerms,
+  signer: "ceremony" | "site",
+): Promise<void> {
+  const { rows } = await tx.query<{ state: DelegationState; same: boolean; intended: boolean }>(
+    `SELECT state, terms = $2::jsonb AND signer = $3 AS same,
+       EXISTS (SELECT 1 FROM ca_intent WHERE id = 'delegation/' || $1) AS intended
+     FROM delegation WHERE child = $1 FOR UPDATE`,
+    [child, JSON.stringify(terms), signer],
+  );
+  const row = rows[0];
+  if (!row) throw new CountersignError("not-found", `${child} hasn't joined this site: invite it first`);
+  if (row.same && row.state !== "refused") return;
+  if (row.state === "issued" || row.state === "accepted" || row.intended) {
+    throw new CountersignError("state-conflict", `${child} has been granted other terms already`);
+  }
+  await tx.query(
+    `UPDATE delegation SET state = 'requested', terms = $2, signer = $3, error_code = NULL, error_message = NULL
+     WHERE child = $1`,
+    [child, JSON.stringify(terms), signer],
+  );
+}
+
+/** The first certificate stays; gives back the one that is kept. */
+export async function storeChildCertificate(tx: Tx, child: string, certificate: Uint8Array): Promise<Uint8Array> {
+  const { rows } = await tx.query<{ certificate: Uint8Array }>(
+    "UPDATE delegation SET certificate = COALESCE(certificate, $2) WHERE child = $1 RETURNING certificate",
+    [child, certificate],
+  );
+  if (!rows[0]) throw new CountersignError("not-found", `${child} hasn't joined this site`);
+  return rows[0].certificate;
+}
+
+export async function storeDelegationAct(
+  q: Queryable,
+  child: string,
+  act: { origin: string; leafHash: string; entry: Uint8Array },
+): Promise<void> {
+  await q.query(
+    `UPDATE delegation SET act_origin = $2, act_leaf_hash = $3, act_entry = $4,
+       state = CASE WHEN state = 'accepted' THEN state ELSE 'issued' END
+     WHERE child = $1`,
+    [child, act.origin, act.leafHash, act.entry],
+  );
+}
+
+export async function storeAcceptance(
+  q: Queryable,
+  child: string,
+  act: { leafHash: string; entry: Uint8Array },
+): Promise<void> {
+  await q.query(
+    `UPDATE delegation SET state = 'accepted', acceptance_leaf_hash = $2, acceptance_entry = $3,
+       error_code = NULL, error_message = NULL
+     WHERE child = $1`,
+    [child, act.leafHash, act.entry],
+  );
+}
+
+export async function refuseDelegation(
+  q: Queryable,
+  child: string,
+  refusal: { code: string; message: string },
+): Promise<void> {
+  await q.query(
+    `UPDATE delegation SET state = 'refused', error_code = $2, error_message = $3
+     WHERE child = $1 AND state <> 'accepted'`,
+    [child, refusal.code, refusal.message.slice(0, 1000)],
+  );
+}

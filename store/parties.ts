@@ -1,0 +1,199 @@
+import { CountersignError } from "../lib/domain/errors.ts";
+import type { Keyset } from "../lib/records/keyset.ts";
+import type { Contact, Invitation } from "../lib/records/message.ts";
+import type { ActRef } from "../lib/records/primitives.ts";
+import type { Queryable, Tx } from "./db.ts";
+
+/** This site's own published keys, the parties it knows, and the invitations it gave and took. */
+
+export interface OwnKeyset {
+  readonly keyset: Keyset;
+  readonly ref: ActRef;
+  readonly entry: Uint8Array;
+  readonly infrastructure: Uint8Array;
+}
+
+export async function ownKeyset(q: Queryable): Promise<OwnKeyset | undefined> {
+  const { rows } = await q.query<{
+    keyset: Keyset;
+    origin: string;
+    leaf_hash: string;
+    entry: Uint8Array;
+    infrastructure: Uint8Array;
+  }>("SELECT keyset, origin, leaf_hash, entry, infrastructure FROM own_keyset");
+  const row = rows[0];
+  return row && { ...row, ref: { origin: row.origin, leafHash: row.leaf_hash } };
+}
+
+/** Stores the keyset that an act published; the first one stays. */
+export async function storeOwnKeyset(q: Queryable, own: OwnKeyset): Promise<void> {
+  await q.query(
+    `INSERT INTO own_keyset (keyset, origin, leaf_hash, entry, infrastructure) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT DO NOTHING`,
+    [JSON.stringify(own.keyset), own.ref.origin, own.ref.leafHash, own.entry, own.infrastructure],
+  );
+}
+
+export interface Peer {
+  readonly party: string;
+  readonly direction: "parent" | "child";
+  readonly contact: Contact;
+  readonly actSpki: Uint8Array;
+  readonly actKeyId: string;
+}
+
+interface PeerRow {
+  party: string;
+  direction: "parent" | "child";
+  contact: Contact;
+  act_spki: Uint8Array;
+  act_key_id: string;
+}
+const PEER = "party, direction, contact, act_spki, act_key_id";
+
+function toPeer(row: PeerRow): Peer {
+  const { party, direction, contact } = row;
+  return { party, direction, contact, actSpki: row.act_spki, actKeyId: row.act_key_id };
+}
+
+export async function findPeer(q: Queryable, party: string): Promise<Peer | undefined> {
+  const { rows } = await q.query<PeerRow>(`SELECT ${PEER} FROM peer WHERE party = $1`, [party]);
+  return rows[0] && toPeer(rows[0]);
+}
+
+/** @throws CountersignError `not-found` */
+export async function getPeer(q: Queryable, party: string): Promise<Peer> {
+  const peer = await findPeer(q, party);
+  if (!peer) throw new CountersignError("not-found", `this site knows no party ${party}`);
+  return peer;
+}
+
+export async function listPeers(q: Queryable): Promise<Peer[]> {
+  const { rows } = await q.query<PeerRow>(`SELECT ${PEER} FROM peer ORDER BY party`);
+  return rows.map(toPeer);
+}
+
+/**
+ * Pins a party's act key.
+ * @throws CountersignError `state-conflict` when the party is known by another key or in another role
+ */
+export async function pinPeer(tx: Tx, peer: Peer): Promise<void> {
+  const { rowCount } = await tx.query(
+    `INSERT INTO peer (party, direction, contact, act_spki, act_key_id) VALUES ($1, $2, $3, $4, $5)
+     ON CONFLICT DO NOTHING`,
+    [peer.party, peer.direction, JSON.stringify(peer.contact), peer.actSpki, peer.actKeyId],
+  );
+  if (rowCount === 1) return;
+  const known = await getPeer(tx, peer.party);
+  if (known.actKeyId === peer.actKeyId && known.direction === peer.direction) return;
+  throw new CountersignError("state-conflict", `the party ${peer.party} is known here by another act key or role`);
+}
+
+export interface StoredInvitation {
+  readonly id: string;
+  readonly party: string;
+  readonly nonceSha256: string;
+  readonly expires: Date;
+  readonly spent: Date | null;
+}
+
+export async function storeInvitation(q: Queryable, invitation: Omit<StoredInvitation, "spent">): Promise<void> {
+  const { id, party, nonceSha256, expires } = invitation;
+  await q.query("INSERT INTO invitation (id, party, nonce_sha256, expires) VALUES ($1, $2, $3, $4)", [
+    id,
+    party,
+    nonceSha256,
+    expires,
+  ]);
+}
+
+/** Locks the row, so that two joins can't spend one invitation. */
+export async function lockInvitation(tx: Tx, id: string): Promise<StoredInvitation | undefined> {
+  const { rows } = await tx.query<{
+    id: string;
+    party: string;
+    nonce_sha256: string;
+    expires: Date;
+    spent: Date | null;
+  }>("SELECT id, party, nonce_sha256, expires, spent FROM invitation WHERE id = $1 FOR UPDATE", [id]);
+  const row = rows[0];
+  return row && { ...row, nonceSha256: row.nonce_sha256 };
+}
+
+export async function spendInvitation(tx: Tx, id: string, message: string): Promise<void> {
+  await tx.query("UPDATE invitation SET spent = now(), spent_by = $2 WHERE id = $1 AND spent IS NULL", [id, message]);
+}
+
+/** The invitation that this site took, and what became of it. */
+export interface Enrolment {
+  readonly parent: string;
+  readonly invitation: Invitation;
+  readonly state: "invited" | "joined" | "accepted" | "refused";
+  readonly csr: Uint8Array | null;
+  /** id of the inbox message that brought the grant */
+  readonly delegation: string | null;
+  readonly errorCode: string | null;
+  readonly errorMessage: string | null;
+}
+
+const ENROLMENT = `parent, invitation, state, csr, delegation, error_code AS "errorCode", error_message AS "errorMessage"`;
+
+export async function findEnrolment(q: Queryable, parent: string): Promise<Enrolment | undefined> {
+  const { rows } = await q.query<Enrolment>(`SELECT ${ENROLMENT} FROM enrolment WHERE parent = $1`, [parent]);
+  return rows[0];
+}
+
+export async function listEnrolments(q: Queryable): Promise<Enrolment[]> {
+  const { rows } = await q.query<Enrolment>(`SELECT ${ENROLMENT} FROM enrolment ORDER BY created`);
+  return rows;
+}
+
+/**
+ * Takes an invitation. Posting the same one again changes nothing; a refused one may be followed by another.
+ * @throws CountersignError `state-conflict` when another invitation is in hand
+ */
+export async function takeInvitation(tx: Tx, invitation: Invitation): Promise<void> {
+  const parent = invitation.from.party;
+  await tx.query("LOCK TABLE enrolment IN SHARE ROW EXCLUSIVE MODE");
+  const other = (await listEnrolments(tx)).find((row) => row.parent !== parent && row.state !== "refused");
+  if (other) throw new CountersignError("state-conflict", `this site has joined ${other.parent} already`);
+  const held = await findEnrolment(tx, parent);
+  if (held?.invitation.id === invitation.id) return;
+  if (held && held.state !== "refused") {
+    throw new CountersignError("state-conflict", `another invitation of ${parent} is in hand, state ${held.state}`);
+  }
+  await tx.query(
+    `INSERT INTO enrolment (parent, invitation) VALUES ($1, $2)
+     ON CONFLICT (parent) DO UPDATE SET invitation = excluded.invitation, state = 'invited', csr = NULL,
+       delegation = NULL, error_code = NULL, error_message = NULL`,
+    [parent, JSON.stringify(invitation)],
+  );
+}
+
+/** Keeps the first request; gives back the one that is kept. */
+export async function storeRequest(q: Queryable, parent: string, csr: Uint8Array): Promise<Uint8Array> {
+  const { rows } = await q.query<{ csr: Uint8Array }>(
+    "UPDATE enrolment SET csr = COALESCE(csr, $2) WHERE parent = $1 RETURNING csr",
+    [parent, csr],
+  );
+  if (!rows[0]) throw new CountersignError("not-found", `no invitation of ${parent} is in hand`);
+  return rows[0].csr;
+}
+
+export async function setEnrolment(
+  q: Queryable,
+  parent: string,
+  change: { state: Enrolment["state"]; delegation?: string; refusal?: { code: string; message: string } },
+): Promise<void> {
+  await q.query(
+    `UPDATE enrolment SET state = $2, delegation = COALESCE($3, delegation), error_code = $4, error_message = $5
+     WHERE parent = $1 AND (state <> 'accepted' OR $2 = 'accepted')`,
+    [
+      parent,
+      change.state,
+      change.delegation ?? null,
+      change.refusal?.code ?? null,
+      change.refusal?.message.slice(0, 1000) ?? null,
+    ],
+  );
+}
