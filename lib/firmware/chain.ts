@@ -1,0 +1,181 @@
+import { concatBytes, equalBytes, fromUtf8, utf8 } from "../domain/bytes.ts";
+import { CountersignError, isCountersignError } from "../domain/errors.ts";
+import { parseCertificate, type Certificate } from "../pki/certificate.ts";
+import { sameName } from "../pki/name.ts";
+import { pemDecode, pemEncode } from "../pki/pem.ts";
+import type { ChainEncoding } from "./format.ts";
+
+/** Chains as they lie in images: leaf first, PEM, one final NUL, which mbedTLS takes for the end of its input. */
+
+export const MAX_CHAIN_CERTIFICATES = 10;
+export const MAX_CHAIN_BYTES = 0xe000;
+
+/** The bytes to inject. @throws CountersignError `certificate-invalid`, `input-too-large` */
+export function encodeChain(chain: readonly Uint8Array[]): Uint8Array {
+  checkChainOrder(chain);
+  const bytes = concatBytes(...chain.map((der) => utf8(pemEncode("CERTIFICATE", der))), Uint8Array.of(0));
+  if (bytes.length > MAX_CHAIN_BYTES) {
+    throw new CountersignError(
+      "input-too-large",
+      `the chain has ${bytes.length} bytes as PEM; an image takes at most ${MAX_CHAIN_BYTES}`,
+    );
+  }
+  return bytes;
+}
+
+/**
+ * Certificates in DER, leaf first, from the bytes of a region.
+ * @throws CountersignError `image-no-chain` when they are no chain
+ */
+export function decodeChain(bytes: Uint8Array): { chain: Uint8Array[]; encoding: ChainEncoding } {
+  if (bytes.length === 0 || bytes.length > MAX_CHAIN_BYTES) throw noChain("it is empty or too large");
+  try {
+    if (bytes[0] === 0x30) return { chain: splitDer(bytes), encoding: "der" };
+    const terminated = bytes[bytes.length - 1] === 0;
+    const text = fromUtf8(terminated ? bytes.subarray(0, -1) : bytes);
+    const chain = pemDecode(text, "CERTIFICATE");
+    for (const der of chain) parseCertificate(der);
+    if (chain.length === 0) throw noChain("it holds no certificate");
+    return { chain, encoding: terminated ? "pem-nul" : "pem" };
+  } catch (cause) {
+    if (isCountersignError(cause) && cause.code === "image-no-chain") throw cause;
+    throw noChain("its bytes are neither PEM nor DER certificates", cause);
+  }
+}
+
+/** @throws CountersignError `certificate-invalid` unless each certificate names the next one as its issuer */
+export function checkChainOrder(chain: readonly Uint8Array[]): Certificate[] {
+  if (chain.length === 0 || chain.length > MAX_CHAIN_CERTIFICATES) {
+    throw new CountersignError(
+      "certificate-invalid",
+      `the chain has ${chain.length} certificates; give 1 to ${MAX_CHAIN_CERTIFICATES}, leaf first`,
+    );
+  }
+  const certificates = chain.map((der) => parseCertificate(der));
+  for (let i = 0; i + 1 < certificates.length; i++) {
+    if (!sameName(certificates[i]!.issuer, certificates[i + 1]!.subject)) {
+      throw new CountersignError(
+        "certificate-invalid",
+        `certificate ${i + 1} of the chain wasn't issued by the one that follows it; order the chain leaf first`,
+        { details: { certificate: i + 1 } },
+      );
+    }
+  }
+  return certificates;
+}
+
+/**
+ * Guards against another device's chain: the leaf must hold the device's key, as its CSR does.
+ * @param spki DER SubjectPublicKeyInfo of the device
+ * @throws CountersignError `read-back-mismatch`, `certificate-invalid`
+ */
+export function checkChainFor(spki: Uint8Array, chain: readonly Uint8Array[]): void {
+  const leaf = checkChainOrder(chain)[0]!;
+  if (!equalBytes(leaf.spki, spki)) {
+    throw new CountersignError(
+      "read-back-mismatch",
+      `the chain's leaf (${leaf.subject.commonName ?? leaf.serial}) holds another key than the device: it is another device's chain`,
+    );
+  }
+}
+
+export interface FoundChain {
+  /** of the first byte, in the scanned memory's addresses */
+  readonly address: number;
+  readonly bytes: Uint8Array;
+  readonly encoding: ChainEncoding;
+  /** leaf first */
+  readonly chain: readonly Uint8Array[];
+  /** false for what only CAs sign with: firmware often carries trust anchors of its own */
+  readonly leafIsDevice: boolean;
+}
+
+const BEGIN = utf8("-----BEGIN CERTIFICATE-----");
+const END = utf8("-----END CERTIFICATE-----");
+
+/** Every run of PEM certificates in one contiguous piece of memory; what doesn't parse as certificates is passed over. */
+export function findChains(memory: Uint8Array, address: number): FoundChain[] {
+  const found: FoundChain[] = [];
+  let at = indexOf(memory, BEGIN, 0, memory.length);
+  while (at >= 0) {
+    const end = endOfRun(memory, at);
+    const bytes = memory.subarray(at, memory[end] === 0 ? end + 1 : end);
+    const parsed = end > at ? tryChain(bytes) : undefined;
+    if (parsed !== undefined) found.push({ address: address + at, bytes, ...parsed });
+    at = indexOf(memory, BEGIN, end > at ? end : at + BEGIN.length, memory.length);
+  }
+  return found;
+}
+
+/** The device's chain among all that were found: the only one, or the only one whose leaf isn't a CA. */
+export function deviceChain(found: readonly FoundChain[]): FoundChain | undefined {
+  const devices = found.filter((candidate) => candidate.leafIsDevice);
+  if (devices.length > 0) return devices.length === 1 ? devices[0] : undefined;
+  return found.length === 1 ? found[0] : undefined;
+}
+
+function tryChain(bytes: Uint8Array): Omit<FoundChain, "address" | "bytes"> | undefined {
+  try {
+    const { chain, encoding } = decodeChain(bytes);
+    const leaf = parseCertificate(chain[0]!);
+    return { chain, encoding, leafIsDevice: leaf.basicConstraints?.ca !== true };
+  } catch (error) {
+    if (isCountersignError(error)) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Past the last line of the PEM blocks that follow each other from `start`; `start` itself when one of them isn't whole:
+ * what is left of a damaged chain must not pass for a shorter one.
+ */
+function endOfRun(memory: Uint8Array, start: number): number {
+  let end = start;
+  for (let at = start; startsWith(memory, BEGIN, at);) {
+    const close = indexOf(memory, END, at + BEGIN.length, Math.min(memory.length, start + MAX_CHAIN_BYTES));
+    if (close < 0) return start;
+    const inner = indexOf(memory, BEGIN, at + BEGIN.length, close);
+    if (inner >= 0) return start;
+    at = close + END.length;
+    if (memory[at] === 0x0d && memory[at + 1] === 0x0a) at += 2;
+    else if (memory[at] === 0x0a) at += 1;
+    end = at;
+  }
+  return end;
+}
+
+function startsWith(memory: Uint8Array, pattern: Uint8Array, at: number): boolean {
+  if (at + pattern.length > memory.length) return false;
+  for (let i = 0; i < pattern.length; i++) if (memory[at + i] !== pattern[i]) return false;
+  return true;
+}
+
+function indexOf(memory: Uint8Array, pattern: Uint8Array, from: number, end: number): number {
+  for (let at = memory.indexOf(pattern[0]!, from); at >= 0 && at < end; at = memory.indexOf(pattern[0]!, at + 1)) {
+    if (startsWith(memory, pattern, at) && at + pattern.length <= end) return at;
+  }
+  return -1;
+}
+
+/** Concatenated DER certificates. */
+function splitDer(bytes: Uint8Array): Uint8Array[] {
+  const chain: Uint8Array[] = [];
+  for (let at = 0; at < bytes.length;) {
+    const first = bytes[at + 1] ?? 0;
+    const lengthBytes = first & 0x80 ? first & 0x7f : 0;
+    if (bytes[at] !== 0x30 || lengthBytes > 3) throw noChain("its DER certificates can't be told apart");
+    let length = lengthBytes === 0 ? first : 0;
+    for (let i = 0; i < lengthBytes; i++) length = length * 256 + (bytes[at + 2 + i] ?? 0);
+    const end = at + 2 + lengthBytes + length;
+    if (end > bytes.length) throw noChain("its last DER certificate is cut off");
+    const der = bytes.slice(at, end);
+    parseCertificate(der);
+    chain.push(der);
+    at = end;
+  }
+  return chain;
+}
+
+function noChain(why: string, cause?: unknown): CountersignError {
+  return new CountersignError("image-no-chain", `the region holds no certificate chain: ${why}`, { cause });
+}

@@ -1,0 +1,46 @@
+import { CountersignError } from "../domain/errors.ts";
+import { espSecureCert } from "./esp-secure-cert.ts";
+import type { FirmwareFormat, RangeReader } from "./format.ts";
+import { intelHex } from "./intel-hex.ts";
+
+/** One line a format. */
+export const FIRMWARE_FORMATS: readonly FirmwareFormat[] = [espSecureCert, intelHex];
+
+/** @throws CountersignError `usage` for a name that isn't one */
+export function firmwareFormat(name: string): FirmwareFormat {
+  const format = FIRMWARE_FORMATS.find((one) => one.name === name);
+  if (format !== undefined) return format;
+  const names = FIRMWARE_FORMATS.map((one) => one.name).join(", ");
+  throw new CountersignError("usage", `there is no firmware format ${JSON.stringify(name.slice(0, 40))}; use ${names}`);
+}
+
+/** The format of an image, from bounded reads. @throws CountersignError `image-unknown-format` unless exactly one fits */
+export async function detectFormat(reader: RangeReader): Promise<FirmwareFormat> {
+  const fits: FirmwareFormat[] = [];
+  for (const format of FIRMWARE_FORMATS) if (await format.detect(reader)) fits.push(format);
+  if (fits.length === 1) return fits[0]!;
+  const known = FIRMWARE_FORMATS.map(({ name }) => name).join(", ");
+  throw new CountersignError(
+    "image-unknown-format",
+    fits.length === 0
+      ? `the image is in none of the formats ${known}`
+      : `the image could be any of ${fits.map(({ name }) => name).join(", ")}; name the format`,
+  );
+}
+
+export { checkChainFor, checkChainOrder, decodeChain, encodeChain } from "./chain.ts";
+export { erasedPartition, ESP_SECURE_CERT_SIZE } from "./esp-secure-cert.ts";
+export { applyPatches, differenceOutsidePatches } from "./patch.ts";
+export { checkWritten } from "./read-back.ts";
+export { bytesReader } from "./reader.ts";
+export type {
+  ChainEncoding,
+  Extraction,
+  FirmwareFormat,
+  FirmwareTemplate,
+  Injection,
+  Layout,
+  Patch,
+  RangeReader,
+  Region,
+} from "./format.ts";

@@ -1,0 +1,227 @@
+import fc from "fast-check";
+import { beforeAll, describe, expect, it } from "vitest";
+import { TestChains, type TestChain } from "../../test/support/chains.ts";
+import { concatBytes, fromUtf8, utf8 } from "../domain/bytes.ts";
+import { pemEncode } from "../pki/pem.ts";
+import { encodeChain } from "./chain.ts";
+import type { Layout } from "./format.ts";
+import { formatRecord } from "./hex-records.ts";
+import { intelHex } from "./intel-hex.ts";
+import { applyPatches } from "./patch.ts";
+import { checkWritten } from "./read-back.ts";
+import { bytesReader } from "./reader.ts";
+
+const chains: TestChain[] = [];
+let other: TestChain;
+beforeAll(async () => {
+  const cas = await TestChains.create();
+  for (let length = 1; length <= 6; length++) chains.push(await cas.leaf(`device-${length}`, length));
+  other = await cas.leaf("device-other", 3);
+});
+
+/** Target memory as a reader that shares nothing with ours sees it. */
+function memoryOf(hex: Uint8Array): Map<number, number> {
+  const memory = new Map<number, number>();
+  let base = 0;
+  for (const line of fromUtf8(hex).split(/\r\n|\n|\r/)) {
+    if (line === "") continue;
+    const record = Buffer.from(line.slice(1), "hex");
+    expect(
+      record.reduce((sum, byte) => (sum + byte) & 0xff, 0),
+      line,
+    ).toBe(0);
+    const [type, data] = [record[3]!, record.subarray(4, -1)];
+    if (type === 2) base = data.readUInt16BE() << 4;
+    if (type === 4) base = data.readUInt16BE() * 0x10000;
+    if (type !== 0) continue;
+    data.forEach((byte, i) => {
+      const address = base + record.readUInt16BE(1) + i;
+      expect(memory.has(address), `address ${address} twice`).toBe(false);
+      memory.set(address, byte);
+    });
+  }
+  return memory;
+}
+
+async function inject(image: Uint8Array, chain: readonly Uint8Array[], layout: Layout): Promise<Uint8Array> {
+  const template = await intelHex.open(bytesReader(image), layout);
+  const injection = template.inject(chain);
+  const out = applyPatches(image, injection.patches);
+  await checkWritten(template, bytesReader(image), bytesReader(out), injection);
+  return out;
+}
+
+const EOF = ":00000001FF\n";
+const hex = (...lines: string[]) => utf8(lines.join("\n") + "\n" + EOF);
+const data = (offset: number, ...bytes: number[]) => formatRecord(0, offset, Uint8Array.from(bytes));
+const refusal = (code: string) => expect.objectContaining({ name: "CountersignError", code });
+
+const block = fc.record({
+  page: fc.integer({ min: 0, max: 15 }),
+  offset: fc.integer({ min: 0, max: 0xf000 }),
+  bytes: fc.uint8Array({ minLength: 1, maxLength: 200 }),
+});
+const synthetic = fc.record({
+  blocks: fc.uniqueArray(block, { maxLength: 12, selector: ({ page, offset }) => `${page}/${offset >> 8}` }),
+  width: fc.constantFrom(1, 7, 16, 32, 255),
+  ending: fc.constantFrom("\n", "\r\n", "\r"),
+  segmented: fc.boolean(),
+  sorted: fc.boolean(),
+  lower: fc.boolean(),
+  start: fc.boolean(),
+  blank: fc.boolean(),
+});
+
+function build(spec: typeof synthetic extends fc.Arbitrary<infer T> ? T : never): Uint8Array {
+  const key = ({ page, offset }: { page: number; offset: number }) => page * 0x10000 + offset;
+  const blocks = spec.sorted ? spec.blocks.toSorted((a, b) => key(a) - key(b)) : spec.blocks;
+  const lines: string[] = [];
+  let page = 0;
+  for (const one of blocks) {
+    if (one.page !== page) {
+      const value = spec.segmented ? one.page << 12 : one.page;
+      lines.push(formatRecord(spec.segmented ? 2 : 4, 0, Uint8Array.of(value >> 8, value & 0xff)));
+    }
+    page = one.page;
+    const offset = one.offset & ~0xff;
+    for (let at = 0; at < one.bytes.length; at += spec.width) {
+      lines.push(formatRecord(0, offset + at, one.bytes.subarray(at, at + spec.width)));
+    }
+  }
+  if (spec.start) lines.push(formatRecord(spec.segmented ? 3 : 5, 0, Uint8Array.of(0, 1, 0xcc, 0xd9)));
+  if (spec.blank) lines.push("");
+  lines.push(":00000001FF", "");
+  const text = lines.join(spec.ending);
+  return utf8(spec.lower ? text.toLowerCase() : text);
+}
+
+describe("intel-hex", () => {
+  it("holds any chain at any free address, with every other line and byte as it was", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        synthetic,
+        fc.nat(5),
+        fc.integer({ min: 0, max: 0xfff00 }),
+        fc.nat(300),
+        async (spec, n, at, spare) => {
+          const image = build(spec);
+          const before = memoryOf(image);
+          const { chain } = chains[n]!;
+          const bytes = encodeChain(chain);
+          let offset = at;
+          for (let i = 0; i < bytes.length + spare; i++) if (before.has(offset + i)) [offset, i] = [offset + i + 1, -1];
+
+          const out = await inject(image, chain, { offset, length: bytes.length + spare });
+          const after = memoryOf(out);
+          expect(Buffer.from(bytes.map((_, i) => after.get(offset + i) ?? -1))).toEqual(Buffer.from(bytes));
+          bytes.forEach((_, i) => after.delete(offset + i));
+          expect(after).toEqual(before);
+
+          const [old, now] = [fromUtf8(image), fromUtf8(out)].map((text) => text.split(/(?<=\r\n|\n|\r(?!\n))/));
+          let next = 0;
+          for (const line of now!) if (line === old![next]) next++;
+          expect(next, "the original lines, in their order").toBe(old!.length);
+          expect(new Set(fromUtf8(out).match(/\r\n|\n|\r/g)).size).toBe(1);
+
+          const found = await intelHex.extract(bytesReader(out));
+          expect(Buffer.from(found.chainBytes)).toEqual(Buffer.from(bytes));
+          expect(found.region).toEqual({ offset, length: bytes.length });
+          expect(await intelHex.detect(bytesReader(out))).toBe(true);
+          expect(await inject(out, chain, { offset }), "a second run changes nothing").toEqual(out);
+        },
+      ),
+      { numRuns: 150 },
+    );
+  });
+
+  it("restores the base that the lines behind the chain rely on", async () => {
+    const image = hex(data(0x10, 1, 2), data(0x20, 3, 4), ":020000040001F9", data(0x30, 5), ":0400000500000001F6");
+    const out = await inject(image, chains[0]!.chain, { offset: 0x100000 });
+    expect(fromUtf8(out).startsWith(fromUtf8(image).slice(0, fromUtf8(image).indexOf(":0400000500")))).toBe(true);
+    const low = hex(":020000040002F8", data(0, 9), ":020000040000FA", data(0xf000, 1));
+    expect(
+      (await intelHex.extract(bytesReader(await inject(low, chains[3]!.chain, { offset: 0x1f000 })))).region.offset,
+    ).toBe(0x1f000);
+  });
+
+  it("replaces a chain only when told to, and leaves nothing of a longer one", async () => {
+    const image = hex(data(0, 1, 2, 3), ":04000005000000C136");
+    const layout = { offset: 0x8000, length: 0x2000 };
+    const long = await inject(image, chains[5]!.chain, layout);
+    await expect(inject(long, other.chain, layout)).rejects.toThrow(refusal("image-holds-other-chain"));
+    await expect(inject(long, other.chain, { offset: 0x4000 })).rejects.toThrow(refusal("image-holds-other-chain"));
+    const short = await inject(long, other.chain, { ...layout, replace: true });
+    const memory = memoryOf(short);
+    expect(memory.size).toBe(3 + encodeChain(other.chain).length);
+    expect((await intelHex.extract(bytesReader(short))).chainBytes).toEqual(encodeChain(other.chain));
+  });
+
+  it("is not confused by trust anchors in the firmware, and says when it can't tell", async () => {
+    const anchors = utf8(pemEncode("CERTIFICATE", other.root) + "\0");
+    const lines = Array.from({ length: Math.ceil(anchors.length / 16) }, (_, i) =>
+      formatRecord(0, 16 * i, anchors.subarray(16 * i, 16 * i + 16)),
+    );
+    const out = await inject(hex(...lines), other.chain, { offset: 0x9000 });
+    expect((await intelHex.extract(bytesReader(out))).region.offset).toBe(0x9000);
+    expect((await intelHex.extract(bytesReader(out), { offset: 0 })).chainBytes).toEqual(anchors);
+
+    const twoDevices = await inject(hex(data(0, 1)), chains[2]!.chain, { offset: 0x1000 });
+    const second = fromUtf8(await inject(hex(data(0x1, 1)), other.chain, { offset: 0x5000 }));
+    const both = concatBytes(twoDevices.subarray(0, -EOF.length), utf8(second));
+    await expect(intelHex.extract(bytesReader(both))).rejects.toThrow(refusal("image-chain-ambiguous"));
+    expect((await intelHex.extract(bytesReader(both), { offset: 0x5000 })).chainBytes).toEqual(
+      encodeChain(other.chain),
+    );
+    await expect(intelHex.extract(bytesReader(both), { offset: 0x5001 })).rejects.toThrow(refusal("image-no-chain"));
+    await expect(intelHex.extract(bytesReader(hex(data(0, 1))))).rejects.toThrow(refusal("image-no-chain"));
+  });
+
+  it.each([
+    ["a wrong checksum", () => hex(":0100000001FF"), "image-invalid"],
+    ["a cut off line", () => utf8(":020000040"), "image-invalid"],
+    ["a missing end of file", () => utf8(data(0, 1, 2, 3) + "\n"), "image-invalid"],
+    ["an empty file", () => new Uint8Array(0), "image-invalid"],
+    ["something behind the end of file", () => utf8(EOF + data(0, 1) + "\n"), "image-invalid"],
+    ["an address written twice", () => hex(data(0, 1, 2), data(1, 2)), "image-invalid"],
+    ["an unknown record type", () => hex(formatRecord(10, 0, Uint8Array.of(1))), "image-invalid"],
+    ["a base record of the wrong size", () => hex(formatRecord(4, 0, Uint8Array.of(1))), "image-invalid"],
+    ["a wrapping segment", () => hex(":020000021000EC", data(0xffff, 1, 2)), "image-invalid"],
+    ["data past 4 GiB", () => hex(":02000004FFFFFC", data(0xffff, 1, 2)), "image-invalid"],
+    ["letters", () => hex(":0G0000000000"), "image-invalid"],
+    ["a comment", () => hex("; firmware"), "image-invalid"],
+    ["data where the chain goes", () => hex(data(0x8100, 1)), "image-region-overlap"],
+  ])("refuses %s", async (_what, image, code) => {
+    await expect(inject(image(), other.chain, { offset: 0x8000 })).rejects.toThrow(refusal(code));
+  });
+
+  it.each([
+    ["no offset", {}, "usage"],
+    ["an offset past 4 GiB", { offset: 2 ** 32 }, "usage"],
+    ["a negative offset", { offset: -1 }, "usage"],
+    ["an empty region", { offset: 0, length: 0 }, "usage"],
+    ["a region past 4 GiB", { offset: 2 ** 32 - 4, length: 8 }, "usage"],
+    ["too small a region", { offset: 0x8000, length: 64 }, "image-region-too-small"],
+    ["too little memory below 4 GiB", { offset: 2 ** 32 - 64 }, "image-region-too-small"],
+  ])("refuses a layout with %s", async (_what, layout: Layout, code) => {
+    await expect(inject(hex(data(0, 1)), other.chain, layout)).rejects.toThrow(refusal(code));
+  });
+
+  it("says which line is broken", async () => {
+    const image = hex(data(0, 1), data(1, 2), ":0100020001FF");
+    await expect(intelHex.extract(bytesReader(image))).rejects.toMatchObject({ details: { line: 3 } });
+  });
+
+  it("notices a written image that differs anywhere", async () => {
+    const image = hex(data(0, 1, 2, 3), data(0x10, 4));
+    const template = await intelHex.open(bytesReader(image), { offset: 0x100 });
+    const injection = template.inject(other.chain);
+    const good = applyPatches(image, injection.patches);
+    const moved = utf8(fromUtf8(good).replace(data(0x10, 4), data(0x11, 4)));
+    const wrongChain = applyPatches(image, template.inject(chains[2]!.chain).patches);
+    for (const bad of [moved, wrongChain, image, good.subarray(0, -1), concatBytes(good, utf8("\n"))]) {
+      await expect(checkWritten(template, bytesReader(image), bytesReader(bad), injection)).rejects.toThrow(
+        refusal("read-back-mismatch"),
+      );
+    }
+  });
+});

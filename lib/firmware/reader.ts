@@ -1,0 +1,33 @@
+import { CountersignError } from "../domain/errors.ts";
+import type { RangeReader } from "./format.ts";
+
+/** A reader over bytes in memory; reads are views. */
+export function bytesReader(bytes: Uint8Array): RangeReader {
+  return {
+    size: bytes.length,
+    read(offset, length) {
+      if (offset < 0 || length < 0 || offset + length > bytes.length) {
+        throw new RangeError(`read of ${length} bytes at ${offset} is outside an image of ${bytes.length} bytes`);
+      }
+      return bytes.subarray(offset, offset + length);
+    },
+  };
+}
+
+/** Up to `length` bytes from `offset`, fewer at the end of the image. */
+export async function readUpTo(reader: RangeReader, offset: number, length: number): Promise<Uint8Array> {
+  const available = Math.max(0, Math.min(length, reader.size - offset));
+  return available === 0 ? new Uint8Array(0) : await reader.read(offset, available);
+}
+
+/** The whole image. @throws CountersignError `input-too-large` above `limit` bytes */
+export async function readAll(reader: RangeReader, limit: number): Promise<Uint8Array> {
+  if (reader.size > limit) {
+    throw new CountersignError(
+      "input-too-large",
+      `the image has ${reader.size} bytes; at most ${limit} are taken for this format`,
+      { details: { size: reader.size, limit } },
+    );
+  }
+  return await readUpTo(reader, 0, reader.size);
+}
