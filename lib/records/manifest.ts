@@ -2,7 +2,7 @@ import { z } from "zod";
 import { utf8, concatBytes } from "../domain/bytes.ts";
 import { sha256, type Sha256 } from "../domain/hash.ts";
 import { canonicalJson } from "../domain/json.ts";
-import { auditPath, lotId, sha256Hex, timestamp } from "./primitives.ts";
+import { auditPath, certificateDer, lotId, sha256Hex, timestamp } from "./primitives.ts";
 
 /**
  * What a station (or a technician) signs once for a whole batch, as DSSE: the RFC 6962 root over the batch's items.
@@ -15,6 +15,8 @@ export const manifest = z.strictObject({
   kind: z.enum(["built", "certify", "install"]),
   lot: lotId,
   keyId: sha256Hex,
+  /** the signer's certificate by the party's infrastructure CA: who signed can be told years later */
+  certificate: certificateDer,
   created: timestamp,
   count: z.int().min(1).max(10_000),
   root: sha256Hex,

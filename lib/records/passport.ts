@@ -35,7 +35,7 @@ export const passport = z.strictObject({
     .min(1)
     .max(64),
   /** DSSE manifests that line records name, and lists' blobs are not among them: a path in the record stands for those */
-  manifests: z.array(z.strictObject({ sha256: sha256Hex, dsse: base64(16_384), signer: certificateDer })).max(8),
+  manifests: z.array(z.strictObject({ sha256: sha256Hex, dsse: base64(16_384) })).max(8),
   /** salted values that the holder chose to show */
   openings: z
     .array(z.strictObject({ commitment: sha256Hex, domain: z.string().max(64), salt: sha256Hex, value: z.unknown() }))

@@ -1,0 +1,223 @@
+import { fromBase64, fromHex, fromUtf8, toHex } from "../../domain/bytes.ts";
+import { sha256, sha256Hex } from "../../domain/hash.ts";
+import { z } from "zod";
+import type { PrevRef } from "../../records/primitives.ts";
+import { handoffItem, type HandoffItem } from "../../records/manifest.ts";
+import { leafHash, rootFromInclusion, rootOf } from "../tree.ts";
+import {
+  refKey,
+  wrong,
+  type AuditState,
+  type DeviceState,
+  type LotState,
+  type PartyState,
+  type Placed,
+} from "./state.ts";
+
+/** Lots, devices, and whose hands they are in. */
+
+export function onLotOpened(at: Placed<"lot-opened">, party: PartyState, state: AuditState): void {
+  const terms = at.act.fields;
+  const known = state.lots.get(terms.lot);
+  if (known) {
+    if (known.openedBy.has(party.id)) return wrong(state, at, "lot-invalid", "the lot was opened twice", terms.lot);
+    const same = ["slots", "builder", "issuer", "profile", "layouts"] as const;
+    if (same.some((field) => JSON.stringify(known.terms[field]) !== JSON.stringify(terms[field]))) {
+      return wrong(state, at, "lot-invalid", "the lot's terms differ between the parties", terms.lot);
+    }
+    known.openedBy.add(party.id);
+    return;
+  }
+  if (terms.builder !== party.id && terms.issuer !== party.id) {
+    return wrong(state, at, "lot-invalid", "a party opens a lot that it neither builds nor issues", terms.lot);
+  }
+  state.lots.set(terms.lot, {
+    id: terms.lot,
+    terms,
+    openedBy: new Set([party.id]),
+    built: new Map(),
+    certified: new Map(),
+    injected: 0,
+    installed: 0,
+  });
+}
+
+/** The lot an act belongs to, opened by the acting party before. */
+export function openLot(at: Placed, lot: string, party: PartyState, state: AuditState): LotState | undefined {
+  const found = state.lots.get(lot);
+  if (found?.openedBy.has(party.id)) return found;
+  wrong(state, at, "lot-invalid", `lot ${lot} was not opened by ${party.id}`, lot);
+  return undefined;
+}
+
+export function onBuilt(at: Placed<"built">, party: PartyState, state: AuditState): void {
+  const { lot: lotId, slot, spki, csrSha256 } = at.act.fields;
+  const subject = at.act.subject[0]!;
+  const lot = openLot(at, lotId, party, state);
+  if (!lot) return;
+  if (lot.terms.builder !== party.id)
+    return wrong(state, at, "lot-invalid", `${party.id} doesn't build this lot`, subject.name);
+  const spkiSha256 = sha256Hex(fromBase64(spki));
+  if (spkiSha256 !== subject.digest.sha256)
+    return wrong(state, at, "device-invalid", "its key isn't the subject's", subject.name);
+  if (slot > lot.terms.slots)
+    return wrong(state, at, "lot-invalid", `slot ${slot} is beyond the lot's ${lot.terms.slots}`, subject.name);
+  if (lot.built.has(slot)) return wrong(state, at, "slot-reused", `slot ${slot} was built before`, subject.name);
+  if (state.devices.has(subject.name))
+    return wrong(state, at, "device-invalid", "the device was built before", subject.name);
+  if (state.deviceByKey.has(spkiSha256))
+    return wrong(state, at, "device-invalid", "another device has this key", subject.name);
+  lot.built.set(slot, subject.name);
+  state.deviceByKey.set(spkiSha256, subject.name);
+  state.devices.set(subject.name, {
+    id: subject.name,
+    lot: lotId,
+    slot,
+    spkiSha256,
+    csrSha256,
+    holder: party.id,
+    last: { origin: party.log.name, leafHash: at.leafHash },
+    injected: false,
+    installed: false,
+  });
+}
+
+const listLine = z.tuple([z.literal("handoff"), z.string(), z.string(), z.string(), z.int(), z.string()]);
+
+/** A handoff's list as it lies beside the ledger: one canonical JSON array a line. */
+function parseList(bytes: Uint8Array): HandoffItem[] {
+  const lines = fromUtf8(bytes).split("\n");
+  if (lines.at(-1) === "") lines.pop();
+  return lines.map((line) => {
+    const [, deviceId, spkiSha256, csrSha256, slot, prev] = listLine.parse(JSON.parse(line));
+    return { deviceId, spkiSha256, csrSha256, slot, prev };
+  });
+}
+
+export async function onReleased(at: Placed<"handoff-released">, party: PartyState, state: AuditState): Promise<void> {
+  const { id, from, lot, count, listRoot } = at.act.fields;
+  if (from !== party.id) return wrong(state, at, "handoff-invalid", `it releases what ${from} has`, id);
+  if (!openLot(at, lot, party, state)) return;
+  if (state.handoffs.has(id)) return wrong(state, at, "handoff-invalid", "the handoff was released before", id);
+  const blob = at.act.blobs.find((b) => b.name === "list");
+  const bytes = blob && (await state.blob(party.id, blob.sha256));
+  if (!bytes) return wrong(state, at, "handoff-invalid", "its list doesn't lie beside the ledger", id);
+  let items: HandoffItem[];
+  try {
+    items = parseList(bytes);
+  } catch {
+    return wrong(state, at, "handoff-invalid", "its list can't be read", id);
+  }
+  const root = toHex(rootOf(items.map((item) => leafHash(handoffItem(item)))));
+  if (items.length !== count || root !== listRoot) {
+    return wrong(state, at, "handoff-invalid", "the list beside the ledger is not the one that was signed", id);
+  }
+  state.handoffs.set(id, { id, released: at, items, received: false });
+  for (const item of items) {
+    const device = state.devices.get(item.deviceId);
+    if (!device || device.holder !== party.id || device.lot !== lot) {
+      wrong(state, at, "custody-broken", `${party.id} releases a device it doesn't hold`, item.deviceId);
+      continue;
+    }
+    if (device.spkiSha256 !== item.spkiSha256 || device.csrSha256 !== item.csrSha256 || device.slot !== item.slot) {
+      wrong(
+        state,
+        at,
+        "handoff-invalid",
+        "the list describes the device otherwise than its built record",
+        item.deviceId,
+      );
+    }
+    if (device.last.leafHash !== item.prev) {
+      wrong(state, at, "custody-broken", "the list doesn't continue the device's last act", item.deviceId);
+    }
+    device.holder = undefined;
+  }
+}
+
+export function onReceived(at: Placed<"handoff-received">, party: PartyState, state: AuditState): void {
+  const received = at.act.fields;
+  const handoff = state.handoffs.get(received.id);
+  if (!handoff) return wrong(state, at, "handoff-invalid", "nothing was released under this id", received.id);
+  const released = handoff.released;
+  const releasedRef = { origin: released.act.origin, leafHash: released.leafHash };
+  if (refKey(received.counterpart) !== refKey(releasedRef)) {
+    return wrong(state, at, "handoff-invalid", "its counterpart is not the release", received.id);
+  }
+  if (received.to !== party.id || released.act.fields.to !== party.id) {
+    return wrong(
+      state,
+      at,
+      "custody-broken",
+      `${party.id} receives what was released to ${released.act.fields.to}`,
+      received.id,
+    );
+  }
+  const same = ["lot", "from", "count", "listRoot"] as const;
+  if (same.some((field) => received[field] !== released.act.fields[field])) {
+    return wrong(state, at, "handoff-invalid", "the receipt and the release differ", received.id);
+  }
+  if (handoff.received) return wrong(state, at, "custody-broken", "the handoff was received before", received.id);
+  if (!openLot(at, received.lot, party, state)) return;
+  handoff.received = true;
+  for (const item of handoff.items) {
+    const device = state.devices.get(item.deviceId);
+    if (!device) continue;
+    device.holder = party.id;
+    device.last = { origin: party.log.name, leafHash: at.leafHash };
+    device.list = { item, root: received.listRoot, count: received.count };
+  }
+}
+
+/** The device an act is about: known, in this lot and slot, in the party's hands, and the act continues its last one. */
+export function heldDevice(
+  at: Placed<"certified" | "injected" | "installed">,
+  party: PartyState,
+  state: AuditState,
+): DeviceState | undefined {
+  const { lot, slot } = at.act.fields;
+  const subject = at.act.subject[0]!;
+  const device = state.devices.get(subject.name);
+  if (!device || device.lot !== lot || device.slot !== slot) {
+    wrong(state, at, "device-invalid", "no device was built in this slot of the lot under this name", subject.name);
+    return undefined;
+  }
+  if (device.spkiSha256 !== subject.digest.sha256) {
+    wrong(state, at, "device-invalid", "it is about another key than the device's", subject.name);
+    return undefined;
+  }
+  if (device.holder !== party.id) {
+    const whose = device.holder === undefined ? "on its way" : `in the hands of ${device.holder}`;
+    wrong(state, at, "custody-broken", `the device is ${whose}`, subject.name);
+    return undefined;
+  }
+  const gap = continuityGap(at.act.prev, device);
+  if (gap) wrong(state, at, "custody-broken", gap, subject.name);
+  device.last = { origin: party.log.name, leafHash: at.leafHash };
+  delete device.list;
+  return device;
+}
+
+function continuityGap(prev: readonly PrevRef[], device: DeviceState): string | undefined {
+  const link = prev.find((ref) => refKey(ref) === refKey(device.last));
+  if (!link) return "it doesn't name the device's previous act";
+  if (!device.list) return undefined;
+  if (link.listIndex === undefined || link.path === undefined)
+    return "it doesn't show the device in the previous act's list";
+  const { item, root, count } = device.list;
+  return pathLeadsTo(handoffItem(item), link.listIndex, count, link.path, root)
+    ? undefined
+    : "its path doesn't lead to the previous act's list";
+}
+
+/** Does the item lie at `index` of the RFC 6962 tree of `size` items with `root` (hex)? */
+export function pathLeadsTo(
+  item: Uint8Array,
+  index: number,
+  size: number,
+  path: readonly string[],
+  root: string,
+): boolean {
+  const found = rootFromInclusion({ leafHash: leafHash(item, sha256), index, size, path: path.map(fromHex) });
+  return found !== undefined && toHex(found) === root;
+}

@@ -1,0 +1,54 @@
+/** What an audit says of one thing that doesn't hold, or that is still open. */
+export type FindingCode =
+  | "root-mismatch"
+  | "ledger-invalid"
+  | "ledger-missing"
+  | "act-invalid"
+  | "act-unsigned"
+  | "act-repeated"
+  | "reference-missing"
+  | "keyset-invalid"
+  | "ceremony-invalid"
+  | "grant-missing"
+  | "grant-exceeded"
+  | "quota-exceeded"
+  | "not-accepted"
+  | "certificate-invalid"
+  | "intent-missing"
+  | "intake-invalid"
+  | "lot-invalid"
+  | "slot-reused"
+  | "device-invalid"
+  | "custody-broken"
+  | "handoff-open"
+  | "handoff-invalid"
+  | "injection-invalid"
+  | "hub-invalid"
+  | "file-mismatch";
+
+export interface Finding {
+  /** `error`: the evidence is wrong; `open`: nothing is wrong, but something hasn't been closed yet */
+  readonly severity: "error" | "open";
+  readonly code: FindingCode;
+  readonly party: string;
+  /** index of the act in the party's ledger, where one act is at fault */
+  readonly index?: number;
+  readonly subject?: string;
+  readonly message: string;
+}
+
+/** Gathers findings, bounded: a thoroughly broken ledger must not exhaust the auditor's memory. */
+export class Findings {
+  readonly list: Finding[] = [];
+  errors = 0;
+  readonly #limit: number;
+
+  constructor(limit = 1000) {
+    this.#limit = limit;
+  }
+
+  add(finding: Finding): void {
+    if (finding.severity === "error") this.errors++;
+    if (this.list.length < this.#limit) this.list.push(finding);
+  }
+}

@@ -1,0 +1,244 @@
+import { fromBase64, toHex, utf8, concatBytes } from "../../domain/bytes.ts";
+import { sha256, sha256Hex } from "../../domain/hash.ts";
+import { isCountersignError } from "../../domain/errors.ts";
+import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
+import { validatePath } from "../../pki/path.ts";
+import { pemEncode } from "../../pki/pem.ts";
+import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
+import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
+import { parseDsse, PAYLOAD_TYPES, verifyDsse } from "../../records/dsse.ts";
+import { csrItem, installItem, manifest as manifestSchema, type Intake } from "../../records/manifest.ts";
+import { fromUtf8 } from "../../domain/bytes.ts";
+import { heldDevice, openLot, pathLeadsTo } from "./custody.ts";
+import {
+  refKey,
+  wrong,
+  type AuditState,
+  type DeviceState,
+  type GrantState,
+  type PartyState,
+  type Placed,
+} from "./state.ts";
+
+/** What is signed for a device, under which grant, and what became of it. */
+
+export function onIntent(at: Placed<"intent">, party: PartyState, state: AuditState): void {
+  const { lot, tbsRoot, count, manifest } = at.act.fields;
+  if (!openLot(at, lot, party, state)) return;
+  state.intents.set(refKey({ origin: party.log.name, leafHash: at.leafHash }), { root: tbsRoot, count, lot, manifest });
+}
+
+export async function onCertified(at: Placed<"certified">, party: PartyState, state: AuditState): Promise<void> {
+  const { lot: lotId, slot, profile } = at.act.fields;
+  const name = at.act.subject[0]!.name;
+  const lot = openLot(at, lotId, party, state);
+  if (!lot) return;
+  if (lot.terms.issuer !== party.id)
+    return wrong(state, at, "lot-invalid", `${party.id} doesn't issue for this lot`, name);
+  if (lot.certified.has(slot)) return wrong(state, at, "slot-reused", `slot ${slot} already has a certificate`, name);
+  lot.certified.set(slot, name);
+  party.certified++;
+  checkGrant(at, party, state, name);
+  if (profile.sha256 !== lot.terms.profile.sha256)
+    wrong(state, at, "certificate-invalid", "the profile is not the lot's", name);
+  const device = heldDevice(at, party, state);
+  const certificate = await checkCertificate(at, party, state, name);
+  if (!device || !certificate) return;
+  if (sha256Hex(certificate.spki) !== device.spkiSha256) {
+    return wrong(state, at, "certificate-invalid", "the certificate holds another key than the device's", name);
+  }
+  checkIntent(at, party, state, certificate, name);
+  await checkIntake(at, at.act.fields.intake, "certify", csrItem(device.csrSha256), party, state, name);
+  device.certificate = certificate;
+  device.certificateAct = at.leafHash;
+}
+
+function checkGrant(
+  at: Placed<"certified">,
+  party: PartyState,
+  state: AuditState,
+  name: string,
+): GrantState | undefined {
+  const grant = at.act.grant && state.grants.get(refKey(at.act.grant));
+  if (!grant || grant.fields.child !== party.id) {
+    wrong(state, at, "grant-missing", "it doesn't name a grant to this party", name);
+    return undefined;
+  }
+  if (!grant.accepted) wrong(state, at, "not-accepted", "the grant was not accepted before it was used", name);
+  const { fields } = grant;
+  if (!fields.idPrefixes.some((prefix) => name.startsWith(prefix))) {
+    wrong(state, at, "grant-exceeded", "the device ID lies outside the grant's namespace", name);
+  }
+  if (!fields.profiles.some((p) => p.sha256 === at.act.fields.profile.sha256)) {
+    wrong(state, at, "grant-exceeded", `the grant doesn't allow profile ${at.act.fields.profile.name}`, name);
+  }
+  if (at.act.time < fields.notBefore || at.act.time > fields.notAfter) {
+    wrong(state, at, "grant-exceeded", "it was certified outside the grant's window", name);
+  }
+  if (party.certified + party.delegated > fields.quota) {
+    wrong(state, at, "quota-exceeded", `it is number ${party.certified} under a quota of ${fields.quota}`, name);
+  }
+  return grant;
+}
+
+async function checkCertificate(
+  at: Placed<"certified">,
+  party: PartyState,
+  state: AuditState,
+  name: string,
+): Promise<Certificate | undefined> {
+  let certificate: Certificate;
+  try {
+    certificate = parseCertificate(fromBase64(at.act.fields.certificate));
+  } catch (error) {
+    if (!isCountersignError(error)) throw error;
+    wrong(state, at, "certificate-invalid", error.message, name);
+    return undefined;
+  }
+  const chain = [certificate, ...party.chain].map((c) => c.der);
+  const path = await validatePath({ chain, roots: [state.root.der], at: new Date(at.act.time), verify: state.verify });
+  if (!path.ok) wrong(state, at, "certificate-invalid", `the chain doesn't verify: ${path.message}`, name);
+  if (certificate.subject.commonName !== name) {
+    wrong(state, at, "certificate-invalid", `it names ${String(certificate.subject.commonName)}`, name);
+  }
+  const serial = `${party.id}#${certificate.serial}`;
+  if (state.serials.has(serial)) wrong(state, at, "certificate-invalid", "the serial number was used before", name);
+  state.serials.add(serial);
+  return path.ok ? certificate : undefined;
+}
+
+function checkIntent(
+  at: Placed<"certified">,
+  party: PartyState,
+  state: AuditState,
+  certificate: Certificate,
+  name: string,
+): void {
+  const { leafHash, index, path } = at.act.fields.intent;
+  const intent = state.intents.get(refKey({ origin: party.log.name, leafHash }));
+  if (!intent || intent.lot !== at.act.fields.lot) {
+    return wrong(state, at, "intent-missing", "no intent of this lot was logged before it", name);
+  }
+  if (!pathLeadsTo(sha256(certificate.tbs), index, intent.count, path, intent.root)) {
+    wrong(state, at, "intent-missing", "the bytes that were signed are not among those intended", name);
+  }
+}
+
+/** The batch that a station or technician signed must hold this item; its DSSE bytes lie beside the ledger. */
+async function checkIntake(
+  at: Placed,
+  intake: Intake,
+  kind: "built" | "certify" | "install",
+  item: Uint8Array,
+  party: PartyState,
+  state: AuditState,
+  name: string,
+): Promise<void> {
+  if (intake.kind === "est") return;
+  const bytes = await state.blob(party.id, intake.digest);
+  if (!bytes)
+    return wrong(state, at, "intake-invalid", "the signed batch it names doesn't lie beside the ledger", name);
+  try {
+    const { payload } = parseDsse(bytes, PAYLOAD_TYPES.manifest);
+    const manifest = manifestSchema.parse(JSON.parse(fromUtf8(payload)));
+    if (manifest.kind !== kind)
+      return wrong(state, at, "intake-invalid", `the batch was signed to ${manifest.kind}`, name);
+    if (!pathLeadsTo(item, intake.index, manifest.count, intake.path, manifest.root)) {
+      wrong(state, at, "intake-invalid", "the signed batch doesn't hold this device", name);
+    }
+  } catch {
+    wrong(state, at, "intake-invalid", "the signed batch it names can't be read", name);
+  }
+}
+
+/** A batch is signed by a key that the party's own infrastructure CA certified. Checked once a batch. */
+export async function checkManifestSigner(
+  at: Placed,
+  digest: string,
+  party: PartyState,
+  state: AuditState,
+): Promise<void> {
+  const bytes = await state.blob(party.id, digest);
+  if (!bytes || !party.keyset) return wrong(state, at, "intake-invalid", "the signed batch it names is missing");
+  try {
+    const dsse = parseDsse(bytes, PAYLOAD_TYPES.manifest);
+    const { certificate } = manifestSchema.parse(JSON.parse(fromUtf8(dsse.payload)));
+    const signer = parseCertificate(fromBase64(certificate));
+    if (
+      !(await state.verify({
+        ...keyOf(fromBase64(party.keyset.infrastructure)),
+        message: signer.tbs,
+        signature: signer.signature,
+      }))
+    ) {
+      return wrong(state, at, "intake-invalid", "the batch's signer is not certified by the party's infrastructure CA");
+    }
+    if (!(await verifyDsse(dsse, keyOf(signer.spki), state.verify))) {
+      wrong(state, at, "intake-invalid", "the batch is not signed by the certificate it names");
+    }
+  } catch {
+    wrong(state, at, "intake-invalid", "the signed batch it names can't be read");
+  }
+}
+
+function keyOf(spki: Uint8Array) {
+  return { spki, keyId: keyId(spki), algorithm: signatureAlgorithmForKey(keyAlgorithmOf(spki)) };
+}
+
+export async function checkBuiltIntake(at: Placed<"built">, party: PartyState, state: AuditState): Promise<void> {
+  const { intake, csrSha256 } = at.act.fields;
+  await checkIntake(at, intake, "built", csrItem(csrSha256), party, state, at.act.subject[0]!.name);
+}
+
+/** The bytes that an injected chain must have: everything but the root. */
+export function injectedChain(
+  leaf: Certificate,
+  issuers: readonly Certificate[],
+  encoding: "pem-nul" | "pem" | "der",
+): Uint8Array {
+  const chain = [leaf, ...issuers.slice(0, -1)];
+  if (encoding === "der") return concatBytes(...chain.map((c) => c.der));
+  const pem = utf8(chain.map((c) => pemEncode("CERTIFICATE", c.der)).join(""));
+  return encoding === "pem" ? pem : concatBytes(pem, Uint8Array.of(0));
+}
+
+export function onInjected(at: Placed<"injected">, party: PartyState, state: AuditState): void {
+  const { receipt, readBack, lot: lotId } = at.act.fields;
+  const name = at.act.subject[0]!.name;
+  const device: DeviceState | undefined = heldDevice(at, party, state);
+  if (!device) return;
+  if (!device.certificate)
+    return wrong(state, at, "injection-invalid", "a chain was injected before it was certified", name);
+  if (receipt.deviceId !== name || receipt.lot !== device.lot || receipt.slot !== device.slot) {
+    wrong(state, at, "injection-invalid", "the receipt is about another device", name);
+  }
+  const expected = sha256Hex(injectedChain(device.certificate, party.chain, receipt.chain.encoding));
+  if (receipt.chain.sha256 !== expected || readBack.sha256 !== expected) {
+    wrong(state, at, "injection-invalid", "the chain in the image is not the device's", name);
+  }
+  const lot = state.lots.get(lotId);
+  if (lot) lot.injected++;
+  device.injected = true;
+}
+
+export async function onInstalled(at: Placed<"installed">, party: PartyState, state: AuditState): Promise<void> {
+  const name = at.act.subject[0]!.name;
+  const device = heldDevice(at, party, state);
+  if (!device) return;
+  if (!device.certificate)
+    return wrong(state, at, "custody-broken", "the device was installed without a certificate", name);
+  if (device.installed) return wrong(state, at, "custody-broken", "the device was installed before", name);
+  const { intake, place, time, lot: lotId } = at.act.fields;
+  await checkIntake(at, intake, "install", installItem(name, place, time), party, state, name);
+  const lot = state.lots.get(lotId);
+  if (lot) lot.installed++;
+  device.installed = true;
+}
+
+export function onHubRegistered(at: Placed<"hub-registered">, state: AuditState): void {
+  const known = [state.root, ...[...state.parties.values()].flatMap((p) => p.chain)];
+  if (!known.some((c) => toHex(sha256(c.der)) === at.act.fields.caSha256)) {
+    wrong(state, at, "hub-invalid", "the CA registered with the hub belongs to no party", at.act.fields.hub);
+  }
+  state.hubs.push(at.act.fields);
+}

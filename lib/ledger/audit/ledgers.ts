@@ -1,0 +1,299 @@
+import { toHex } from "../../domain/bytes.ts";
+import { CountersignError, isCountersignError } from "../../domain/errors.ts";
+import { sha256 as portableSha256, type Sha256 } from "../../domain/hash.ts";
+import type { VerifySignature } from "../../domain/signing.ts";
+import type { Certificate } from "../../pki/certificate.ts";
+import type { ActType } from "../../records/acts.ts";
+import type { Policy } from "../../records/policy.ts";
+import { meetsQuorum, openUnderPolicy, parsePolicy, type TlogPolicy } from "../policy.ts";
+import { LogReader } from "../reader.ts";
+import { inCausalOrder, type CausalEvent } from "./causal-order.ts";
+import { onBuilt, onLotOpened, onReceived, onReleased } from "./custody.ts";
+import { Findings, type Finding } from "./finding.ts";
+import {
+  checkBuiltIntake,
+  checkManifestSigner,
+  onCertified,
+  onHubRegistered,
+  onInjected,
+  onInstalled,
+  onIntent,
+} from "./issuance.ts";
+import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./state.ts";
+import { checkSignature, onAcceptance, onCeremony, onDelegation, onKeyset } from "./trust.ts";
+
+export interface AuditSource {
+  readonly root: Certificate;
+  readonly policy: Policy;
+  /** A file of one party's static log (`checkpoint`, `tile/...`, `blobs/<sha256>`). Not trusted. */
+  readonly fetch: (party: string, path: string) => Promise<Uint8Array | undefined>;
+  readonly verify: VerifySignature;
+  readonly sha256?: Sha256;
+  readonly onProgress?: (acts: number, total: number) => void;
+}
+
+export interface PartyAudit {
+  readonly id: string;
+  readonly origin: string;
+  readonly size: number;
+  readonly acts: Readonly<Partial<Record<ActType, number>>>;
+}
+
+export interface LotAudit {
+  readonly id: string;
+  readonly slots: number;
+  readonly built: number;
+  readonly certified: number;
+  readonly injected: number;
+  readonly installed: number;
+}
+
+export interface AuditReport {
+  readonly ok: boolean;
+  readonly rootSha256: string;
+  readonly quorum: "none" | "met";
+  readonly parties: readonly PartyAudit[];
+  readonly lots: readonly LotAudit[];
+  readonly devices: number;
+  readonly findings: readonly Finding[];
+  readonly errors: number;
+}
+
+export interface AuditResult {
+  readonly report: AuditReport;
+  readonly devices: ReadonlyMap<string, DeviceState>;
+  readonly parties: ReadonlyMap<string, PartyState>;
+}
+
+/**
+ * Audits all parties' ledgers together, trusting the root and the policy alone: every tree, every act in causal order,
+ * every grant, certificate and change of hands. Evidence that doesn't hold becomes a finding; only a source that can't
+ * be reached throws.
+ * @throws CountersignError `policy-invalid`, and whatever the source throws as unreachable
+ */
+export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
+  const hash = source.sha256 ?? portableSha256;
+  const findings = new Findings();
+  const rootSha256 = toHex(hash(source.root.der));
+  if (rootSha256 !== source.policy.rootSha256) {
+    findings.add({ severity: "error", code: "root-mismatch", party: "-", message: "the policy pins another root" });
+  }
+  const policies = new Map(Object.entries(source.policy.logs).map(([party, text]) => [party, parsePolicy(text)]));
+  const state = newState(source, findings, policies, hash);
+  const logs = await openLogs(source, policies, findings, hash);
+  const counts = new Map<string, Map<ActType, number>>([...logs.keys()].map((party) => [party, new Map()]));
+  const total = [...logs.values()].reduce((sum, log) => sum + log.size, 0);
+  const manifests = new Set<string>();
+
+  let done = 0;
+  for await (const event of inCausalOrder(logs, (ref) => state.seen.has(refKey(ref)))) {
+    const party = state.parties.get(event.party)!;
+    await onEvent(event, party, state, counts.get(event.party)!, manifests);
+    source.onProgress?.(++done, total);
+  }
+  reportOpenEnds(state);
+
+  const quorumFree = [...policies.values()].every((policy) => meetsQuorum(policy, new Set()));
+  const report: AuditReport = {
+    ok: findings.errors === 0,
+    rootSha256,
+    quorum: quorumFree ? "none" : "met",
+    parties: [...logs].map(([id, log]) => ({
+      id,
+      origin: log.origin,
+      size: log.size,
+      acts: Object.fromEntries(counts.get(id)!),
+    })),
+    lots: [...state.lots.values()].map((lot) => ({
+      id: lot.id,
+      slots: lot.terms.slots,
+      built: lot.built.size,
+      certified: lot.certified.size,
+      injected: lot.injected,
+      installed: lot.installed,
+    })),
+    devices: state.devices.size,
+    findings: findings.list,
+    errors: findings.errors,
+  };
+  return { report, devices: state.devices, parties: state.parties };
+}
+
+function newState(
+  source: AuditSource,
+  findings: Findings,
+  policies: ReadonlyMap<string, TlogPolicy>,
+  hash: Sha256,
+): AuditState {
+  const parties = new Map<string, PartyState>();
+  const byOrigin = new Map<string, PartyState>();
+  for (const [id, { logs }] of policies) {
+    const log = logs[0];
+    if (!log) throw new CountersignError("policy-invalid", `the policy for ${id} names no log`);
+    const party: PartyState = { id, log, chain: [], delegated: 0, certified: 0 };
+    parties.set(id, party);
+    byOrigin.set(log.name, party);
+  }
+  const blobs = new Map<string, Uint8Array | undefined>();
+  return {
+    root: source.root,
+    verify: source.verify,
+    findings,
+    parties,
+    byOrigin,
+    seen: new Map(),
+    grants: new Map(),
+    intents: new Map(),
+    lots: new Map(),
+    devices: new Map(),
+    deviceByKey: new Map(),
+    handoffs: new Map(),
+    serials: new Set(),
+    hubs: [],
+    // A batch's manifest is asked for once a device: the last few are kept.
+    async blob(party, sha) {
+      const key = `${party}/${sha}`;
+      if (blobs.has(key)) return blobs.get(key);
+      const bytes = await source.fetch(party, `blobs/${sha}`);
+      const good = bytes && toHex(hash(bytes)) === sha ? bytes : undefined;
+      if (blobs.size >= 64) blobs.delete(blobs.keys().next().value!);
+      blobs.set(key, good);
+      return good;
+    },
+  };
+}
+
+async function openLogs(
+  source: AuditSource,
+  policies: ReadonlyMap<string, TlogPolicy>,
+  findings: Findings,
+  hash: Sha256,
+): Promise<Map<string, LogReader>> {
+  const readers = new Map<string, LogReader>();
+  for (const [party, policy] of policies) {
+    try {
+      const fetch = (path: string) => source.fetch(party, path);
+      const note = await fetch("checkpoint");
+      if (!note) throw new CountersignError("not-found", `the ledger of ${party} has no checkpoint`);
+      const { key } = { key: policy.logs[0]! };
+      await openUnderPolicy(note, policy, source.verify);
+      readers.set(
+        party,
+        await LogReader.open({ fetch, log: key, verify: source.verify, checkpoint: note, sha256: hash }),
+      );
+    } catch (error) {
+      if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
+      const code = error.code === "not-found" ? "ledger-missing" : "ledger-invalid";
+      findings.add({ severity: "error", code, party, message: error.message });
+    }
+  }
+  return readers;
+}
+
+async function onEvent(
+  event: CausalEvent,
+  party: PartyState,
+  state: AuditState,
+  counts: Map<ActType, number>,
+  manifests: Set<string>,
+): Promise<void> {
+  if (event.kind !== "act") {
+    const code = event.kind === "broken" ? "ledger-invalid" : "act-invalid";
+    state.findings.add({
+      severity: "error",
+      code,
+      party: event.party,
+      message: event.message,
+      ...(event.kind === "invalid" ? { index: event.index } : {}),
+    });
+    return;
+  }
+  const { parsed, leafHash, entry } = event;
+  const act = parsed.act;
+  const at: Placed = { party: party.id, index: entry.index, leafHash, act };
+  counts.set(act.type, (counts.get(act.type) ?? 0) + 1);
+  if (act.origin !== party.log.name || act.party !== party.id) {
+    return wrong(state, at, "act-invalid", "it belongs to another ledger");
+  }
+  const key = refKey({ origin: party.log.name, leafHash });
+  if (state.seen.has(key)) return wrong(state, at, "act-repeated", "the same act was logged before");
+  for (const ref of event.missing)
+    wrong(state, at, "reference-missing", `it names ${ref.leafHash} of ${ref.origin}, which isn't there`);
+  try {
+    await checkSignature(at, parsed, party, state);
+    await checkBatchOnce(at, party, state, manifests);
+    await dispatch(at, party, state);
+  } catch (error) {
+    if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
+    wrong(state, at, "act-invalid", error.message);
+  }
+  state.seen.set(key, { type: act.type, party: party.id, index: entry.index });
+}
+
+async function checkBatchOnce(at: Placed, party: PartyState, state: AuditState, manifests: Set<string>): Promise<void> {
+  const fields = at.act.fields;
+  if (!("intake" in fields) || fields.intake.kind !== "manifest") return;
+  const key = `${party.id}/${fields.intake.digest}`;
+  if (manifests.has(key)) return;
+  manifests.add(key);
+  await checkManifestSigner(at, fields.intake.digest, party, state);
+}
+
+async function dispatch(at: Placed, party: PartyState, state: AuditState): Promise<void> {
+  const as = <T extends ActType>() => at as unknown as Placed<T>;
+  switch (at.act.type) {
+    case "keyset":
+      return onKeyset(as<"keyset">(), party, state);
+    case "ceremony":
+      return onCeremony(as<"ceremony">(), party, state);
+    case "delegation":
+      return onDelegation(as<"delegation">(), party, state);
+    case "acceptance":
+      return onAcceptance(as<"acceptance">(), party, state);
+    case "lot-opened":
+      return onLotOpened(as<"lot-opened">(), party, state);
+    case "built":
+      onBuilt(as<"built">(), party, state);
+      return checkBuiltIntake(as<"built">(), party, state);
+    case "handoff-released":
+      return onReleased(as<"handoff-released">(), party, state);
+    case "handoff-received":
+      return onReceived(as<"handoff-received">(), party, state);
+    case "intent":
+      return onIntent(as<"intent">(), party, state);
+    case "certified":
+      return onCertified(as<"certified">(), party, state);
+    case "injected":
+      return onInjected(as<"injected">(), party, state);
+    case "installed":
+      return onInstalled(as<"installed">(), party, state);
+    case "hub-registered":
+      return onHubRegistered(as<"hub-registered">(), state);
+  }
+}
+
+/** Nothing wrong, but not closed: the auditor is told. */
+function reportOpenEnds(state: AuditState): void {
+  for (const handoff of state.handoffs.values()) {
+    if (handoff.received) continue;
+    const { party, index, act } = handoff.released;
+    state.findings.add({
+      severity: "open",
+      code: "handoff-open",
+      party,
+      index,
+      subject: handoff.id,
+      message: `${act.fields.count} devices were released to ${act.fields.to}, which hasn't received them`,
+    });
+  }
+  for (const grant of state.grants.values()) {
+    if (grant.accepted) continue;
+    state.findings.add({
+      severity: "open",
+      code: "not-accepted",
+      party: grant.by,
+      subject: grant.fields.id,
+      message: `${grant.fields.child} hasn't accepted its grant`,
+    });
+  }
+}

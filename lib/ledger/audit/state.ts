@@ -1,0 +1,109 @@
+import type { VerifySignature } from "../../domain/signing.ts";
+import type { Certificate } from "../../pki/certificate.ts";
+import type { ActFields, ActType } from "../../records/acts.ts";
+import type { Grant } from "../../records/grant.ts";
+import type { Keyset } from "../../records/keyset.ts";
+import type { HandoffItem } from "../../records/manifest.ts";
+import type { ActRef } from "../../records/primitives.ts";
+import type { Act } from "../../records/statement.ts";
+import type { NoteKey } from "../note.ts";
+import type { FindingCode, Findings } from "./finding.ts";
+
+/** One act where it lies. */
+export interface Placed<T extends ActType = ActType> {
+  readonly party: string;
+  readonly index: number;
+  readonly leafHash: string;
+  readonly act: Act<T>;
+}
+
+export interface GrantState {
+  readonly ref: ActRef;
+  readonly fields: Grant;
+  readonly by: string;
+  /** the child's CA certificate first, the root last */
+  readonly chain: readonly Certificate[];
+  accepted: boolean;
+}
+
+export interface PartyState {
+  readonly id: string;
+  readonly log: NoteKey;
+  keyset?: Keyset;
+  keysetAct?: ActRef;
+  /** own CA certificate first, the root last; empty until granted (or, for the root's party, until the ceremony) */
+  chain: readonly Certificate[];
+  grant?: GrantState;
+  /** devices delegated on to children, and certified here */
+  delegated: number;
+  certified: number;
+}
+
+export interface LotState {
+  readonly id: string;
+  readonly terms: ActFields<"lot-opened">;
+  readonly openedBy: Set<string>;
+  readonly built: Map<number, string>;
+  readonly certified: Map<number, string>;
+  injected: number;
+  installed: number;
+}
+
+export interface DeviceState {
+  readonly id: string;
+  readonly lot: string;
+  readonly slot: number;
+  readonly spkiSha256: string;
+  readonly csrSha256: string;
+  /** who has it; undefined while it is on its way */
+  holder: string | undefined;
+  /** the last act about it; when that act covers a list, `item` and `list` place the device in it */
+  last: ActRef;
+  list?: { item: HandoffItem; root: string; count: number };
+  certificate?: Certificate;
+  certificateAct?: string;
+  injected: boolean;
+  installed: boolean;
+}
+
+export interface HandoffState {
+  readonly id: string;
+  readonly released: Placed<"handoff-released">;
+  readonly items: readonly HandoffItem[];
+  received: boolean;
+}
+
+/** Everything an audit has learnt so far, going through all ledgers in causal order. */
+export interface AuditState {
+  readonly root: Certificate;
+  readonly verify: VerifySignature;
+  readonly findings: Findings;
+  readonly parties: Map<string, PartyState>;
+  readonly byOrigin: Map<string, PartyState>;
+  /** act type and index by `origin#leafHash` */
+  readonly seen: Map<string, { type: ActType; party: string; index: number }>;
+  readonly grants: Map<string, GrantState>;
+  readonly intents: Map<string, { root: string; count: number; lot: string; manifest: string }>;
+  readonly lots: Map<string, LotState>;
+  readonly devices: Map<string, DeviceState>;
+  readonly deviceByKey: Map<string, string>;
+  readonly handoffs: Map<string, HandoffState>;
+  readonly serials: Set<string>;
+  readonly hubs: ActFields<"hub-registered">[];
+  /** bytes that lie beside a party's ledger, digest already checked */
+  readonly blob: (party: string, sha256: string) => Promise<Uint8Array | undefined>;
+}
+
+export const refKey = (ref: ActRef): string => `${ref.origin}#${ref.leafHash}`;
+
+/** Reports that this act doesn't hold. */
+export function wrong(state: AuditState, at: Placed, code: FindingCode, message: string, subject?: string): void {
+  state.findings.add({
+    severity: "error",
+    code,
+    party: at.party,
+    index: at.index,
+    message: `${at.act.type}: ${message}`,
+    ...(subject === undefined ? {} : { subject }),
+  });
+}

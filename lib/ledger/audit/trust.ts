@@ -1,0 +1,191 @@
+import { concatBytes, equalBytes, fromBase64, toBase64 } from "../../domain/bytes.ts";
+import { sha256Hex } from "../../domain/hash.ts";
+import { isCountersignError } from "../../domain/errors.ts";
+import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
+import { checkCrl, parseCrl } from "../../pki/crl.ts";
+import { validatePath } from "../../pki/path.ts";
+import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
+import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
+import { verifyDsse } from "../../records/dsse.ts";
+import { keysetProofMessage, type Keyset } from "../../records/keyset.ts";
+import type { ParsedEntry } from "../../records/statement.ts";
+import { ed25519Spki, formatVkey, parseVkey, type NoteKey } from "../note.ts";
+import { openCheckpoint } from "../checkpoint.ts";
+import { utf8 } from "../../domain/bytes.ts";
+import { refKey, wrong, type AuditState, type GrantState, type PartyState, type Placed } from "./state.ts";
+
+/** Who may speak for whom: keysets, the ceremony, delegations and their acceptance. */
+
+/** The keys of a party must be those its log is pinned by, each with its proof of possession. */
+export async function checkKeyset(keyset: Keyset, log: NoteKey, state: AuditState): Promise<string | undefined> {
+  if (keyset.log.origin !== log.name || keyset.log.vkey !== formatVkey(log)) {
+    return "its log key is not the one that the policy pins";
+  }
+  const witness = parseVkey(keyset.witness.vkey);
+  const proven = await state.verify({
+    spki: ed25519Spki(witness.publicKey),
+    algorithm: "ed25519",
+    message: keysetProofMessage(keyset),
+    signature: fromBase64(keyset.proofs.witness.signature),
+  });
+  if (!proven) return "the witness key's proof of possession doesn't verify";
+  const first = await openCheckpoint(utf8(keyset.proofs.log.checkpoint), log, state.verify);
+  if (first.size !== 0) return "the log key's proof is not a checkpoint of size 0";
+  return undefined;
+}
+
+/** A signed act counts only with a signature by its party's act key. */
+export async function checkSignature(at: Placed, parsed: ParsedEntry, party: PartyState, state: AuditState) {
+  if (!parsed.dsse) return;
+  const act = parsed.act;
+  // The first act of a party carries its act key; the pinned log vouches for it, the grant confirms it.
+  const carried = act.type === "keyset" || act.type === "ceremony" ? act.fields.keyset : undefined;
+  const keyset = party.keyset ?? carried;
+  if (!keyset) return wrong(state, at, "keyset-invalid", "the party signs before it has named its act key");
+  const spki = fromBase64(keyset.act);
+  const key = { spki, keyId: keyId(spki), algorithm: signatureAlgorithmForKey(keyAlgorithmOf(spki)) };
+  if (!(await verifyDsse(parsed.dsse, key, state.verify))) {
+    wrong(state, at, "act-unsigned", "it is not signed by the party's act key");
+  }
+}
+
+export async function onKeyset(at: Placed<"keyset">, party: PartyState, state: AuditState): Promise<void> {
+  const { keyset } = at.act.fields;
+  if (keyset.party !== party.id) return wrong(state, at, "keyset-invalid", `it names party ${keyset.party}`);
+  const fault = await checkKeyset(keyset, party.log, state);
+  if (fault) return wrong(state, at, "keyset-invalid", fault);
+  party.keyset ??= keyset;
+  party.keysetAct = { origin: party.log.name, leafHash: at.leafHash };
+}
+
+export async function onCeremony(at: Placed<"ceremony">, party: PartyState, state: AuditState): Promise<void> {
+  const { root, keyset, crl } = at.act.fields;
+  if (!equalBytes(fromBase64(root), state.root.der)) {
+    return wrong(state, at, "root-mismatch", "the ceremony made another root than the pinned one");
+  }
+  if (keyset.party !== party.id) return wrong(state, at, "keyset-invalid", `it names party ${keyset.party}`);
+  if (!equalBytes(fromBase64(keyset.ca), state.root.spki)) {
+    return wrong(state, at, "keyset-invalid", "the keyset's CA key is not the root's");
+  }
+  const fault = await checkKeyset(keyset, party.log, state);
+  if (fault) return wrong(state, at, "keyset-invalid", fault);
+  party.keyset = keyset;
+  party.chain = [state.root];
+  try {
+    await checkCrl(parseCrl(fromBase64(crl)), state.root, state.verify);
+  } catch (error) {
+    if (!isCountersignError(error)) throw error;
+    wrong(state, at, "ceremony-invalid", `the root's CRL doesn't hold: ${error.message}`);
+  }
+}
+
+export async function onDelegation(at: Placed<"delegation">, party: PartyState, state: AuditState): Promise<void> {
+  const fields = at.act.fields;
+  const ref = { origin: party.log.name, leafHash: at.leafHash };
+  const exceeded = beyondOwnGrant(at, party);
+  if (exceeded) wrong(state, at, "grant-exceeded", exceeded, fields.child);
+  party.delegated += fields.quota;
+  if (party.grant && party.delegated + party.certified > party.grant.fields.quota) {
+    wrong(
+      state,
+      at,
+      "quota-exceeded",
+      `more is delegated on than the grant of ${party.grant.fields.quota} allows`,
+      fields.child,
+    );
+  }
+  if (!party.keyset || fields.issuer !== party.keyset.ca) {
+    wrong(state, at, "grant-exceeded", "the issuer named is not the party's CA key", fields.child);
+  }
+  const chain = await childChain(at, party, state);
+  if (!chain) return;
+  const grant: GrantState = { ref, fields, by: party.id, chain, accepted: false };
+  state.grants.set(refKey(ref), grant);
+  const child = state.parties.get(fields.child);
+  if (!child) {
+    return state.findings.add({
+      severity: "error",
+      code: "ledger-missing",
+      party: fields.child,
+      message: `${party.id} delegated to ${fields.child}, whose ledger the policy doesn't name`,
+    });
+  }
+  const fault = await checkKeyset(fields.keyset, child.log, state);
+  if (fault) wrong(state, at, "keyset-invalid", fault, fields.child);
+  child.grant = grant;
+  child.chain = chain;
+}
+
+async function childChain(
+  at: Placed<"delegation">,
+  party: PartyState,
+  state: AuditState,
+): Promise<readonly Certificate[] | undefined> {
+  const fields = at.act.fields;
+  let certificate: Certificate;
+  try {
+    certificate = parseCertificate(fromBase64(fields.certificate));
+  } catch (error) {
+    if (!isCountersignError(error)) throw error;
+    wrong(state, at, "certificate-invalid", error.message, fields.child);
+    return undefined;
+  }
+  const chain = [certificate, ...party.chain];
+  if (toBase64(certificate.spki) !== fields.keyset.ca) {
+    wrong(state, at, "certificate-invalid", "the certificate holds another key than the grant", fields.child);
+    return undefined;
+  }
+  if (certificate.basicConstraints?.ca !== true || certificate.basicConstraints.pathLen !== fields.pathLen) {
+    wrong(state, at, "certificate-invalid", "the certificate's path length is not the grant's", fields.child);
+  }
+  const path = await validatePath({
+    chain: chain.map((c) => c.der),
+    roots: [state.root.der],
+    at: new Date(at.act.time),
+    verify: state.verify,
+  });
+  if (!path.ok) {
+    wrong(state, at, "certificate-invalid", `the chain doesn't verify: ${path.message}`, fields.child);
+    return undefined;
+  }
+  const key = `${party.id}#${certificate.serial}`;
+  if (state.serials.has(key))
+    wrong(state, at, "certificate-invalid", "the serial number was used before", fields.child);
+  state.serials.add(key);
+  return chain;
+}
+
+/** A grant may give on only what its giver has. */
+function beyondOwnGrant(at: Placed<"delegation">, party: PartyState): string | undefined {
+  const own = party.grant;
+  if (!own) return party.chain.length === 1 ? undefined : "the party has no grant itself";
+  const { fields } = at.act;
+  if (!fields.parentGrant || refKey(fields.parentGrant) !== refKey(own.ref))
+    return "it doesn't name the party's own grant";
+  if (own.fields.depth < 1 || fields.depth >= own.fields.depth) return "the party may not delegate on so deep";
+  if (fields.pathLen >= own.fields.pathLen) return "its path length is not below the party's own";
+  if (fields.notBefore < own.fields.notBefore || fields.notAfter > own.fields.notAfter)
+    return "its window exceeds the party's own";
+  const outside = fields.idPrefixes.find((prefix) => !own.fields.idPrefixes.some((p) => prefix.startsWith(p)));
+  if (outside !== undefined) return `the prefix ${outside} lies outside the party's own namespace`;
+  const profile = fields.profiles.find((p) => !own.fields.profiles.some((o) => o.sha256 === p.sha256));
+  if (profile) return `the party may not use profile ${profile.name} itself`;
+  return undefined;
+}
+
+export function onAcceptance(at: Placed<"acceptance">, party: PartyState, state: AuditState): void {
+  const grant = at.act.grant && state.grants.get(refKey(at.act.grant));
+  if (!grant || grant.fields.child !== party.id) {
+    return wrong(state, at, "grant-missing", "it doesn't name a grant to this party");
+  }
+  if (!party.keysetAct || refKey(at.act.fields.keyset) !== refKey(party.keysetAct)) {
+    return wrong(state, at, "keyset-invalid", "it doesn't name the party's own keyset act");
+  }
+  if (JSON.stringify(grant.fields.keyset) !== JSON.stringify(party.keyset)) {
+    return wrong(state, at, "keyset-invalid", "the grant pins other keys than the party's own keyset act names");
+  }
+  if (sha256Hex(concatBytes(...grant.chain.map((c) => c.der))) !== at.act.fields.chainSha256) {
+    return wrong(state, at, "certificate-invalid", "it accepts another chain than the grant's");
+  }
+  grant.accepted = true;
+}
