@@ -74,7 +74,7 @@ export function checkChainFor(spki: Uint8Array, chain: readonly Uint8Array[]): v
   if (!equalBytes(leaf.spki, spki)) {
     throw new CountersignError(
       "read-back-mismatch",
-      `the chain's leaf (${leaf.subject.commonName ?? leaf.serial}) holds another key than the device: it is another device's chain`,
+      `the chain's leaf (${leaf.subject.cn ?? leaf.serial}) holds another key than the device: it is another device's chain`,
     );
   }
 }

@@ -258,7 +258,7 @@ function regionOf(entry: Entry): Region {
 
 function describe(entry: Entry): string {
   try {
-    return parseCertificate(decodeChain(entry.data).chain[0]!).subject.commonName ?? "a leaf without CN";
+    return parseCertificate(decodeChain(entry.data).chain[0]!).subject.cn ?? "a leaf without CN";
   } catch {
     return "not a certificate";
   }

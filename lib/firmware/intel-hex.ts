@@ -135,7 +135,7 @@ class Template implements FirmwareTemplate {
   }
 
   #holdsOther(other: FoundChain): CountersignError {
-    const cn = parseCertificate(other.chain[0]!).subject.commonName ?? "a leaf without CN";
+    const cn = parseCertificate(other.chain[0]!).subject.cn ?? "a leaf without CN";
     return new CountersignError(
       "image-holds-other-chain",
       `the image holds another chain at ${hex(other.address)} (${cn}); start from an image without one` +

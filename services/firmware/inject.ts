@@ -191,10 +191,10 @@ async function stage(prepared: PreparedTemplate, request: BatchRequest, device: 
 /** The chain is this device's: its leaf names the device and holds the key of the device's CSR. */
 function checkDevice(device: DeviceChain): void {
   const leaf = checkChainOrder(device.chainDer)[0]!;
-  if (leaf.subject.commonName !== device.deviceId) {
+  if (leaf.subject.cn !== device.deviceId) {
     throw new CountersignError(
       "read-back-mismatch",
-      `the chain for device ${device.deviceId} has a leaf for ${leaf.subject.commonName ?? "no device"}: it is another device's`,
+      `the chain for device ${device.deviceId} has a leaf for ${leaf.subject.cn ?? "no device"}: it is another device's`,
     );
   }
   if (device.spki !== undefined) checkChainFor(device.spki, device.chainDer);
