@@ -18,7 +18,6 @@ const Machine = z.object({
   opensslEngine: z.string().nullable(),
   pkcs11Tool: z.string().nullable(),
   firmware: z.array(Firmware),
-  python: z.string().nullable(),
 });
 
 /** What `deploy/setup.mjs` found or installed; written to `.cache/machine.json`. Paths are absolute. */
