@@ -29,6 +29,7 @@ export const ERROR_KINDS = {
   "key-unsupported": "refused",
   "key-weak": "refused",
   "certificate-invalid": "invalid",
+  "crl-invalid": "invalid",
   "profile-invalid": "invalid",
   "profile-violation": "refused",
   "path-invalid": "unverified",

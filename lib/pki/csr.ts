@@ -64,7 +64,7 @@ export function parseCsr(input: Uint8Array | string): Csr {
     der,
     tbs: info.raw,
     subject,
-    subjectCn: subject.commonName,
+    subjectCn: subject.cn,
     spki: key.spki,
     keyAlgorithm: key.algorithm,
     ...attributes,

@@ -40,10 +40,10 @@ export interface ExtensionValues {
   readonly basicConstraints: BasicConstraints | undefined;
   readonly keyUsage: readonly KeyUsage[] | undefined;
   /** Key purpose OIDs */
-  readonly extKeyUsage: readonly string[] | undefined;
-  readonly subjectKeyId: Uint8Array | undefined;
-  readonly authorityKeyId: AuthorityKeyIdentifier | undefined;
-  readonly subjectAltName: readonly GeneralName[] | undefined;
+  readonly eku: readonly string[] | undefined;
+  readonly ski: Uint8Array | undefined;
+  readonly aki: AuthorityKeyIdentifier | undefined;
+  readonly san: readonly GeneralName[] | undefined;
   readonly nameConstraints: NameConstraints | undefined;
   /** URIs of the distribution points' full names */
   readonly crlUrls: readonly string[] | undefined;
@@ -65,10 +65,10 @@ export function readExtensionValues(extensions: readonly Extension[]): Extension
   return {
     basicConstraints: value(OID.basicConstraints, readBasicConstraints),
     keyUsage: value(OID.keyUsage, readKeyUsage),
-    extKeyUsage: value(OID.extKeyUsage, readOids),
-    subjectKeyId: value(OID.subjectKeyIdentifier, readKeyIdentifier),
-    authorityKeyId: value(OID.authorityKeyIdentifier, readAuthorityKeyIdentifier),
-    subjectAltName: value(OID.subjectAltName, (reader) => readGeneralNames(reader.enter())),
+    eku: value(OID.extKeyUsage, readOids),
+    ski: value(OID.subjectKeyIdentifier, readKeyIdentifier),
+    aki: value(OID.authorityKeyIdentifier, readAuthorityKeyIdentifier),
+    san: value(OID.subjectAltName, (reader) => readGeneralNames(reader.enter())),
     nameConstraints: value(OID.nameConstraints, readNameConstraints),
     crlUrls: value(OID.cRLDistributionPoints, readCrlUrls),
   };

@@ -25,7 +25,7 @@ export interface Name {
   /** One comparison key for each RDN; see {@link sameName} */
   readonly canonical: readonly string[];
   /** The common name, if there is exactly one */
-  readonly commonName: string | undefined;
+  readonly cn: string | undefined;
 }
 
 /** What our own names are made of, encoded in this order, from the widest to the narrowest. */
@@ -77,7 +77,7 @@ export function nameFrom(element: DerElement): Name {
     der: element.raw,
     rdns,
     canonical,
-    commonName: commonNames.length === 1 ? commonNames[0]!.text : undefined,
+    cn: commonNames.length === 1 ? commonNames[0]!.text : undefined,
   };
 }
 

@@ -1,7 +1,7 @@
-import { CountersignError } from "../domain/errors.ts";
 import { utf8 } from "../domain/bytes.ts";
+import { CountersignError } from "../domain/errors.ts";
 import { encodeElement } from "./der-write.ts";
-import { derError, TAG, type DerReader } from "./der.ts";
+import { derError, TAG, type DerElement, type DerReader } from "./der.ts";
 
 /** 9999-12-31T23:59:59Z: "no well-defined expiration" (RFC 5280 section 4.1.2.5). */
 export const NO_EXPIRY = new Date(Date.UTC(9999, 11, 31, 23, 59, 59));
@@ -11,38 +11,67 @@ export const NO_EXPIRY = new Date(Date.UTC(9999, 11, 31, 23, 59, 59));
  * @throws CountersignError `der-invalid`
  */
 export function readTime(reader: DerReader): Date {
-  const { tag, content, offset } = reader.read();
-  if (tag !== TAG.utcTime && tag !== TAG.generalizedTime) throw derError("not a time", offset);
-  const text = String.fromCharCode(...content.subarray(0, 32));
-  const match = (tag === TAG.utcTime ? /^(\d{2})(\d{10})Z$/ : /^(\d{4})(\d{10})Z$/).exec(text);
-  if (match === null || text.length !== content.length) throw derError("malformed time", offset);
-  const short = Number(match[1]);
-  const year = tag === TAG.generalizedTime ? short : short < 50 ? 2000 + short : 1900 + short;
-  if (tag === TAG.generalizedTime && year < 2050) throw derError("a year before 2050 must be UTCTime", offset);
-  const [month, day, hour, minute, second] = match[2]!.match(/../g)!.map(Number) as [
-    number,
-    number,
-    number,
-    number,
-    number,
-  ];
-  const time = new Date(Date.UTC(year, month - 1, day, hour, minute, second));
+  const element = reader.read();
+  if (element.tag === TAG.utcTime) {
+    const short = Number(digitsOf(element, 2).slice(0, 2));
+    return decode(element, short < 50 ? 2000 + short : 1900 + short, 2);
+  }
+  if (element.tag !== TAG.generalizedTime) throw derError("not a time", element.offset);
+  const time = decode(element, Number(digitsOf(element, 4).slice(0, 4)), 4);
+  if (time.getUTCFullYear() < 2050) throw derError("a year before 2050 must be UTCTime", element.offset);
+  return time;
+}
+
+/** GeneralizedTime of any year, whole seconds (RFC 5280 section 5.3.2). Throws as {@link readTime}. */
+export function readGeneralizedTime(reader: DerReader): Date {
+  const element = reader.read(TAG.generalizedTime);
+  return decode(element, Number(digitsOf(element, 4).slice(0, 4)), 4);
+}
+
+function digitsOf({ content, offset }: DerElement, yearDigits: number): string {
+  if (content.length !== yearDigits + 11) throw derError("malformed time", offset);
+  const text = String.fromCharCode(...content);
+  if (!/^\d+Z$/.test(text)) throw derError("malformed time", offset);
+  return text;
+}
+
+function decode(element: DerElement, year: number, yearDigits: number): Date {
+  const text = digitsOf(element, yearDigits);
+  const field = (index: number): number => Number(text.slice(yearDigits + 2 * index, yearDigits + 2 * index + 2));
+  const [month, day, hour, minute, second] = [field(0), field(1), field(2), field(3), field(4)];
+  const time = new Date(0);
+  time.setUTCFullYear(year, month - 1, day);
+  time.setUTCHours(hour, minute, second);
   const exact =
-    time.getUTCMonth() === month - 1 && time.getUTCDate() === day && hour < 24 && minute < 60 && second < 60;
-  if (!exact) throw derError("no such date or time", offset);
+    time.getUTCFullYear() === year &&
+    time.getUTCMonth() === month - 1 &&
+    time.getUTCDate() === day &&
+    hour < 24 &&
+    minute < 60 &&
+    second < 60;
+  if (!exact) throw derError("no such date or time", element.offset);
   return time;
 }
 
 /** @throws CountersignError `input-invalid` for fractions of a second and years outside 1950 to 9999 */
 export function encodeTime(time: Date): Uint8Array {
+  const digits = writeDigits(time);
+  return time.getUTCFullYear() < 2050
+    ? encodeElement(TAG.utcTime, utf8(digits.slice(2)))
+    : encodeElement(TAG.generalizedTime, utf8(digits));
+}
+
+/** Throws as {@link encodeTime}. */
+export function encodeGeneralizedTime(time: Date): Uint8Array {
+  return encodeElement(TAG.generalizedTime, utf8(writeDigits(time)));
+}
+
+function writeDigits(time: Date): string {
   const year = time.getUTCFullYear();
   if (Number.isNaN(time.getTime()) || time.getUTCMilliseconds() !== 0 || year < 1950 || year > 9999) {
     throw new CountersignError("input-invalid", "a certificate time must be whole seconds in 1950 to 9999");
   }
-  const digits = `${time.toISOString().slice(0, 19).replace(/[-T:]/g, "")}Z`;
-  return year < 2050
-    ? encodeElement(TAG.utcTime, utf8(digits.slice(2)))
-    : encodeElement(TAG.generalizedTime, utf8(digits));
+  return `${time.toISOString().slice(0, 19).replace(/[-T:]/g, "")}Z`;
 }
 
 /** Drops the fraction of a second, which certificates can't hold. */
