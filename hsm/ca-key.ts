@@ -1,0 +1,78 @@
+import { CountersignError } from "../lib/domain/errors.ts";
+import type { SignatureAlgorithm } from "../lib/domain/signing.ts";
+import { LintedCrlTbs, assembleCrl } from "../lib/pki/crl.ts";
+import { type CsrInfoParams, assembleCsr, csrInfo } from "../lib/pki/csr.ts";
+import { LintedTbs, assembleCertificate } from "../lib/pki/lint.ts";
+import { keyId } from "../lib/pki/spki.ts";
+import type { TokenKey } from "./signer.ts";
+
+/**
+ * A CA's key. It has no method that takes bytes: what it signs went through the linter (a `LintedTbs` can't be made in
+ * another way), or is built here from names and its own public key.
+ */
+export class CaKey {
+  /** DER SubjectPublicKeyInfo */
+  readonly spki: Uint8Array;
+  readonly algorithm: SignatureAlgorithm;
+  readonly label: string;
+  readonly #key: TokenKey;
+  readonly #keyId: string;
+
+  /** Use `Token.caKey` or `Token.generateCaKey`. */
+  constructor(key: TokenKey) {
+    this.#key = key;
+    this.spki = key.spki;
+    this.#keyId = keyId(key.spki);
+    this.algorithm = key.algorithm;
+    this.label = key.label;
+  }
+
+  /**
+   * @returns the certificate's DER
+   * @throws CountersignError `profile-violation` when it was linted for another issuer's key, and what `Signer.sign`
+   * throws
+   */
+  async signCertificate(linted: LintedTbs): Promise<Uint8Array> {
+    const bytes = lintedBytes(LintedTbs, linted);
+    this.#assertIssuer("certificate", linted);
+    return assembleCertificate(linted, await this.#key.sign(bytes));
+  }
+
+  /** As `signCertificate`, for a CRL. */
+  async signCrl(linted: LintedCrlTbs): Promise<Uint8Array> {
+    const bytes = lintedBytes(LintedCrlTbs, linted);
+    this.#assertIssuer("CRL", linted);
+    return assembleCrl(linted, await this.#key.sign(bytes));
+  }
+
+  /**
+   * This key's own PKCS#10 request (RFC 2986), by which its holder asks the level above for a certificate. The request
+   * is built here around this key, so nothing else can be signed through it.
+   * @returns the request's DER
+   */
+  async signRequest(subject: Omit<CsrInfoParams, "spki">): Promise<Uint8Array> {
+    const info = csrInfo({ ...subject, spki: this.spki });
+    return assembleCsr(info, this.algorithm, await this.#key.sign(info));
+  }
+
+  #assertIssuer(what: string, linted: LintedTbs | LintedCrlTbs): void {
+    if (linted.issuerKeyId === this.#keyId && linted.signatureAlgorithm === this.algorithm) return;
+    throw new CountersignError(
+      "profile-violation",
+      `the ${what} was linted for another issuer than CA key "${this.label}": build and lint it for this one`,
+    );
+  }
+}
+
+/**
+ * The bytes as the linter's own class keeps them. Its getter reads a private field, so a look-alike that only claims to
+ * be linted (a cast in TypeScript, a property of the same name) is refused here, before the token is asked.
+ */
+function lintedBytes<T extends LintedTbs | LintedCrlTbs>(type: { readonly prototype: T }, linted: T): Uint8Array {
+  const getter = Object.getOwnPropertyDescriptor(type.prototype, "bytes")?.get;
+  try {
+    return getter!.call(linted) as Uint8Array;
+  } catch (cause) {
+    throw new CountersignError("profile-violation", "a CA key signs only what the linter passed", { cause });
+  }
+}

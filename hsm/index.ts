@@ -1,0 +1,27 @@
+/** The room's door: tokens, signers and CA keys over PKCS#11. No PKCS#11 handle, session or PIN passes it. */
+export type { CaKey } from "./ca-key.ts";
+export {
+  type Chip,
+  chipTokenLabel,
+  DEVICE_KEY_LABEL,
+  type DeviceKey,
+  makeDeviceKey,
+  openDeviceKey,
+} from "./device-key.ts";
+export { type KeyRole, roleOfLabel } from "./key-role.ts";
+export { finalizeModule } from "./module.ts";
+export { createPinFile, type PinSource } from "./pin.ts";
+export {
+  attemptExtraction,
+  describeKeys,
+  type ExtractionAttempt,
+  initToken,
+  type InitTokenRequest,
+  type KeyDescription,
+  listTokens,
+  type TokenDescription,
+  tokenExists,
+} from "./token-admin.ts";
+export { openToken, type Token, type TokenConfig } from "./token.ts";
+export { formatPkcs11Uri, parsePkcs11Uri, type Pkcs11Uri } from "./uri.ts";
+export { nodeVerify } from "./verify.ts";

@@ -1,0 +1,56 @@
+import { type KeyObject, createPublicKey, verify } from "node:crypto";
+import type { SignatureAlgorithm, VerifySignature } from "../lib/domain/signing.ts";
+
+interface Scheme {
+  hash: "sha256" | "sha384" | "sha512" | null;
+  keyType: "ec" | "ed25519" | "rsa";
+  curve?: string;
+}
+
+const SCHEMES: Readonly<Record<SignatureAlgorithm, Scheme>> = {
+  "ecdsa-p256-sha256": { hash: "sha256", keyType: "ec", curve: "prime256v1" },
+  "ecdsa-p384-sha384": { hash: "sha384", keyType: "ec", curve: "secp384r1" },
+  ed25519: { hash: null, keyType: "ed25519" },
+  "rsa-pkcs1-sha256": { hash: "sha256", keyType: "rsa" },
+  "rsa-pkcs1-sha384": { hash: "sha384", keyType: "rsa" },
+  "rsa-pkcs1-sha512": { hash: "sha512", keyType: "rsa" },
+};
+
+/** Parsing a key costs several times what a P-256 verification does, and issuers' keys come again and again. */
+const CACHED_KEYS = 256;
+/** RSA-4096's SubjectPublicKeyInfo has 550 bytes; nothing longer is parsed. */
+const MAX_SPKI_BYTES = 1024;
+const keys = new Map<string, { key: KeyObject; curve: string | undefined }>();
+
+function publicKey(spki: Uint8Array): { key: KeyObject; curve: string | undefined } {
+  const name = Buffer.from(spki.buffer, spki.byteOffset, spki.byteLength).toString("latin1");
+  let entry = keys.get(name);
+  if (entry === undefined) {
+    const key = createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" });
+    entry = { key, curve: key.asymmetricKeyDetails?.namedCurve };
+    if (keys.size >= CACHED_KEYS) keys.delete(keys.keys().next().value!);
+  } else {
+    keys.delete(name);
+  }
+  // Put last: a Map keeps insertion order, so the first entry is the one unused for longest.
+  keys.set(name, entry);
+  return entry;
+}
+
+/** Signature checks by OpenSSL. The key must be of the algorithm's own type and curve; false for anything else. */
+export const nodeVerify = (({ spki, algorithm, message, signature }): boolean => {
+  const scheme = Object.hasOwn(SCHEMES, algorithm) ? SCHEMES[algorithm] : undefined;
+  if (scheme === undefined || spki.length > MAX_SPKI_BYTES) return false;
+  try {
+    const { key, curve } = publicKey(spki);
+    if (key.asymmetricKeyType !== scheme.keyType || curve !== scheme.curve) return false;
+    return verify(scheme.hash, message, { key, dsaEncoding: "der" }, signature);
+  } catch {
+    return false;
+  }
+}) satisfies VerifySignature;
+
+/** How many parsed keys are held; for tests of the bound. */
+export function cachedKeyCount(): number {
+  return keys.size;
+}
