@@ -30,6 +30,7 @@ export async function detectFormat(reader: RangeReader): Promise<FirmwareFormat>
 
 export { checkChainFor, checkChainOrder, decodeChain, encodeChain } from "./chain.ts";
 export { erasedPartition, ESP_SECURE_CERT_SIZE } from "./esp-secure-cert.ts";
+export { IMAGE_LAYOUTS, type ImageLayout } from "./layouts.ts";
 export { applyPatches, differenceOutsidePatches } from "./patch.ts";
 export { checkWritten } from "./read-back.ts";
 export { bytesReader } from "./reader.ts";

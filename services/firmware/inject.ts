@@ -120,7 +120,7 @@ export async function injectBatch(request: BatchRequest): Promise<InjectionResul
     const failed = settled.find((one) => one.status === "rejected");
     if (failed !== undefined) {
       await discard(staged);
-      throw failed.reason;
+      throw unwritable(request.outDir, failed.reason);
     }
   }
   const written = staged.filter((one) => one.ok);
@@ -128,7 +128,12 @@ export async function injectBatch(request: BatchRequest): Promise<InjectionResul
 
   // Names only point at bytes that are on disk; the second sync makes the names durable before anyone vouches for them.
   await syncFilesystem(request.outDir);
-  await Promise.all(written.flatMap(({ moves }) => moves.map(([from, to]) => rename(from, to))));
+  const renamed = written.flatMap(({ moves }) => moves.map(([from, to]) => rename(from, to)));
+  const stuck = (await Promise.allSettled(renamed)).find((one) => one.status === "rejected");
+  if (stuck !== undefined) {
+    await discard(written);
+    throw unwritable(request.outDir, stuck.reason);
+  }
   await syncFilesystem(request.outDir);
   return staged.map((one) => {
     if (!one.ok) return one;
@@ -147,7 +152,7 @@ async function stage(prepared: PreparedTemplate, request: BatchRequest, device: 
   const injection = template.inject(device.chainDer);
   const image = applyPatches(bytes, injection.patches);
   const imageName = `image.${format.extension}`;
-  const receipt = receiptSchema.parse({
+  const receipt = checked({
     schema: 1,
     deviceId,
     lot: device.lot,
@@ -188,6 +193,14 @@ async function stage(prepared: PreparedTemplate, request: BatchRequest, device: 
   return { ok: true, deviceId, receipt, receiptBytes, imagePath, moves };
 }
 
+function checked(fields: Receipt): Receipt {
+  const parsed = receiptSchema.safeParse(fields);
+  if (parsed.success) return parsed.data;
+  throw new CountersignError("input-invalid", `no receipt can be made: ${parsed.error.issues[0]!.message}`, {
+    details: { field: parsed.error.issues[0]!.path.join(".") },
+  });
+}
+
 /** The chain is this device's: its leaf names the device and holds the key of the device's CSR. */
 function checkDevice(device: DeviceChain): void {
   const leaf = checkChainOrder(device.chainDer)[0]!;
@@ -198,6 +211,14 @@ function checkDevice(device: DeviceChain): void {
     );
   }
   if (device.spki !== undefined) checkChainFor(device.spki, device.chainDer);
+}
+
+function unwritable(outDir: string, cause: unknown): CountersignError {
+  return new CountersignError(
+    "component-unreachable",
+    `the images can't be written to ${outDir}: ${cause instanceof Error ? cause.message : String(cause)}`,
+    { cause },
+  );
 }
 
 async function discard(staged: readonly (Staged | { ok: false })[]): Promise<void> {

@@ -1,0 +1,163 @@
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { receipt as receiptSchema } from "../../lib/records/receipt.ts";
+import { encodeChain, IMAGE_LAYOUTS } from "../../lib/firmware/index.ts";
+import { TestChains, type TestChain } from "../../test/support/chains.ts";
+import { firmware, tempDir } from "../../test/support/index.ts";
+import { injectBatch, validateLayout, type DeviceChain } from "./inject.ts";
+import { ensureErasedPartition } from "./templates.ts";
+
+const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
+const made: TestChain[] = [];
+let other: TestChain;
+let devices: DeviceChain[];
+beforeAll(async () => {
+  const cas = await TestChains.create();
+  for (let i = 1; i <= 5; i++) made.push(await cas.leaf(`device-${i}`));
+  other = await cas.leaf("device-9");
+  devices = made.map(({ chain, spki }, i) => ({
+    deviceId: `device-${i + 1}`,
+    lot: "lot-1",
+    slot: i + 1,
+    chainDer: chain,
+    spki,
+  }));
+});
+
+const hex = () => ({
+  ...IMAGE_LAYOUTS["microbit-micropython"]!,
+  templatePath: firmware("microbit-micropython").path,
+  outDir: tempDir("images"),
+});
+
+async function filesOf(dir: string): Promise<Record<string, string>> {
+  const names = (await readdir(dir, { recursive: true, withFileTypes: true })).filter((entry) => entry.isFile());
+  const paths = names.map((entry) => join(entry.parentPath, entry.name)).sort();
+  return Object.fromEntries(
+    await Promise.all(paths.map(async (path) => [path.slice(dir.length + 1), sha256(await readFile(path))])),
+  );
+}
+
+describe("injectBatch", () => {
+  it("gives each device its image and receipt, and the same ones again", async () => {
+    const request = hex();
+    const before = sha256(await readFile(request.templatePath));
+    const results = await injectBatch({ ...request, devices });
+    for (const [i, result] of results.entries()) {
+      if (!result.ok) throw result.error;
+      const image = await readFile(result.imagePath);
+      const chain = encodeChain(devices[i]!.chainDer);
+      expect(result.imagePath).toBe(join(request.outDir, `device-${i + 1}`, "image.hex"));
+      expect(result.receipt).toEqual({
+        schema: 1,
+        deviceId: `device-${i + 1}`,
+        lot: "lot-1",
+        slot: i + 1,
+        format: "intel-hex",
+        original: { path: "firmware/microbit-micropython.hex", sha256: before },
+        image: { path: `devices/device-${i + 1}/image.hex`, sha256: sha256(image) },
+        region: { offset: 0x3e000, length: chain.length },
+        chain: { sha256: sha256(chain), encoding: "pem-nul" },
+        readBack: true,
+        toolVersion: expect.stringMatching(/^countersign \d+\.\d+\.\d+$/),
+      });
+      const stored = await readFile(join(request.outDir, `device-${i + 1}`, "receipt.json"));
+      expect(Buffer.from(result.receiptBytes).equals(stored)).toBe(true);
+      expect(receiptSchema.parse(JSON.parse(stored.toString()))).toEqual(result.receipt);
+    }
+    const first = await filesOf(request.outDir);
+    expect(Object.keys(first)).toHaveLength(10);
+    const again = await injectBatch({ ...request, devices: devices.toReversed() });
+    expect(again.map((one) => one.ok && one.receipt).toReversed()).toEqual(results.map((one) => one.ok && one.receipt));
+    expect(await filesOf(request.outDir)).toEqual(first);
+    expect(sha256(await readFile(request.templatePath)), "the template").toBe(before);
+  });
+
+  it("goes on past a device that fails, and leaves nothing of it behind", async () => {
+    const outDir = tempDir("images");
+    const templatePath = join(tempDir("template"), "esp_secure_cert.bin");
+    await ensureErasedPartition(templatePath);
+    await ensureErasedPartition(templatePath);
+    const [one, two, three, four, five] = devices as [DeviceChain, DeviceChain, DeviceChain, DeviceChain, DeviceChain];
+    const results = await injectBatch({
+      format: "esp-secure-cert",
+      layout: {},
+      templatePath,
+      outDir,
+      devices: [
+        one,
+        { ...two, chainDer: three.chainDer },
+        { ...three, spki: four.spki },
+        { ...four, chainDer: four.chainDer.toReversed() },
+        five,
+        { ...five, slot: 7 },
+        { ...one, deviceId: "../device-1" },
+        { deviceId: "device-9", lot: "a lot", slot: 9, chainDer: other.chain },
+        { deviceId: "device-9b", lot: "lot-1", slot: 9, chainDer: [Uint8Array.of(0x30, 0)] },
+      ],
+    });
+    expect(results.map((result) => (result.ok ? "ok" : result.error.code))).toEqual([
+      "ok",
+      "read-back-mismatch",
+      "read-back-mismatch",
+      "certificate-invalid",
+      "ok",
+      "input-invalid",
+      "device-id-invalid",
+      "input-invalid",
+      expect.stringMatching(/-invalid$/),
+    ]);
+    expect(Object.keys(await filesOf(outDir))).toEqual(
+      ["device-1", "device-5"].flatMap((id) => [join(id, "image.bin"), join(id, "receipt.json")]),
+    );
+  });
+
+  it("leaves an image alone that another run made, when the new one is refused", async () => {
+    const request = hex();
+    await injectBatch({ ...request, devices: devices.slice(0, 1) });
+    const before = await filesOf(request.outDir);
+    const [bad] = await injectBatch({ ...request, devices: [{ ...devices[0]!, chainDer: other.chain }] });
+    expect(bad).toMatchObject({ ok: false, deviceId: "device-1", error: { code: "read-back-mismatch" } });
+    expect(await filesOf(request.outDir)).toEqual(before);
+  });
+
+  it("refuses a template that holds a chain already, another one than pinned, or none at all", async () => {
+    const request = hex();
+    const [first] = await injectBatch({ ...request, devices: devices.slice(0, 1) });
+    if (!first!.ok) throw first!.error;
+    const outDir = tempDir("images");
+    const injected = { ...request, templatePath: first!.imagePath, outDir };
+    const [second] = await injectBatch({ ...injected, devices: devices.slice(1, 2) });
+    expect(second).toMatchObject({ ok: false, error: { code: "image-holds-other-chain" } });
+    const pinned = injectBatch({ ...request, templateSha256: "00".repeat(32), devices });
+    await expect(pinned).rejects.toMatchObject({ code: "image-invalid" });
+    const missing = injectBatch({ ...request, templatePath: join(outDir, "none.hex"), devices });
+    await expect(missing).rejects.toMatchObject({ code: "component-missing" });
+    expect(await filesOf(outDir)).toEqual({});
+  });
+
+  it("checks a layout against its template before any device comes", async () => {
+    const request = hex();
+    expect((await validateLayout(request)).sha256).toBe(firmware("microbit-micropython").sha256);
+    for (const offset of [0, 0x3b880, 0x3b88b, 0x100010c0]) {
+      const layout = { offset, length: 0x1000 };
+      await expect(validateLayout({ ...request, layout })).rejects.toMatchObject({ code: "image-region-overlap" });
+    }
+    await expect(validateLayout({ ...request, format: "raw" })).rejects.toMatchObject({ code: "usage" });
+    await expect(validateLayout({ ...request, format: "esp-secure-cert", layout: {} })).rejects.toMatchObject({
+      code: "input-too-large",
+    });
+  });
+
+  it("takes its temporary files away when the disk refuses, and vouches for nothing", async () => {
+    const outDir = tempDir("images");
+    await mkdir(join(outDir, "device-1"));
+    await writeFile(join(outDir, "device-2"), "a file where a folder has to be");
+    await expect(injectBatch({ ...hex(), outDir, devices })).rejects.toMatchObject({ code: "component-unreachable" });
+    expect(Object.keys(await filesOf(outDir))).toEqual(["device-2"]);
+    expect(existsSync(join(outDir, "device-1", "image.hex"))).toBe(false);
+  });
+});
