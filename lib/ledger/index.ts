@@ -1,0 +1,11 @@
+/** The ledger's formats and proofs: pure, the same in the sequencer, a command line and a browser. */
+export * from "./audit-log.ts";
+export * from "./checkpoint.ts";
+export * from "./edge.ts";
+export * from "./http.ts";
+export * from "./note.ts";
+export * from "./policy.ts";
+export * from "./proof.ts";
+export * from "./reader.ts";
+export * from "./tiles.ts";
+export * from "./tree.ts";

@@ -1,0 +1,219 @@
+/**
+ * C2SP signed notes (c2sp.org/signed-note v1): a text, a blank line, signature lines. Keys of type 0x01 (Ed25519, what a
+ * log signs with) and 0x04 (witness Ed25519, c2sp.org/tlog-cosignature) are known; every other line is carried, not read.
+ */
+import { concatBytes, equalBytes, fromBase64, fromHex, fromUtf8, toBase64, toHex, utf8 } from "../domain/bytes.ts";
+import { CountersignError } from "../domain/errors.ts";
+import { sha256 } from "../domain/hash.ts";
+import type { Signer, VerifySignature } from "../domain/signing.ts";
+
+export const MAX_NOTE_BYTES = 256 * 1024;
+export const MAX_NOTE_SIGNATURES = 64;
+const MAX_KEY_NAME = 256;
+
+export const KEY_TYPE = { ed25519: 0x01, cosignature: 0x04 } as const;
+export type KeyType = (typeof KEY_TYPE)[keyof typeof KEY_TYPE];
+
+export interface NoteSignature {
+  readonly name: string;
+  /** 4 bytes as 8 lower-case hex digits */
+  readonly keyId: string;
+  /** What follows the key ID; for a cosignature a u64 time and 64 bytes. */
+  readonly signature: Uint8Array;
+}
+export interface Note {
+  /** Ends with a newline. */
+  readonly text: string;
+  readonly signatures: readonly NoteSignature[];
+}
+/** A verifier key. For a log the name is its origin. */
+export interface NoteKey {
+  readonly name: string;
+  readonly type: KeyType;
+  readonly keyId: string;
+  /** 32 raw bytes */
+  readonly publicKey: Uint8Array;
+}
+/** A signature line that a known key made. `time` (seconds since 1970) is set for cosignatures. */
+export interface VerifiedSignature {
+  readonly key: NoteKey;
+  readonly time?: number;
+}
+
+const SPKI_ED25519 = fromHex("302a300506032b6570032100");
+
+/** DER SubjectPublicKeyInfo (RFC 8410) of a raw 32-byte Ed25519 key. @throws CountersignError `key-unsupported` */
+export function ed25519Spki(raw: Uint8Array): Uint8Array {
+  if (raw.length !== 32) {
+    throw new CountersignError("key-unsupported", `an Ed25519 public key has 32 bytes, not ${raw.length}`);
+  }
+  return concatBytes(SPKI_ED25519, raw);
+}
+
+/** The raw 32-byte key inside an Ed25519 SPKI. @throws CountersignError `key-unsupported` for any other key */
+export function ed25519Raw(spki: Uint8Array): Uint8Array {
+  if (spki.length !== 44 || !equalBytes(spki.subarray(0, 12), SPKI_ED25519)) {
+    throw new CountersignError("key-unsupported", "the key is not Ed25519: logs and witnesses sign with Ed25519");
+  }
+  return spki.slice(12);
+}
+
+function invalid(message: string): CountersignError {
+  return new CountersignError("note-invalid", message);
+}
+
+function assertKeyName(name: string): string {
+  if (name === "" || name.length > MAX_KEY_NAME || /[\s\u0085+]/u.test(name) || hasControl(name)) {
+    throw invalid(`key name ${JSON.stringify(name.slice(0, 80))} is empty, too long, or holds a space, + or control`);
+  }
+  return name;
+}
+
+function hasControl(text: string): boolean {
+  for (let i = 0; i < text.length; i++) {
+    const unit = text.charCodeAt(i);
+    if (unit < 0x20 && unit !== 0x0a) return true;
+  }
+  return false;
+}
+
+/** First 4 bytes, as hex, of SHA-256(name || 0x0A || type || public key). */
+export function noteKeyId(name: string, type: KeyType, publicKey: Uint8Array): string {
+  return toHex(sha256(concatBytes(utf8(name), Uint8Array.of(0x0a, type), publicKey)).subarray(0, 4));
+}
+
+/** @throws CountersignError `note-invalid` or `key-unsupported` */
+export function noteKey(name: string, type: KeyType, publicKey: Uint8Array): NoteKey {
+  assertKeyName(name);
+  if (publicKey.length !== 32) {
+    throw new CountersignError("key-unsupported", `an Ed25519 public key has 32 bytes, not ${publicKey.length}`);
+  }
+  return { name, type, keyId: noteKeyId(name, type, publicKey), publicKey };
+}
+
+/** `name+hex8(key ID)+base64(type || key)` */
+export function formatVkey(key: NoteKey): string {
+  return `${key.name}+${key.keyId}+${toBase64(concatBytes(Uint8Array.of(key.type), key.publicKey))}`;
+}
+
+/** @throws CountersignError `note-invalid` for a malformed vkey, a key ID that doesn't fit, or a type not known here */
+export function parseVkey(vkey: string): NoteKey {
+  const match = vkey.length <= 1024 ? /^([^+]+)\+([0-9a-fA-F]{8})\+([A-Za-z0-9+/=]+)$/.exec(vkey) : null;
+  if (match === null) throw invalid("the verifier key is not of the form name+keyid+base64");
+  const [, name, keyId, encoded] = match as unknown as [string, string, string, string];
+  let blob: Uint8Array;
+  try {
+    blob = fromBase64(encoded);
+  } catch (cause) {
+    throw new CountersignError("note-invalid", `verifier key of ${name}: not base64`, { cause });
+  }
+  const type = blob[0];
+  if ((type !== KEY_TYPE.ed25519 && type !== KEY_TYPE.cosignature) || blob.length !== 33) {
+    throw invalid(`verifier key of ${name}: only Ed25519 keys of type 1 (log) and 4 (witness) are known`);
+  }
+  const key = noteKey(name, type, blob.slice(1));
+  if (key.keyId !== keyId.toLowerCase()) throw invalid(`verifier key of ${name}: its key ID doesn't fit its key`);
+  return key;
+}
+
+/** @throws CountersignError `note-invalid` for a text or a signature that no note can hold */
+export function formatNote(note: Note): Uint8Array {
+  if (!note.text.endsWith("\n") || hasControl(note.text)) {
+    throw invalid("a note's text ends with a newline and holds no other control characters");
+  }
+  const lines = note.signatures.map((s) => {
+    const blob = concatBytes(fromHex(s.keyId), s.signature);
+    return `\u2014 ${assertKeyName(s.name)} ${toBase64(blob)}\n`;
+  });
+  if (lines.length === 0 || lines.length > MAX_NOTE_SIGNATURES) {
+    throw invalid(`a note has 1 to ${MAX_NOTE_SIGNATURES} signatures, not ${lines.length}`);
+  }
+  return utf8(`${note.text}\n${lines.join("")}`);
+}
+
+/**
+ * Splits a note at its last blank line. Says nothing about the signatures: see `verifyNote`.
+ * @throws CountersignError `note-invalid`
+ */
+export function parseNote(bytes: Uint8Array): Note {
+  if (bytes.length > MAX_NOTE_BYTES)
+    throw invalid(`the note has ${bytes.length} bytes, the limit is ${MAX_NOTE_BYTES}`);
+  let whole: string;
+  try {
+    whole = fromUtf8(bytes);
+  } catch (cause) {
+    throw new CountersignError("note-invalid", "the note is not UTF-8", { cause });
+  }
+  if (hasControl(whole)) throw invalid("the note holds a control character");
+  const split = whole.lastIndexOf("\n\n");
+  if (split < 0) throw invalid("the note has no blank line before its signatures");
+  const text = whole.slice(0, split + 1);
+  const tail = whole.slice(split + 2);
+  if (!tail.endsWith("\n")) throw invalid("the note has no signature line, or its last line has no newline");
+  const lines = tail.slice(0, -1).split("\n");
+  if (lines.length > MAX_NOTE_SIGNATURES) throw invalid(`the note has more than ${MAX_NOTE_SIGNATURES} signatures`);
+  return { text, signatures: lines.map(parseSignatureLine) };
+}
+
+function parseSignatureLine(line: string): NoteSignature {
+  const match = /^\u2014 ([^ ]+) ([A-Za-z0-9+/=]+)$/.exec(line);
+  if (match === null) throw invalid("the note has a malformed signature line");
+  const name = assertKeyName(match[1]!);
+  let blob: Uint8Array;
+  try {
+    blob = fromBase64(match[2]!);
+  } catch (cause) {
+    throw new CountersignError("note-invalid", `the note's signature by ${name} is not base64`, { cause });
+  }
+  if (blob.length < 5) throw invalid(`the note's signature by ${name} is too short`);
+  return { name, keyId: toHex(blob.subarray(0, 4)), signature: blob.slice(4) };
+}
+
+/** What a witness signs: `cosignature/v1`, its time, and the whole note text. */
+export function cosignatureMessage(text: string, time: number): Uint8Array {
+  return utf8(`cosignature/v1\ntime ${time}\n${text}`);
+}
+
+/** A cosignature's time in seconds; undefined unless it is u64 time + 64 bytes and the time is countable. */
+export function cosignatureTime(signature: Uint8Array): number | undefined {
+  if (signature.length !== 72) return undefined;
+  const view = new DataView(signature.buffer, signature.byteOffset, 8);
+  const time = view.getBigUint64(0);
+  return time <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(time) : undefined;
+}
+
+/**
+ * The lines that known keys made, each key once. Lines of unknown keys are passed over.
+ * @throws CountersignError `note-invalid` when a line with a known name and key ID doesn't verify
+ */
+export async function verifyNote(
+  note: Note,
+  keys: readonly NoteKey[],
+  verify: VerifySignature,
+): Promise<VerifiedSignature[]> {
+  const verified = new Map<NoteKey, VerifiedSignature>();
+  for (const line of note.signatures) {
+    const key = keys.find((k) => k.name === line.name && k.keyId === line.keyId);
+    if (key === undefined) continue;
+    const time = key.type === KEY_TYPE.cosignature ? cosignatureTime(line.signature) : undefined;
+    if (key.type === KEY_TYPE.cosignature && time === undefined) {
+      throw invalid(`the cosignature of ${key.name} is malformed`);
+    }
+    const good = await verify({
+      spki: ed25519Spki(key.publicKey),
+      algorithm: "ed25519",
+      message: time === undefined ? utf8(note.text) : cosignatureMessage(note.text, time),
+      signature: time === undefined ? line.signature : line.signature.subarray(8),
+    });
+    if (!good) throw invalid(`the signature of ${key.name} does not verify`);
+    if (!verified.has(key)) verified.set(key, time === undefined ? { key } : { key, time });
+  }
+  return [...verified.values()];
+}
+
+/** Signs a text as `name` with an Ed25519 key. @throws CountersignError `key-unsupported`, or what the signer throws */
+export async function signNote(text: string, name: string, signer: Signer): Promise<Note> {
+  const key = noteKey(name, KEY_TYPE.ed25519, ed25519Raw(signer.spki));
+  const signature = await signer.sign(utf8(text));
+  return { text, signatures: [{ name, keyId: key.keyId, signature }] };
+}
