@@ -45,6 +45,8 @@ export const ERROR_KINDS = {
   "grant-expired": "refused",
   "grant-not-yet-valid": "refused",
   "grant-missing": "refused",
+  "grant-exceeded": "refused",
+  "grant-mismatch": "refused",
   "profile-not-granted": "refused",
   "delegation-too-deep": "refused",
   "lot-not-found": "refused",
