@@ -226,7 +226,7 @@ export async function findInbox(q: Queryable, id: string): Promise<InboxMessage 
 export async function unappliedInbox(q: Queryable, limit: number): Promise<Omit<InboxMessage, "envelope" | "body">[]> {
   const { rows } = await q.query<Omit<InboxMessage, "envelope" | "body">>(
     `SELECT id, sender, epoch, sequence, type, in_reply_to AS "inReplyTo", envelope_sha256 AS "envelopeSha256"
-     FROM inbox WHERE applied IS NULL ORDER BY received, epoch, sequence LIMIT $1`,
+     FROM inbox WHERE applied IS NULL ORDER BY epoch, sequence, received LIMIT $1`,
     [limit],
   );
   return rows;

@@ -1,0 +1,145 @@
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { z } from "zod";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { httpUrl, httpsUrl, origin, partyId } from "../../lib/records/primitives.ts";
+
+/**
+ * A site's whole configuration. It holds no secret: PINs and passwords are named by their files. Relative paths start
+ * at the configuration file's folder.
+ */
+
+const path = z.string().min(1).max(4096);
+const port = z.int().min(0).max(65_535);
+
+const token = z.strictObject({
+  /** RFC 7512, naming the token: `pkcs11:token=factory-y` */
+  uri: z.string().startsWith("pkcs11:").max(512),
+  pinFile: path,
+});
+
+const hsmModule = {
+  /** absolute path of the PKCS#11 module */
+  module: path,
+  /** SoftHSM only: its configuration file; made, with an empty token folder, when it isn't there */
+  softhsm2Conf: path.optional(),
+  /** sessions a token; UV_THREADPOOL_SIZE must be at least as large */
+  sessions: z.int().min(1).max(256).default(4),
+};
+
+export const siteConfigSchema = z.strictObject({
+  schema: z.literal("countersign/site/v1"),
+  party: partyId,
+  /** for people: `Factory-Y` */
+  name: z.string().min(1).max(64),
+  role: z.enum(["manufacturer", "factory", "technician"]),
+  origin,
+  /** O of the certificates this site asks for */
+  organization: z.string().min(1).max(64),
+  database: z.strictObject({
+    /** postgres://role@host:port/database, without a password */
+    url: z.string().regex(/^postgres(ql)?:\/\/[^:@/]+@/, "expected postgres://role@host..., without a password"),
+    passwordFile: path,
+  }),
+  temporal: z.strictObject({ address: z.string().min(1).max(256), namespace: z.string().min(1).max(256) }),
+  hsm: z.strictObject({
+    ...hsmModule,
+    tokens: z.strictObject({
+      /** keys act, log, witness, infra */
+      site: token,
+      /** key ca: the online CA. A manufacturer has none; its root is the ceremony's alone. */
+      ca: token.optional(),
+    }),
+  }),
+  gateway: z.strictObject({
+    host: z.string().min(1).max(255).default("127.0.0.1"),
+    port,
+    publicPort: port,
+    /** as other parties reach them */
+    url: httpsUrl,
+    publicUrl: httpUrl,
+    tls: z.strictObject({ keyFile: path, certFile: path, clientCaFile: path }),
+  }),
+  /** the hub's management API, for a site that registers CAs there */
+  hub: z.strictObject({ url: httpsUrl, caFile: path, certFile: path, keyFile: path }).optional(),
+  imagesDir: path,
+  firmwareDir: path,
+  logLevel: z.enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"]).default("info"),
+});
+export type SiteConfig = z.output<typeof siteConfigSchema>;
+
+/** What the one-shot ceremony process gets: the site's configuration for its database and Temporal, and the root token. */
+export const ceremonyConfigSchema = z.strictObject({
+  schema: z.literal("countersign/ceremony/v1"),
+  siteConfig: path,
+  hsm: z.strictObject({ ...hsmModule, token }),
+});
+export type CeremonyConfig = z.output<typeof ceremonyConfigSchema>;
+
+/** @throws CountersignError `component-missing` when the file isn't there, `input-invalid` when it doesn't hold */
+export function loadSiteConfig(file: string): SiteConfig {
+  const { config, at } = read(file, siteConfigSchema);
+  const { hsm, gateway, hub } = config;
+  const tokenAt = (t: z.output<typeof token>) => ({ ...t, pinFile: at(t.pinFile) });
+  return {
+    ...config,
+    database: { ...config.database, passwordFile: at(config.database.passwordFile) },
+    hsm: {
+      ...hsm,
+      ...(hsm.softhsm2Conf === undefined ? {} : { softhsm2Conf: at(hsm.softhsm2Conf) }),
+      tokens: {
+        site: tokenAt(hsm.tokens.site),
+        ...(hsm.tokens.ca === undefined ? {} : { ca: tokenAt(hsm.tokens.ca) }),
+      },
+    },
+    gateway: {
+      ...gateway,
+      tls: {
+        keyFile: at(gateway.tls.keyFile),
+        certFile: at(gateway.tls.certFile),
+        clientCaFile: at(gateway.tls.clientCaFile),
+      },
+    },
+    ...(hub === undefined
+      ? {}
+      : { hub: { url: hub.url, caFile: at(hub.caFile), certFile: at(hub.certFile), keyFile: at(hub.keyFile) } }),
+    imagesDir: at(config.imagesDir),
+    firmwareDir: at(config.firmwareDir),
+  };
+}
+
+/** @throws as {@link loadSiteConfig} */
+export function loadCeremonyConfig(file: string): CeremonyConfig {
+  const { config, at } = read(file, ceremonyConfigSchema);
+  const { hsm } = config;
+  return {
+    ...config,
+    siteConfig: at(config.siteConfig),
+    hsm: {
+      ...hsm,
+      ...(hsm.softhsm2Conf === undefined ? {} : { softhsm2Conf: at(hsm.softhsm2Conf) }),
+      token: { ...hsm.token, pinFile: at(hsm.token.pinFile) },
+    },
+  };
+}
+
+/** @throws CountersignError `component-missing`, `input-invalid` */
+function read<T extends z.ZodType>(file: string, schema: T): { config: z.output<T>; at: (path: string) => string } {
+  if (!existsSync(file)) throw new CountersignError("component-missing", `there is no configuration file ${file}`);
+  let json: unknown;
+  try {
+    json = JSON.parse(readFileSync(file, "utf8"));
+  } catch (cause) {
+    throw new CountersignError("input-invalid", `${file} isn't readable JSON`, { cause });
+  }
+  const parsed = schema.safeParse(json);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new CountersignError(
+      "input-invalid",
+      `${file}: ${issue?.path.join(".") ?? ""}: ${issue?.message ?? "invalid"}`,
+    );
+  }
+  const folder = dirname(resolve(file));
+  return { config: parsed.data, at: (path) => resolve(folder, path) };
+}

@@ -1,0 +1,94 @@
+import type { MessageType } from "../../lib/records/message.ts";
+import type { Db } from "../../store/db.ts";
+import { listen } from "../../store/ledger.ts";
+import { INBOX_CHANNEL, markApplied, unappliedInbox } from "../../store/messages.ts";
+
+const POLL_MS = 2_000;
+const PAGE = 256;
+
+/**
+ * Hands a stored message to the workflow it is for. Called at least once for each message, in order for each sender:
+ * starting or signalling by business id makes the repetition harmless. Throwing means: again, later.
+ */
+export type MessageHandler = (message: { id: string; sender: string; inReplyTo: string | null }) => Promise<void>;
+
+export type MessageHandlers = Readonly<Partial<Record<MessageType, MessageHandler>>>;
+
+export interface ApplierOptions {
+  readonly db: Db;
+  readonly handlers: MessageHandlers;
+  readonly onFault?: (id: string, error: unknown) => void;
+}
+
+/** Takes what the inbox stored to where it has its effect. */
+export class Applier {
+  readonly #options: ApplierOptions;
+  #poll: NodeJS.Timeout | undefined;
+  #subscription: { close(): void } | undefined;
+  #running: Promise<void> | undefined;
+  #again = false;
+  #stopped = false;
+
+  constructor(options: ApplierOptions) {
+    this.#options = options;
+  }
+
+  async start(): Promise<void> {
+    this.#poll = setInterval(() => this.wake(), POLL_MS);
+    await this.#subscribe();
+    this.wake();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearInterval(this.#poll);
+    this.#subscription?.close();
+    await this.#running;
+  }
+
+  wake(): void {
+    if (this.#stopped) return;
+    if (this.#running) {
+      this.#again = true;
+      return;
+    }
+    this.#running = this.#applyAll().finally(() => {
+      this.#running = undefined;
+      if (!this.#again) return;
+      this.#again = false;
+      this.wake();
+    });
+  }
+
+  async #subscribe(): Promise<void> {
+    if (this.#stopped) return;
+    const subscription = await listen(
+      this.#options.db,
+      INBOX_CHANNEL,
+      () => this.wake(),
+      () => setTimeout(() => void this.#subscribe().catch(() => undefined), POLL_MS).unref(),
+    );
+    if (this.#stopped) subscription.close();
+    else this.#subscription = subscription;
+  }
+
+  async #applyAll(): Promise<void> {
+    // A sender whose message failed waits with all its later ones until the next round.
+    const held = new Set<string>();
+    try {
+      for (const message of await unappliedInbox(this.#options.db, PAGE)) {
+        if (this.#stopped) return;
+        if (held.has(message.sender)) continue;
+        try {
+          await this.#options.handlers[message.type]?.(message);
+          await markApplied(this.#options.db, message.id);
+        } catch (error) {
+          held.add(message.sender);
+          this.#options.onFault?.(message.id, error);
+        }
+      }
+    } catch (error) {
+      this.#options.onFault?.("", error);
+    }
+  }
+}

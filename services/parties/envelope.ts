@@ -1,0 +1,87 @@
+import { createHash } from "node:crypto";
+import { fromUtf8 } from "../../lib/domain/bytes.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { canonicalJson } from "../../lib/domain/json.ts";
+import type { Signer } from "../../lib/domain/signing.ts";
+import { parseDsse, PAYLOAD_TYPES, signDsse, type OpenedDsse } from "../../lib/records/dsse.ts";
+import {
+  BODIES,
+  message as messageSchema,
+  type Body,
+  type Message,
+  type MessageType,
+} from "../../lib/records/message.ts";
+
+/** The wire format of envelopes: the DSSE envelope as one line of JSON, a line feed, the body's bytes. */
+
+export const ENVELOPE_MEDIA_TYPE = "application/vnd.countersign.envelope";
+/** A DSSE envelope around a message; its body isn't in it. */
+export const MAX_ENVELOPE_BYTES = 8192;
+export const MAX_BODY_BYTES = 64 << 20;
+
+const LINE_FEED = 0x0a;
+
+export const digestOf = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+
+export interface SignedEnvelope {
+  /** the exact DSSE bytes: what is stored, digested and sent */
+  readonly bytes: Uint8Array;
+  readonly sha256: string;
+}
+
+/** @throws CountersignError `envelope-invalid` for a message that no receiver would read, and what the signer throws */
+export async function signEnvelope(content: Message, signer: Signer): Promise<SignedEnvelope> {
+  const checked = messageSchema.safeParse(content);
+  if (!checked.success) {
+    throw new CountersignError("envelope-invalid", "the message to send is malformed", { cause: checked.error });
+  }
+  const bytes = await signDsse(PAYLOAD_TYPES.message, canonicalJson(checked.data), signer, content.keyId);
+  return { bytes, sha256: digestOf(bytes) };
+}
+
+export function encodeWire(envelope: Uint8Array, body: Uint8Array): Uint8Array {
+  return Buffer.concat([envelope, Uint8Array.of(LINE_FEED), body]);
+}
+
+export interface ReceivedEnvelope {
+  readonly message: Message;
+  readonly dsse: OpenedDsse;
+  readonly bytes: Uint8Array;
+  readonly sha256: string;
+  readonly body: Uint8Array;
+}
+
+/**
+ * Takes what arrived apart. Whose it is and whether the body is the one that was signed for isn't known yet.
+ * @throws CountersignError `envelope-invalid`, `input-too-large`
+ */
+export function readWire(wire: Uint8Array): ReceivedEnvelope {
+  const end = wire.subarray(0, MAX_ENVELOPE_BYTES + 1).indexOf(LINE_FEED);
+  if (end < 0) {
+    throw new CountersignError(
+      "envelope-invalid",
+      `the envelope doesn't end with a line feed within ${MAX_ENVELOPE_BYTES} bytes`,
+    );
+  }
+  const bytes = wire.slice(0, end);
+  const body = wire.subarray(end + 1);
+  if (body.length > MAX_BODY_BYTES) {
+    throw new CountersignError("input-too-large", `the message's body has more than ${MAX_BODY_BYTES} bytes`);
+  }
+  const dsse = parseDsse(bytes, PAYLOAD_TYPES.message, MAX_ENVELOPE_BYTES);
+  try {
+    const message = messageSchema.parse(JSON.parse(fromUtf8(dsse.payload)));
+    return { message, dsse, bytes, sha256: digestOf(bytes), body };
+  } catch (cause) {
+    throw new CountersignError("envelope-invalid", "the envelope holds no message of schema 1", { cause });
+  }
+}
+
+/** @throws CountersignError `envelope-invalid` when the body isn't one of that type */
+export function readBody<T extends MessageType>(type: T, body: Uint8Array): Body<T> {
+  try {
+    return BODIES[type].parse(JSON.parse(fromUtf8(body))) as Body<T>;
+  } catch (cause) {
+    throw new CountersignError("envelope-invalid", `the body isn't one of a ${type} message`, { cause });
+  }
+}
