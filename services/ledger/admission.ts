@@ -1,0 +1,104 @@
+import { createHash } from "node:crypto";
+import { equalBytes, fromUtf8, toHex } from "../../lib/domain/bytes.ts";
+import type { VerifySignature } from "../../lib/domain/signing.ts";
+import { leafHash } from "../../lib/ledger/tree.ts";
+import { ACT_CLASSES, ACT_TYPES } from "../../lib/records/acts.ts";
+import { verifyDsse } from "../../lib/records/dsse.ts";
+import { parseEntry, predicateType as predicateTypeOf } from "../../lib/records/statement.ts";
+import type { PendingAct } from "../../store/ledger.ts";
+import type { ActKey } from "./sequencer.ts";
+import { nodeSha256 } from "./sha256.ts";
+
+const LINE_TYPES: ReadonlySet<unknown> = new Set(
+  ACT_TYPES.filter((type) => ACT_CLASSES[type].class === "line").map(predicateTypeOf),
+);
+
+export interface AdmissionContext {
+  readonly origin: string;
+  readonly actKeys: () => readonly ActKey[] | Promise<readonly ActKey[]>;
+  readonly verify: VerifySignature;
+  /** of these leaf hashes, those (hex) that are in the tree */
+  readonly sequenced: (leafHashes: readonly Uint8Array[]) => Promise<ReadonlySet<string>>;
+}
+export interface Admission {
+  readonly admitted: PendingAct[];
+  readonly refused: { readonly act: PendingAct; readonly reason: string }[];
+}
+
+/**
+ * The last gate before the tree, which can't be corrected afterwards: an act is let in when its bytes hash to its leaf
+ * hash, every previous act of this ledger that it names is in the tree or before it in this batch, and, for a signed
+ * act, one of the party's act keys signed it. Order is kept. Refusing for good is right: an act can only be recorded
+ * when what it names is, so a missing one was refused itself or the tables were touched from outside.
+ */
+export async function admit(pending: readonly PendingAct[], context: AdmissionContext): Promise<Admission> {
+  const inBatch = new Set<string>();
+  const elsewhere = new Map<string, Uint8Array>();
+  for (const act of pending) {
+    for (const hash of act.prev) if (!inBatch.has(toHex(hash))) elsewhere.set(toHex(hash), hash);
+    inBatch.add(toHex(act.leafHash));
+  }
+  const present = new Set(await context.sequenced([...elsewhere.values()]));
+  let keys: readonly ActKey[] | undefined;
+
+  const admitted: PendingAct[] = [];
+  const refused: Admission["refused"] = [];
+  for (const act of pending) {
+    keys ??= isSigned(act.entry) ? await context.actKeys() : undefined;
+    const reason = prevReason(act, present) ?? hashReason(act) ?? (await signatureReason(act, keys ?? [], context));
+    if (reason === undefined) {
+      admitted.push(act);
+      present.add(toHex(act.leafHash));
+    } else {
+      refused.push({ act, reason });
+    }
+  }
+  return { admitted, refused };
+}
+
+function prevReason(act: PendingAct, present: ReadonlySet<string>): string | undefined {
+  const missing = act.prev.find((hash) => !present.has(toHex(hash)));
+  return missing === undefined ? undefined : `its previous act ${toHex(missing)} is not in the ledger`;
+}
+
+function hashReason(act: PendingAct): string | undefined {
+  return equalBytes(leafHash(act.entry, nodeSha256), act.leafHash)
+    ? undefined
+    : "its bytes are not those of its leaf hash";
+}
+
+/** A signed act is read again as a stranger's. A line record was validated when it was built: its class is looked at. */
+async function signatureReason(
+  act: PendingAct,
+  keys: readonly ActKey[],
+  { origin, verify }: AdmissionContext,
+): Promise<string | undefined> {
+  try {
+    if (!isSigned(act.entry)) return lineReason(act.entry, origin);
+    const { act: statement, dsse } = parseEntry(act.entry);
+    if (statement.origin !== origin) return `it names the ledger ${statement.origin}`;
+    for (const key of keys) if (await verifyDsse(dsse!, key, verify)) return undefined;
+    return "none of the party's act keys signed it";
+  } catch (error) {
+    return error instanceof Error ? error.message : "it can't be read";
+  }
+}
+
+function lineReason(entry: Uint8Array, origin: string): string | undefined {
+  const { predicateType, predicate } = JSON.parse(fromUtf8(entry)) as {
+    predicateType?: unknown;
+    predicate?: { origin?: unknown };
+  };
+  if (!LINE_TYPES.has(predicateType)) return `an unsigned ${String(predicateType).slice(0, 80)} is not a line record`;
+  return predicate?.origin === origin ? undefined : "it names another ledger";
+}
+
+// Canonical JSON: a DSSE envelope begins with its payload, a Statement with "_type".
+function isSigned(entry: Uint8Array): boolean {
+  return entry[2] === 0x70;
+}
+
+/** The key of a signer as admission compares it. */
+export function actKey(spki: Uint8Array, algorithm: ActKey["algorithm"]): ActKey {
+  return { keyId: createHash("sha256").update(spki).digest("hex"), spki, algorithm };
+}

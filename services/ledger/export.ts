@@ -1,0 +1,81 @@
+import { mkdir, open, readFile, rename, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { toHex } from "../../lib/domain/bytes.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import type { FetchResource } from "../../lib/ledger/reader.ts";
+import { encodeBundle, hashesAtLevel, TILE_WIDTH, tilePath, tileWidth } from "../../lib/ledger/tiles.ts";
+import { HASH_SIZE } from "../../lib/ledger/tree.ts";
+import type { Db } from "../../store/db.ts";
+import { listBlobs, readBlob, readCheckpoint, readEntries, readTile } from "../../store/ledger.ts";
+
+/**
+ * Writes the log under its newest checkpoint as a static tlog-tiles folder: blobs and tiles first, `checkpoint` last,
+ * each by rename, so a reader of the folder never meets a checkpoint whose tiles aren't there. Full tiles that an
+ * earlier export wrote are kept.
+ * @returns the exported size
+ * @throws CountersignError `not-found` when there is no checkpoint
+ */
+export async function exportLedger(db: Db, folder: string): Promise<{ size: number; checkpoint: Uint8Array }> {
+  const checkpoint = await readCheckpoint(db);
+  if (checkpoint === undefined) throw new CountersignError("not-found", "the ledger has no checkpoint to export");
+  const { size, note } = checkpoint;
+
+  for (const sha256 of await listBlobs(db)) {
+    await writeOnce(join(folder, "blobs", toHex(sha256)), async () => (await readBlob(db, sha256))!);
+  }
+  for (let level = 0; hashesAtLevel(size, level) > 0; level++) {
+    for (let index = 0; ; index++) {
+      const width = tileWidth(size, level, index);
+      if (width === 0) break;
+      await writeOnce(join(folder, tilePath({ level, index, width })), async () => {
+        const hashes = await readTile(db, level, index);
+        return hashes!.subarray(0, width * HASH_SIZE);
+      });
+      if (level > 0) continue;
+      await writeOnce(join(folder, tilePath({ level: "entries", index, width })), async () =>
+        encodeBundle(await readEntries(db, index * TILE_WIDTH, index * TILE_WIDTH + width)),
+      );
+    }
+  }
+  await write(join(folder, "checkpoint"), note);
+  return { size, checkpoint: note };
+}
+
+/** A static folder as a LogReader's source. Paths are those of a log; nothing outside the folder is read. */
+export function folderSource(folder: string): FetchResource {
+  return async (path) => {
+    if (!/^(checkpoint|tile\/[a-z0-9/.]{1,80}|blobs\/[0-9a-f]{64})$/.test(path) || path.includes(".."))
+      return undefined;
+    try {
+      return await readFile(join(folder, path));
+    } catch (cause) {
+      const code = (cause as NodeJS.ErrnoException).code;
+      if (code === "ENOENT" || code === "ENOTDIR" || code === "EISDIR") return undefined;
+      throw new CountersignError("component-unreachable", `${join(folder, path)} can't be read: ${code}`, { cause });
+    }
+  };
+}
+
+async function writeOnce(path: string, bytes: () => Promise<Uint8Array>): Promise<void> {
+  // A path names its content for good, so what is there needs no second look.
+  if (
+    await stat(path).then(
+      (s) => s.isFile(),
+      () => false,
+    )
+  )
+    return;
+  await write(path, await bytes());
+}
+
+async function write(path: string, bytes: Uint8Array): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  const temporary = `${path}.new`;
+  const file = await open(temporary, "w", 0o644);
+  try {
+    await file.writeFile(bytes);
+  } finally {
+    await file.close();
+  }
+  await rename(temporary, path);
+}

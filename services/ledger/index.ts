@@ -1,0 +1,8 @@
+/** A party's ledger: recording acts, sequencing them, serving and exporting the log. */
+export * from "./acts.ts";
+export { actKey } from "./admission.ts";
+export * from "./export.ts";
+export * from "./inclusion.ts";
+export { createLedger, Sequencer, type ActKey, type SequencerOptions } from "./sequencer.ts";
+export * from "./serve.ts";
+export { nodeSha256 } from "./sha256.ts";

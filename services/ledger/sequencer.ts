@@ -1,0 +1,278 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { equalBytes } from "../../lib/domain/bytes.ts";
+import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
+import type { SignatureAlgorithm, Signer, VerifySignature } from "../../lib/domain/signing.ts";
+import { signCheckpoint } from "../../lib/ledger/checkpoint.ts";
+import { TreeEdge } from "../../lib/ledger/edge.ts";
+import { edgeTiles } from "../../lib/ledger/tiles.ts";
+import { emptyRoot, HASH_SIZE, splitHashes } from "../../lib/ledger/tree.ts";
+import type { Db, Tx } from "../../store/db.ts";
+import {
+  createHead,
+  insertLeaves,
+  moveHead,
+  PENDING_CHANNEL,
+  readCheckpoint,
+  readHead,
+  readTile,
+  refuseAct,
+  removePending,
+  sequencedLeafHashes,
+  storeCheckpoint,
+  takePending,
+  trySequencerLock,
+  upsertTiles,
+} from "../../store/ledger.ts";
+import { admit } from "./admission.ts";
+import { nodeSha256 } from "./sha256.ts";
+
+/** A key that may sign acts of this ledger. */
+export interface ActKey {
+  /** SHA-256 of the SPKI, hex */
+  readonly keyId: string;
+  readonly spki: Uint8Array;
+  readonly algorithm: SignatureAlgorithm;
+}
+
+export interface SequencerOptions {
+  /** Takes one connection for as long as it leads, or tries to. */
+  readonly db: Db;
+  readonly origin: string;
+  /** the log's Ed25519 key */
+  readonly signer: Signer;
+  /** the keys that signed acts are admitted from; asked again for every batch that holds one */
+  readonly actKeys: () => readonly ActKey[] | Promise<readonly ActKey[]>;
+  readonly verify: VerifySignature;
+  /** between checkpoints under load; default 100 */
+  readonly intervalMs?: number;
+  /** acts in one transaction; default 4096 */
+  readonly maxBatch?: number;
+  /** A fault that the sequencer goes on after. */
+  readonly onError?: (error: unknown) => void;
+  /** After a checkpoint was stored. */
+  readonly onCheckpoint?: (checkpoint: { size: number; note: Uint8Array }) => void;
+  /** Tests stop the sequencer at these points; nothing else sets them. */
+  readonly seam?: SequencerSeam;
+}
+export interface SequencerSeam {
+  /** T1 is written but not committed. */
+  readonly beforeCommit?: (size: number) => Promise<void>;
+  /** T1 is durable, nothing is signed. */
+  readonly beforeSign?: (size: number) => Promise<void>;
+  /** The signature exists, nothing is stored. */
+  readonly beforeStore?: (size: number, note: Uint8Array) => Promise<void>;
+}
+
+const IDLE_MS = 1000;
+const STANDBY_MS = 250;
+const RETRY_MS = 250;
+
+/**
+ * Creates the ledger where there is none and signs its size-0 checkpoint, which proves possession of the log key in the
+ * party's keyset. Gives the newest checkpoint's note. Idempotent.
+ * @throws CountersignError `state-conflict` when the database holds another party's ledger
+ */
+export async function createLedger(options: { db: Db; origin: string; signer: Signer }): Promise<Uint8Array> {
+  const root = emptyRoot(nodeSha256);
+  const head = await createHead(options.db, options.origin, root);
+  if (head.size === 0) {
+    const note = await signCheckpoint({ origin: options.origin, size: 0, root }, options.signer);
+    await storeCheckpoint(options.db, { size: 0, root, note });
+  }
+  const newest = await readCheckpoint(options.db);
+  if (newest === undefined) {
+    throw new CountersignError("internal", `ledger ${options.origin} has ${head.size} entries and no checkpoint`);
+  }
+  return newest.note;
+}
+
+/**
+ * Gives acts their place in the log. One leads at a time, under a session lock on the connection that it also writes
+ * through; the others stand by. Two steps, never mixed: T1 makes leaves, tiles and head durable, T2 signs the durable
+ * head. Signing first could leave a signature over state that was lost, which is a fork; so a leader that stops in
+ * between leaves an unsigned head, and the next one signs it before anything else.
+ */
+export class Sequencer {
+  readonly #options: SequencerOptions;
+  readonly #stopping = new AbortController();
+  #running: Promise<void> | undefined;
+  #wake: (() => void) | undefined;
+  #woken = false;
+
+  constructor(options: SequencerOptions) {
+    this.#options = options;
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  /** Finishes the batch in hand and gives up the lock. */
+  async stop(): Promise<void> {
+    this.#stopping.abort();
+    this.#wake?.();
+    await this.#running;
+  }
+
+  get #stopped(): boolean {
+    return this.#stopping.signal.aborted;
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopped) {
+      try {
+        await this.#lead();
+      } catch (error) {
+        this.#options.onError?.(error);
+        // A log that contradicts its own signatures must not be signed again, by anybody, until someone has looked.
+        if (isCountersignError(error) && error.code === "ledger-forked") return;
+        await sleep(RETRY_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+      }
+    }
+  }
+
+  async #lead(): Promise<void> {
+    const client = await this.#options.db.connect();
+    let lost: Error | undefined;
+    const onLost = (error: Error): void => {
+      lost = error;
+      this.#wake?.();
+    };
+    client.on("error", onLost);
+    client.on("notification", () => {
+      this.#woken = true;
+      this.#wake?.();
+    });
+    try {
+      while (!(await trySequencerLock(client))) {
+        await sleep(STANDBY_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+        if (this.#stopped) return;
+      }
+      // From here every state is read again: what an earlier leader did, or this one before a fault, is in the tables.
+      await client.query(`LISTEN ${PENDING_CHANNEL}`);
+      const edge = await this.#recover(client);
+      await this.#sequence(client, edge, () => lost);
+    } finally {
+      // The session ends with the connection, and the lock with it.
+      client.release(true);
+    }
+  }
+
+  /** The tree as it is durable; signs its head if the last leader didn't come to it. */
+  async #recover(client: Tx): Promise<TreeEdge> {
+    const { origin } = this.#options;
+    const head = await readHead(client);
+    if (head === undefined) throw new CountersignError("state-conflict", `ledger ${origin} was never created`);
+    if (head.origin !== origin) {
+      throw new CountersignError("state-conflict", `this database holds the ledger ${head.origin}, not ${origin}`);
+    }
+    const tiles: Uint8Array[][] = [];
+    for (const { level, index, width } of edgeTiles(head.size)) {
+      const bytes = await readTile(client, level as number, index);
+      if (bytes?.length !== width * HASH_SIZE) {
+        throw new CountersignError("ledger-forked", `ledger ${origin}: stored tile ${level}/${index} isn't the head's`);
+      }
+      tiles.push(splitHashes(bytes));
+    }
+    const edge = new TreeEdge(head.size, tiles, nodeSha256);
+    const signed = await readCheckpoint(client);
+    const contradicts =
+      signed !== undefined &&
+      (signed.size > head.size || (signed.size === head.size && !equalBytes(signed.root, head.root)));
+    if (contradicts || !equalBytes(edge.root(), head.root)) {
+      throw new CountersignError(
+        "ledger-forked",
+        `ledger ${origin}: its head of ${head.size} entries contradicts its tiles or its checkpoint of ${signed?.size} ` +
+          "entries: the database was changed or restored; nothing is signed until that is resolved",
+      );
+    }
+    if (signed === undefined || signed.size < head.size) await this.#sign(client, edge);
+    return edge;
+  }
+
+  async #sequence(client: Tx, start: TreeEdge, lost: () => Error | undefined): Promise<void> {
+    const interval = this.#options.intervalMs ?? 100;
+    const maxBatch = this.#options.maxBatch ?? 4096;
+    let edge = start;
+    while (!this.#stopped) {
+      const broken = lost();
+      if (broken !== undefined) throw broken;
+      this.#woken = false;
+      const began = performance.now();
+      const { next, taken } = await this.#integrate(client, edge, maxBatch);
+      if (next.size > edge.size) await this.#sign(client, next);
+      edge = next;
+      if (taken === maxBatch) continue;
+      // Idle since the last batch: the next act is taken at once. Under load: one batch every interval.
+      await this.#waitForWork();
+      const pause = taken === 0 ? 0 : interval - (performance.now() - began);
+      if (pause > 0) await sleep(pause, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+    }
+  }
+
+  async #waitForWork(): Promise<void> {
+    if (this.#woken || this.#stopped) return;
+    await new Promise<void>((resolve) => {
+      // Notifications can be missed around a reconnection; looking once a second costs nothing.
+      const timer = setTimeout(resolve, IDLE_MS);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    this.#wake = undefined;
+  }
+
+  /** T1: leaves, tiles and head in one transaction. The given edge is left as it is. */
+  async #integrate(client: Tx, edge: TreeEdge, limit: number): Promise<{ next: TreeEdge; taken: number }> {
+    const next = edge.clone();
+    await client.query("BEGIN");
+    try {
+      const pending = await takePending(client, limit);
+      if (pending.length > 0) {
+        const { admitted, refused } = await admit(pending, {
+          ...this.#options,
+          sequenced: (hashes) => sequencedLeafHashes(client, hashes),
+        });
+        for (const { act, reason } of refused) await refuseAct(client, act.retryKey, reason);
+        if (admitted.length > 0) {
+          const tiles = next.append(admitted.map((act) => act.leafHash));
+          await insertLeaves(client, edge.size, admitted);
+          await upsertTiles(client, tiles);
+          const moved = await moveHead(
+            client,
+            { size: edge.size, root: edge.root() },
+            { size: next.size, root: next.root() },
+          );
+          if (!moved) {
+            throw new CountersignError(
+              "state-conflict",
+              `ledger ${this.#options.origin}: another sequencer moved the head`,
+            );
+          }
+        }
+        await removePending(
+          client,
+          pending.map((act) => act.id),
+        );
+      }
+      await this.#options.seam?.beforeCommit?.(next.size);
+      await client.query("COMMIT");
+      return { next, taken: pending.length };
+    } catch (error) {
+      await client.query("ROLLBACK").catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** T2: only ever called with a tree whose T1 was committed, or that was read back from the tables. */
+  async #sign(client: Tx, edge: TreeEdge): Promise<void> {
+    const { origin, signer, seam, onCheckpoint } = this.#options;
+    const checkpoint = { origin, size: edge.size, root: edge.root() };
+    await seam?.beforeSign?.(edge.size);
+    const note = await signCheckpoint(checkpoint, signer);
+    await seam?.beforeStore?.(edge.size, note);
+    await storeCheckpoint(client, { ...checkpoint, note });
+    onCheckpoint?.({ size: edge.size, note });
+  }
+}

@@ -1,0 +1,61 @@
+import { createHash } from "node:crypto";
+import { fromHex } from "../../lib/domain/bytes.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import type { FetchResource } from "../../lib/ledger/reader.ts";
+import { encodeBundle, parseTilePath, TILE_WIDTH, tileWidth } from "../../lib/ledger/tiles.ts";
+import { HASH_SIZE } from "../../lib/ledger/tree.ts";
+import type { Db, Queryable } from "../../store/db.ts";
+import { readBlob, readCheckpoint, readEntries, readTile, storeBlob } from "../../store/ledger.ts";
+
+export const MAX_BLOB_BYTES = 64 << 20;
+
+/** What a log answers at a path below its base URL. */
+export interface LedgerResource {
+  readonly bytes: Uint8Array;
+  readonly contentType: string;
+  readonly cacheControl: string;
+}
+
+const IMMUTABLE = "public, max-age=31536000, immutable";
+
+/**
+ * Reads `checkpoint`, `tile/...`, `tile/entries/...` or `blobs/<sha256>` (no leading slash, not percent-encoded). Only
+ * what a signed checkpoint covers is given: tiles of a head that isn't signed yet are nobody's business. Undefined: 404.
+ */
+export async function readLedgerResource(db: Queryable, path: string): Promise<LedgerResource | undefined> {
+  if (path === "checkpoint") {
+    const checkpoint = await readCheckpoint(db);
+    return checkpoint && { bytes: checkpoint.note, contentType: "text/plain; charset=utf-8", cacheControl: "no-cache" };
+  }
+  const blob = /^blobs\/([0-9a-f]{64})$/.exec(path)?.[1];
+  const bytes = blob === undefined ? await readTilePath(db, path) : await readBlob(db, fromHex(blob));
+  return bytes && { bytes, contentType: "application/octet-stream", cacheControl: IMMUTABLE };
+}
+
+async function readTilePath(db: Queryable, path: string): Promise<Uint8Array | undefined> {
+  const tile = parseTilePath(path);
+  if (tile === undefined) return undefined;
+  const size = (await readCheckpoint(db))?.size ?? 0;
+  if (tile.width > tileWidth(size, tile.level, tile.index)) return undefined;
+  if (tile.level === "entries") {
+    const first = tile.index * TILE_WIDTH;
+    return encodeBundle(await readEntries(db, first, first + tile.width));
+  }
+  const hashes = await readTile(db, tile.level, tile.index);
+  return hashes?.subarray(0, tile.width * HASH_SIZE);
+}
+
+/** This database's own ledger as a LogReader's source. */
+export function databaseSource(db: Db): FetchResource {
+  return async (path) => (await readLedgerResource(db, path))?.bytes;
+}
+
+/** Keeps bytes beside the ledger and gives their SHA-256, for an act's `blobs`. @throws CountersignError `input-too-large` */
+export async function putBlob(db: Queryable, bytes: Uint8Array): Promise<string> {
+  if (bytes.length > MAX_BLOB_BYTES) {
+    throw new CountersignError("input-too-large", `a blob of ${bytes.length} bytes exceeds ${MAX_BLOB_BYTES}`);
+  }
+  const digest = createHash("sha256").update(bytes).digest();
+  await storeBlob(db, digest, bytes);
+  return digest.toString("hex");
+}

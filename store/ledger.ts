@@ -1,0 +1,413 @@
+import { CountersignError } from "../lib/domain/errors.ts";
+import type { Db, Queryable, Tx } from "./db.ts";
+
+/**
+ * The ledger's tables. Ordering rules live here, in the statements: the first stored entry wins, the head moves by
+ * compare-and-set, pending acts leave in the order in which they came. What is hashed and signed is decided above.
+ */
+
+/** Sent when acts were queued; the transaction's commit delivers it. */
+export const PENDING_CHANNEL = "ledger_pending";
+/** Sent with the new size when a checkpoint was stored, or with `refused` when an act was refused. */
+export const CHECKPOINT_CHANNEL = "ledger_checkpoint";
+
+export interface LedgerHead {
+  readonly origin: string;
+  readonly size: number;
+  readonly root: Uint8Array;
+}
+export interface StoredAct {
+  readonly retryKey: Uint8Array;
+  readonly type: string;
+  readonly statement: Uint8Array | null;
+  readonly entry: Uint8Array | null;
+  readonly leafHash: Uint8Array | null;
+  readonly refused: string | null;
+}
+export interface NewLine {
+  readonly retryKey: Uint8Array;
+  readonly type: string;
+  readonly entry: Uint8Array;
+  readonly leafHash: Uint8Array;
+  readonly prev: readonly Uint8Array[];
+}
+export interface PendingAct {
+  readonly id: number;
+  readonly retryKey: Uint8Array;
+  readonly entry: Uint8Array;
+  readonly leafHash: Uint8Array;
+  readonly prev: readonly Uint8Array[];
+}
+
+/** Creates the head of an empty log where there is none, and gives the head. */
+export async function createHead(db: Queryable, origin: string, emptyRoot: Uint8Array): Promise<LedgerHead> {
+  await db.query("INSERT INTO ledger_head (origin, size, root) VALUES ($1, 0, $2) ON CONFLICT (singleton) DO NOTHING", [
+    origin,
+    emptyRoot,
+  ]);
+  const head = await readHead(db);
+  if (head?.origin !== origin) {
+    throw new CountersignError(
+      "state-conflict",
+      `this database holds the ledger ${head?.origin}, not ${origin}: each party has a database of its own`,
+    );
+  }
+  return head;
+}
+
+export async function readHead(db: Queryable): Promise<LedgerHead | undefined> {
+  return (await db.query<LedgerHead>("SELECT origin, size, root FROM ledger_head")).rows[0];
+}
+
+/** Compare-and-set. False when the head isn't where the caller believes: another sequencer has moved it. */
+export async function moveHead(
+  tx: Tx,
+  from: Pick<LedgerHead, "size" | "root">,
+  to: Pick<LedgerHead, "size" | "root">,
+): Promise<boolean> {
+  const { rowCount } = await tx.query("UPDATE ledger_head SET size = $1, root = $2 WHERE size = $3 AND root = $4", [
+    to.size,
+    to.root,
+    from.size,
+    from.root,
+  ]);
+  return rowCount === 1;
+}
+
+const key = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
+const byKey = <T extends { retryKey: Uint8Array }>(a: T, b: T): number => Buffer.compare(a.retryKey, b.retryKey);
+
+/**
+ * Stores line records and queues them in the given order, durable with the caller's transaction. Gives the retry keys
+ * (hex) that were new; the others were there already and are untouched.
+ */
+export async function insertLines(tx: Tx, lines: readonly NewLine[]): Promise<Set<string>> {
+  // One lock order for all writers: two batches that share keys can't deadlock.
+  const sorted = lines.toSorted(byKey);
+  const { rows } = await tx.query<{ retry_key: Uint8Array }>({
+    name: "ledger-insert-lines",
+    text: `INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev)
+      SELECT r, t, e, h, CASE WHEN p = '' THEN '{}'::bytea[]
+        ELSE (SELECT array_agg(decode(x, 'hex')) FROM unnest(string_to_array(p, ',')) x) END
+      FROM unnest($1::bytea[], $2::text[], $3::bytea[], $4::bytea[], $5::text[]) AS n(r, t, e, h, p)
+      ON CONFLICT (retry_key) DO NOTHING RETURNING retry_key`,
+    values: [
+      sorted.map((l) => l.retryKey),
+      sorted.map((l) => l.type),
+      sorted.map((l) => l.entry),
+      sorted.map((l) => l.leafHash),
+      sorted.map((l) => l.prev.map(key).join(",")),
+    ],
+  });
+  const inserted = new Set(rows.map((row) => key(row.retry_key)));
+  await queueActs(
+    tx,
+    lines.filter((l) => inserted.has(key(l.retryKey))).map((l) => l.retryKey),
+  );
+  return inserted;
+}
+
+/** Fixes what a signed act says, before anything is signed. Does nothing where the retry key is taken. */
+export async function insertStatement(
+  tx: Queryable,
+  act: { retryKey: Uint8Array; type: string; statement: Uint8Array; prev: readonly Uint8Array[] },
+): Promise<void> {
+  await tx.query(
+    "INSERT INTO ledger_act (retry_key, type, statement, prev) VALUES ($1, $2, $3, $4) ON CONFLICT (retry_key) DO NOTHING",
+    [act.retryKey, act.type, act.statement, act.prev],
+  );
+}
+
+/** Stores a signed act's entry and queues it. False when one is stored already: the first wins. */
+export async function storeEntry(
+  tx: Tx,
+  act: { retryKey: Uint8Array; entry: Uint8Array; leafHash: Uint8Array },
+): Promise<boolean> {
+  const { rowCount } = await tx.query(
+    "UPDATE ledger_act SET entry = $2, leaf_hash = $3 WHERE retry_key = $1 AND entry IS NULL",
+    [act.retryKey, act.entry, act.leafHash],
+  );
+  if (rowCount !== 1) return false;
+  await queueActs(tx, [act.retryKey]);
+  return true;
+}
+
+async function queueActs(tx: Tx, retryKeys: readonly Uint8Array[]): Promise<void> {
+  if (retryKeys.length === 0) return;
+  await tx.query({
+    name: "ledger-queue",
+    text: `INSERT INTO ledger_pending (retry_key)
+      SELECT r FROM unnest($1::bytea[]) WITH ORDINALITY AS n(r, o) ORDER BY o`,
+    values: [retryKeys],
+  });
+  await tx.query(`NOTIFY ${PENDING_CHANNEL}`);
+}
+
+export async function readActs(db: Queryable, retryKeys: readonly Uint8Array[]): Promise<StoredAct[]> {
+  const { rows } = await db.query<StoredAct>(
+    `SELECT retry_key AS "retryKey", type, statement, entry, leaf_hash AS "leafHash", refused
+     FROM ledger_act WHERE retry_key = ANY($1)`,
+    [retryKeys],
+  );
+  return rows;
+}
+
+export async function readActStates(
+  db: Queryable,
+  retryKeys: readonly Uint8Array[],
+): Promise<Pick<StoredAct, "retryKey" | "type" | "refused">[]> {
+  const { rows } = await db.query<Pick<StoredAct, "retryKey" | "type" | "refused">>(
+    `SELECT retry_key AS "retryKey", type, refused FROM ledger_act WHERE retry_key = ANY($1)`,
+    [retryKeys],
+  );
+  return rows;
+}
+
+/** Of these leaf hashes, those that no recorded act of this ledger has, as hex. */
+export async function unknownLeafHashes(db: Queryable, leafHashes: readonly Uint8Array[]): Promise<Set<string>> {
+  const missing = new Set(leafHashes.map(key));
+  if (missing.size === 0) return missing;
+  const { rows } = await db.query<{ leaf_hash: Uint8Array }>(
+    "SELECT leaf_hash FROM ledger_act WHERE leaf_hash = ANY($1) AND refused IS NULL",
+    [[...missing].map((hex) => Buffer.from(hex, "hex"))],
+  );
+  for (const row of rows) missing.delete(key(row.leaf_hash));
+  return missing;
+}
+
+/**
+ * The oldest pending acts, locked. Never asked for as "id greater than the last": identity order isn't commit order,
+ * so an act may appear below ids that were already taken.
+ */
+export async function takePending(tx: Tx, limit: number): Promise<PendingAct[]> {
+  const { rows } = await tx.query<PendingAct>({
+    name: "ledger-take",
+    text: `SELECT p.id, a.retry_key AS "retryKey", a.entry, a.leaf_hash AS "leafHash", a.prev
+      FROM (SELECT id, retry_key FROM ledger_pending ORDER BY id LIMIT $1 FOR UPDATE) p
+      JOIN ledger_act a USING (retry_key) ORDER BY p.id`,
+    values: [limit],
+  });
+  return rows;
+}
+
+/** Of these leaf hashes, those that are in the tree, as hex. */
+export async function sequencedLeafHashes(tx: Tx, leafHashes: readonly Uint8Array[]): Promise<Set<string>> {
+  if (leafHashes.length === 0) return new Set();
+  const { rows } = await tx.query<{ leaf_hash: Uint8Array }>(
+    `SELECT a.leaf_hash FROM ledger_act a JOIN ledger_leaf l USING (retry_key) WHERE a.leaf_hash = ANY($1)`,
+    [leafHashes],
+  );
+  return new Set(rows.map((row) => key(row.leaf_hash)));
+}
+
+export async function removePending(tx: Tx, ids: readonly number[]): Promise<void> {
+  await tx.query({
+    name: "ledger-remove",
+    text: "DELETE FROM ledger_pending WHERE id = ANY($1::bigint[])",
+    values: [ids],
+  });
+}
+
+/** Takes an act out of the queue for good, with the reason that its waiters are given. */
+export async function refuseAct(tx: Tx, retryKey: Uint8Array, reason: string): Promise<void> {
+  await tx.query("UPDATE ledger_act SET refused = $2 WHERE retry_key = $1", [retryKey, reason]);
+  await tx.query("SELECT pg_notify($1, 'refused')", [CHECKPOINT_CHANNEL]);
+}
+
+export async function insertLeaves(
+  tx: Tx,
+  first: number,
+  leaves: readonly { retryKey: Uint8Array; leafHash: Uint8Array }[],
+): Promise<void> {
+  await tx.query({
+    name: "ledger-leaves",
+    text: `INSERT INTO ledger_leaf (leaf_index, retry_key, leaf_hash)
+      SELECT $1::bigint + o - 1, r, h FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS n(r, h, o)`,
+    values: [first, leaves.map((l) => l.retryKey), leaves.map((l) => l.leafHash)],
+  });
+}
+
+/** Each (level, index) at most once. */
+export async function upsertTiles(
+  tx: Tx,
+  tiles: readonly { level: number; index: number; bytes: Uint8Array }[],
+): Promise<void> {
+  await tx.query({
+    name: "ledger-tiles",
+    text: `INSERT INTO ledger_tile (level, tile_index, hashes)
+      SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::bytea[])
+      ON CONFLICT (level, tile_index) DO UPDATE SET hashes = EXCLUDED.hashes`,
+    values: [tiles.map((t) => t.level), tiles.map((t) => t.index), tiles.map((t) => t.bytes)],
+  });
+}
+
+export async function readTile(db: Queryable, level: number, index: number): Promise<Uint8Array | undefined> {
+  const { rows } = await db.query<{ hashes: Uint8Array }>({
+    name: "ledger-tile",
+    text: "SELECT hashes FROM ledger_tile WHERE level = $1 AND tile_index = $2",
+    values: [level, index],
+  });
+  return rows[0]?.hashes;
+}
+
+/** Entries [from, to), in order; fewer when the log is shorter. */
+export async function readEntries(db: Queryable, from: number, to: number): Promise<Uint8Array[]> {
+  const { rows } = await db.query<{ entry: Uint8Array }>({
+    name: "ledger-entries",
+    text: `SELECT a.entry FROM ledger_leaf l JOIN ledger_act a USING (retry_key)
+      WHERE l.leaf_index >= $1 AND l.leaf_index < $2 ORDER BY l.leaf_index`,
+    values: [from, to],
+  });
+  return rows.map((row) => row.entry);
+}
+
+/** Stores a signed checkpoint and wakes who waits for it, in one statement; the first for a size wins. */
+export async function storeCheckpoint(
+  db: Queryable,
+  checkpoint: { size: number; root: Uint8Array; note: Uint8Array },
+): Promise<void> {
+  await db.query({
+    name: "ledger-checkpoint",
+    text: `WITH stored AS (
+        INSERT INTO ledger_checkpoint (size, root, note) VALUES ($1, $2, $3) ON CONFLICT (size) DO NOTHING
+      ) SELECT pg_notify('${CHECKPOINT_CHANNEL}', $1::text)`,
+    values: [checkpoint.size, checkpoint.root, checkpoint.note],
+  });
+}
+
+export interface StoredCheckpoint {
+  readonly size: number;
+  readonly root: Uint8Array;
+  readonly note: Uint8Array;
+  readonly signedAt: Date;
+}
+
+/** The newest checkpoint, or the newest of at most `size`. */
+export async function readCheckpoint(db: Queryable, size?: number): Promise<StoredCheckpoint | undefined> {
+  const { rows } = await db.query<StoredCheckpoint>(
+    `SELECT size, root, note, signed_at AS "signedAt" FROM ledger_checkpoint
+     WHERE $1::bigint IS NULL OR size <= $1 ORDER BY size DESC LIMIT 1`,
+    [size ?? null],
+  );
+  return rows[0];
+}
+
+/** The first checkpoint that includes leaf `index`. */
+export async function readCheckpointOver(db: Queryable, index: number): Promise<StoredCheckpoint | undefined> {
+  const { rows } = await db.query<StoredCheckpoint>(
+    `SELECT size, root, note, signed_at AS "signedAt" FROM ledger_checkpoint WHERE size > $1 ORDER BY size LIMIT 1`,
+    [index],
+  );
+  return rows[0];
+}
+
+/** Where these acts stand in the tree that the newest checkpoint covers; acts that it doesn't cover are left out. */
+export async function readIncluded(
+  db: Queryable,
+  retryKeys: readonly Uint8Array[],
+): Promise<{ retryKey: Uint8Array; leafHash: Uint8Array; index: number; checkpointSize: number }[]> {
+  const { rows } = await db.query<{
+    retryKey: Uint8Array;
+    leafHash: Uint8Array;
+    index: number;
+    checkpointSize: number;
+  }>({
+    name: "ledger-included",
+    text: `SELECT l.retry_key AS "retryKey", l.leaf_hash AS "leafHash", l.leaf_index AS index, c.size AS "checkpointSize"
+      FROM (SELECT max(size) AS size FROM ledger_checkpoint) c, ledger_leaf l
+      WHERE l.retry_key = ANY($1) AND l.leaf_index < c.size`,
+    values: [retryKeys],
+  });
+  return rows;
+}
+
+/**
+ * The leaves that checkpoints added since the tree had `from`, and the newest checkpoint's size. `rows` is undefined when
+ * there are more than `limit`.
+ */
+export async function readNewlyIncluded(
+  db: Queryable,
+  from: number,
+  limit: number,
+): Promise<{
+  size: number;
+  rows: { retryKey: Uint8Array; leafHash: Uint8Array; index: number; checkpointSize: number }[] | undefined;
+}> {
+  const size = (await db.query<{ size: number | null }>("SELECT max(size) AS size FROM ledger_checkpoint")).rows[0]
+    ?.size;
+  if (size == null || size <= from) return { size: from, rows: [] };
+  if (size - from > limit) return { size, rows: undefined };
+  const { rows } = await db.query<{
+    retryKey: Uint8Array;
+    leafHash: Uint8Array;
+    index: number;
+    checkpointSize: number;
+  }>({
+    name: "ledger-growth",
+    text: `SELECT retry_key AS "retryKey", leaf_hash AS "leafHash", leaf_index AS index, $2::bigint AS "checkpointSize"
+      FROM ledger_leaf WHERE leaf_index >= $1 AND leaf_index < $2`,
+    values: [from, size],
+  });
+  return { size, rows };
+}
+
+/** Keeps bytes under their SHA-256. The caller has computed it. */
+export async function storeBlob(db: Queryable, sha256: Uint8Array, bytes: Uint8Array): Promise<void> {
+  await db.query("INSERT INTO ledger_blob (sha256, bytes) VALUES ($1, $2) ON CONFLICT (sha256) DO NOTHING", [
+    sha256,
+    bytes,
+  ]);
+}
+
+export async function readBlob(db: Queryable, sha256: Uint8Array): Promise<Uint8Array | undefined> {
+  const { rows } = await db.query<{ bytes: Uint8Array }>("SELECT bytes FROM ledger_blob WHERE sha256 = $1", [sha256]);
+  return rows[0]?.bytes;
+}
+
+export async function listBlobs(db: Queryable): Promise<Uint8Array[]> {
+  const { rows } = await db.query<{ sha256: Uint8Array }>("SELECT sha256 FROM ledger_blob ORDER BY sha256");
+  return rows.map((row) => row.sha256);
+}
+
+const SEQUENCER_LOCK = 0x6c6f67; // "log"
+
+/** Takes the sequencer's lock for as long as this connection lives. False when another sequencer has it. */
+export async function trySequencerLock(client: Tx): Promise<boolean> {
+  const { rows } = await client.query<{ locked: boolean }>("SELECT pg_try_advisory_lock($1, 0) AS locked", [
+    SEQUENCER_LOCK,
+  ]);
+  return rows[0]?.locked === true;
+}
+
+/** A connection of its own that listens on a channel until `close`. `onLost` is called once when it breaks. */
+export async function listen(
+  db: Db,
+  channel: string,
+  onNotify: (payload: string) => void,
+  onLost: (error: Error) => void,
+): Promise<{ close(): void }> {
+  const client = await db.connect();
+  let open = true;
+  const lost = (error: Error): void => {
+    if (!open) return;
+    open = false;
+    client.release(error);
+    onLost(error);
+  };
+  client.on("error", lost);
+  client.on("notification", (message) => onNotify(message.payload ?? ""));
+  try {
+    await client.query(`LISTEN ${channel}`);
+  } catch (error) {
+    lost(error as Error);
+    throw error;
+  }
+  return {
+    close() {
+      if (!open) return;
+      open = false;
+      // The connection ends with its subscription; it isn't given back to the pool.
+      client.release(true);
+    },
+  };
+}
