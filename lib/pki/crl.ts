@@ -9,6 +9,7 @@ import { OID } from "./oids.ts";
 import { keyId } from "./spki.ts";
 import { encodeGeneralizedTime, encodeTime } from "./time.ts";
 
+export { checkCrl } from "./crl-check.ts";
 export { isRevoked, parseCrl, type Crl, type RevocationReason, type RevokedEntry } from "./crl-parse.ts";
 
 export interface CrlEntryParams {

@@ -1,3 +1,5 @@
+import { toHex } from "../domain/bytes.ts";
+
 /**
  * Public-key validation (SP 800-186, RFC 8032) with BigInt: is the encoded point a point of the curve, and of its large
  * subgroup? Only public values pass through here, so timing tells nothing.
@@ -65,7 +67,5 @@ function power(base: bigint, exponent: bigint): bigint {
 
 /** Big-endian. */
 export function toBigInt(octets: Uint8Array): bigint {
-  let hex = "0x0";
-  for (const octet of octets) hex += octet.toString(16).padStart(2, "0");
-  return BigInt(hex);
+  return octets.length === 0 ? 0n : BigInt(`0x${toHex(octets)}`);
 }

@@ -1,5 +1,5 @@
-import { derError, type DerReader } from "./der.ts";
-import { TAG } from "./der.ts";
+import { CountersignError } from "../domain/errors.ts";
+import { derError, TAG, type DerReader } from "./der.ts";
 
 /** One extension as encoded (RFC 5280 section 4.2). */
 export interface Extension {
@@ -31,7 +31,11 @@ export function readExtensions(reader: DerReader): Extension[] {
     if (critical === false) throw derError("DEFAULT FALSE encoded", offset);
     const value = extension.read(TAG.octetString);
     extension.end();
-    if (seen.has(oid)) throw derError(`extension ${oid} appears twice`, offset);
+    if (seen.has(oid)) {
+      throw new CountersignError("der-invalid", `extension ${oid} appears twice (DER offset ${offset})`, {
+        details: { offset, rule: "duplicate-extension" },
+      });
+    }
     seen.add(oid);
     extensions.push({ oid, critical: critical === true, value: value.content, offset: value.contentOffset });
   }

@@ -1,0 +1,166 @@
+import type { Certificate } from "./certificate.ts";
+import type { NameConstraints } from "./extension-values.ts";
+import type { GeneralName } from "./general-name.ts";
+import { isWithin, type Name } from "./name.ts";
+import { OID } from "./oids.ts";
+
+/** The outcome that refuses; `undefined` from {@link constraintFault} means: within the constraints. */
+export interface ConstraintFault {
+  readonly reason: "name-constraint-violated" | "name-constraint-unsupported";
+  readonly message: string;
+}
+
+type Kind = "directory" | "dns" | "email" | "uri" | "ip";
+type Constrained = Extract<GeneralName, { kind: Kind }>;
+
+class Unsupported extends Error {}
+
+/**
+ * Name constraints (RFC 5280 sections 4.2.1.10 and 6.1.4 g) of one CA on one certificate below it: its subject, the
+ * e-mail addresses in its subject, its alternative names and, for a leaf without DNS names, a common name that reads as
+ * one. Forms we can't judge are refused, whether critical or not; so are names too odd to compare safely.
+ */
+export function constraintFault(
+  constraints: NameConstraints,
+  certificate: Certificate,
+  isLeaf: boolean,
+): ConstraintFault | undefined {
+  try {
+    const bases = [...constraints.permitted, ...constraints.excluded];
+    for (const base of bases) checkBase(base);
+    const kinds = new Set(bases.map((base) => base.kind));
+    for (const name of constrainedNames(certificate, isLeaf)) {
+      if (!kinds.has(name.kind)) continue;
+      const permitted = constraints.permitted.filter((base) => base.kind === name.kind);
+      if (permitted.length > 0 && !permitted.some((base) => matches(name, base, "permitted"))) {
+        return {
+          reason: "name-constraint-violated",
+          message: `a ${name.kind} name lies outside what an issuer permits`,
+        };
+      }
+      if (constraints.excluded.some((base) => matches(name, base, "excluded"))) {
+        return { reason: "name-constraint-violated", message: `a ${name.kind} name lies in what an issuer excludes` };
+      }
+    }
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof Unsupported)) throw error;
+    return { reason: "name-constraint-unsupported", message: error.message };
+  }
+}
+
+function constrainedNames({ subject, san }: Certificate, isLeaf: boolean): Constrained[] {
+  const names: Constrained[] = [];
+  if (subject.rdns.length > 0) names.push({ kind: "directory", value: subject });
+  for (const { type, text, tag } of subject.rdns.flat()) {
+    if (type !== OID.emailAddress) continue;
+    // A type other than IA5String would not be seen as an address by others: make every one comparable, or refuse it.
+    names.push({ kind: "email", value: tag === 0x16 ? (text ?? "") : "" });
+  }
+  for (const name of san ?? []) if (name.kind !== "other") names.push(name);
+  if (isLeaf && !names.some((name) => name.kind === "dns")) {
+    for (const { type, text } of subject.rdns.flat()) {
+      if (type === OID.commonName && looksLikeDns(text ?? "")) names.push({ kind: "dns", value: text! });
+    }
+  }
+  return names;
+}
+
+const LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?";
+const HOST = new RegExp(`^(?=.{1,253}$)${LABEL}(?:\\.${LABEL})*$`);
+
+function looksLikeDns(text: string): boolean {
+  return text.includes(".") && /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/.test(text);
+}
+
+function checkBase(base: GeneralName): void {
+  switch (base.kind) {
+    case "directory":
+      return;
+    case "ip":
+      if (base.value.length !== 8 && base.value.length !== 32)
+        throw new Unsupported("an IP constraint of the wrong length");
+      return;
+    case "dns":
+    case "uri": // ".example.com" or "example.com"; for DNS also "", which is every name
+      if (base.kind === "dns" && base.value === "") return;
+      if (!HOST.test(base.value.replace(/^\./, "")))
+        throw new Unsupported(`a ${base.kind} constraint that isn't a host`);
+      return;
+    case "email":
+      if (!HOST.test(base.value.replace(/^\./, "")) && splitMailbox(base.value) === undefined) {
+        throw new Unsupported("an e-mail constraint that is neither a mailbox nor a host");
+      }
+      return;
+    case "other":
+      throw new Unsupported("name constraints of a form we don't process");
+  }
+}
+
+type Side = "permitted" | "excluded";
+
+function matches(name: Constrained, base: GeneralName, side: Side): boolean {
+  if (name.kind === "directory" && base.kind === "directory") return directoryMatches(name.value, base.value, side);
+  if (name.kind === "ip" && base.kind === "ip") return ipMatches(name.value, base.value);
+  if (name.kind === "dns" && base.kind === "dns") return dnsMatches(name.value, base.value, side);
+  if (name.kind === "uri" && base.kind === "uri") return hostMatches(uriHost(name.value), base.value);
+  if (name.kind === "email" && base.kind === "email") return emailMatches(name.value, base.value);
+  return false;
+}
+
+/** To exclude, letters are folded further than ASCII: what might be the same name is. */
+function directoryMatches(name: Name, base: Name, side: Side): boolean {
+  if (side === "permitted") return isWithin(name, base);
+  const fold = (rdn: string | undefined): string | undefined => rdn?.normalize("NFKC").toLowerCase();
+  return base.canonical.every((rdn, i) => fold(name.canonical[i]) === fold(rdn));
+}
+
+function ipMatches(address: Uint8Array, base: Uint8Array): boolean {
+  const width = base.length / 2;
+  if (address.length !== width) return false;
+  return address.every((octet, i) => (octet & base[width + i]!) === (base[i]! & base[width + i]!));
+}
+
+function dnsMatches(name: string, base: string, side: Side): boolean {
+  const wildcard = name.startsWith("*.");
+  const host = (wildcard ? name.slice(2) : name).toLowerCase();
+  if (!HOST.test(host)) throw new Unsupported("a DNS name that can't be compared");
+  if (base === "") return true;
+  const suffix = base.toLowerCase();
+  const bare = suffix.replace(/^\./, "");
+  if (side === "permitted") {
+    // As OpenSSL reads a leading dot: below the domain, not the domain itself
+    return (host === suffix && !wildcard) || host.endsWith(`.${bare}`) || (wildcard && host === bare);
+  }
+  // A wildcard is excluded as soon as one name it stands for may be
+  return host === bare || host.endsWith(`.${bare}`) || (wildcard && bare.endsWith(`.${host}`));
+}
+
+function hostMatches(host: string, base: string): boolean {
+  const suffix = base.toLowerCase();
+  return suffix.startsWith(".") ? host.endsWith(suffix) && host.length > suffix.length : host === suffix;
+}
+
+/** The host of a URI constraint is a fully qualified name: RFC 5280 refuses URIs without one, and IP addresses. */
+function uriHost(uri: string): string {
+  const match = /^[A-Za-z][A-Za-z0-9+.-]*:\/\/([A-Za-z0-9_.-]+)(?::\d{1,5})?(?:\/|$)/.exec(uri);
+  const host = match?.[1]?.toLowerCase();
+  if (host === undefined || !HOST.test(host) || /(^|\.)\d+$/.test(host)) {
+    throw new Unsupported("a URI whose host can't be compared");
+  }
+  return host;
+}
+
+function emailMatches(mailbox: string, base: string): boolean {
+  const parts = splitMailbox(mailbox);
+  if (parts === undefined) throw new Unsupported("an e-mail address that can't be compared");
+  const wanted = splitMailbox(base);
+  if (wanted === undefined) return hostMatches(parts.host, base);
+  return parts.local === wanted.local && parts.host === wanted.host;
+}
+
+function splitMailbox(text: string): { local: string; host: string } | undefined {
+  const match = /^([A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64})@([^@]{1,253})$/.exec(text);
+  if (match === null || !HOST.test(match[2]!)) return undefined;
+  return { local: match[1]!, host: match[2]!.toLowerCase() };
+}

@@ -1,0 +1,211 @@
+import { equalBytes } from "../domain/bytes.ts";
+import { isCountersignError } from "../domain/errors.ts";
+import { algorithmFitsKey } from "./algorithms.ts";
+import type { Certificate } from "./certificate.ts";
+import { DerReader } from "./der.ts";
+import { constraintFault } from "./name-constraints.ts";
+import { sameName } from "./name.ts";
+import { OID } from "./oids.ts";
+import { PathError } from "./path-result.ts";
+import { checkPolicyExtensions } from "./policies.ts";
+import { keyAlgorithmOf } from "./spki.ts";
+
+/** What a leaf is to be used for. `any`: no particular use, though its CAs' limits on use still nest. */
+export type PathPurpose = "any" | "clientAuth" | "serverAuth";
+
+/** Extensions that are processed here; any other critical one refuses the path (RFC 5280 section 4.2). */
+const PROCESSED = new Set<string>([
+  OID.basicConstraints,
+  OID.keyUsage,
+  OID.extKeyUsage,
+  OID.subjectAltName,
+  OID.nameConstraints,
+  OID.cRLDistributionPoints,
+  OID.certificatePolicies,
+  OID.policyMappings,
+  OID.policyConstraints,
+  OID.inhibitAnyPolicy,
+]);
+
+/**
+ * RFC 5280 section 6.1 over a complete path, leaf first, root last, signatures aside: those were checked as the path
+ * was found. The root is held to the same rules as any CA. Beyond the RFC it demands what `openssl verify
+ * -x509_strict` does: critical basicConstraints, keyUsage in CAs, key identifiers.
+ * @throws PathError
+ */
+export function checkPath(path: readonly Certificate[], at: Date, purpose: PathPurpose): void {
+  const seconds = Math.floor(at.getTime() / 1000) * 1000;
+  for (let i = path.length - 1; i >= 0; i--) {
+    const certificate = path[i]!;
+    checkTime(certificate, seconds, i);
+    checkKey(certificate, i);
+    checkForm(certificate, i);
+    checkIdentifiers(certificate, path[i + 1], i);
+    checkCriticality(certificate, i);
+    if (i > 0) checkCa(certificate, i);
+  }
+  checkPathLength(path);
+  checkNameConstraints(path);
+  checkPurpose(path, purpose);
+}
+
+function checkTime({ notBefore, notAfter }: Certificate, seconds: number, i: number): void {
+  if (seconds < notBefore.getTime())
+    throw new PathError("not-yet-valid", i, `valid from ${notBefore.toISOString()} on`);
+  if (seconds > notAfter.getTime()) throw new PathError("expired", i, `expired at ${notAfter.toISOString()}`);
+}
+
+function checkKey({ spki }: Certificate, i: number): void {
+  try {
+    keyAlgorithmOf(spki);
+  } catch (error) {
+    if (!isCountersignError(error)) throw error;
+    throw new PathError(error.code === "key-weak" ? "key-weak" : "key-unsupported", i, error.message);
+  }
+}
+
+/** Whether the issuer's key can have made the signature named in the certificate. */
+export function signatureAlgorithmFault(certificate: Certificate, issuer: Certificate): string | undefined {
+  const { signatureAlgorithm } = certificate;
+  if (signatureAlgorithm === undefined) return "signed with an algorithm we don't take";
+  try {
+    return algorithmFitsKey(signatureAlgorithm, keyAlgorithmOf(issuer.spki))
+      ? undefined
+      : "its signature algorithm isn't its issuer key's (SHA-256 with P-256, SHA-384 with P-384)";
+  } catch {
+    return "its issuer's key is not one we take";
+  }
+}
+
+function checkForm(certificate: Certificate, i: number): void {
+  const { issuer, subject, basicConstraints, keyUsage, san } = certificate;
+  const ca = basicConstraints?.ca === true;
+  if (issuer.rdns.length === 0) throw new PathError("name-empty", i, "its issuer's name is empty");
+  if (subject.rdns.length === 0) {
+    if (ca || san === undefined) throw new PathError("name-empty", i, "it has no name");
+    if (!isCritical(certificate, OID.subjectAltName)) {
+      throw new PathError("name-empty", i, "it has no subject, so its alternative names must be critical");
+    }
+  }
+  const signsCertificates = keyUsage?.includes("keyCertSign") === true;
+  if (ca) {
+    if (!isCritical(certificate, OID.basicConstraints)) {
+      throw new PathError("basic-constraints", i, "a CA's basicConstraints must be critical");
+    }
+    if (keyUsage === undefined) throw new PathError("key-usage", i, "a CA must have a key usage");
+  } else if (signsCertificates) {
+    throw new PathError("key-usage", i, "keyCertSign in a certificate that is no CA's");
+  }
+  if (basicConstraints?.pathLen !== undefined && !(ca && signsCertificates)) {
+    throw new PathError("basic-constraints", i, "a path length without cA and keyCertSign");
+  }
+  if (keyUsage?.length === 0) throw new PathError("key-usage", i, "its key usage is empty");
+}
+
+function checkCa({ basicConstraints, keyUsage }: Certificate, i: number): void {
+  if (basicConstraints?.ca !== true) throw new PathError("not-a-ca", i, "it issues certificates and is no CA");
+  if (keyUsage?.includes("keyCertSign") !== true) throw new PathError("key-usage", i, "it issues without keyCertSign");
+}
+
+/** @param issuer the next certificate of the path; undefined for the root, which is its own */
+function checkIdentifiers(certificate: Certificate, issuer: Certificate | undefined, i: number): void {
+  const { aki, ski, basicConstraints } = certificate;
+  if (basicConstraints?.ca === true && ski === undefined) {
+    throw new PathError("key-identifier-missing", i, "a CA must have a subject key identifier");
+  }
+  if (aki?.keyIdentifier === undefined && issuer !== undefined) {
+    throw new PathError("key-identifier-missing", i, "it has no authority key identifier");
+  }
+  if (!akiMatches(certificate, issuer ?? certificate)) {
+    throw new PathError("key-identifier-mismatch", i, "its authority key identifier isn't its issuer's");
+  }
+}
+
+export function akiMatches({ aki }: Certificate, issuer: Certificate): boolean {
+  if (aki === undefined) return true;
+  const { keyIdentifier, certIssuer, certSerial } = aki;
+  if (keyIdentifier !== undefined && issuer.ski !== undefined && !equalBytes(keyIdentifier, issuer.ski)) return false;
+  if (certSerial !== undefined && certSerial !== issuer.serial) return false;
+  if (certIssuer === undefined) return true;
+  return certIssuer.some((name) => name.kind === "directory" && sameName(name.value, issuer.issuer));
+}
+
+function checkCriticality(certificate: Certificate, i: number): void {
+  for (const { oid, critical } of certificate.extensions) {
+    if (critical && (oid === OID.authorityKeyIdentifier || oid === OID.subjectKeyIdentifier)) {
+      throw new PathError("extension-critical", i, `extension ${oid} must not be critical`);
+    }
+    if (critical && !PROCESSED.has(oid)) {
+      throw new PathError("extension-unknown", i, `it has the critical extension ${oid}, which we don't process`);
+    }
+  }
+  const read = <T>(oid: string, reading: (reader: DerReader) => T): T | undefined => {
+    const found = certificate.extensions.find((extension) => extension.oid === oid);
+    return found === undefined ? undefined : reading(new DerReader(found.value, found.offset));
+  };
+  const fault = checkPolicyExtensions(read);
+  if (fault !== undefined) throw new PathError("policy-unsupported", i, fault);
+  if (certificate.nameConstraints !== undefined && certificate.basicConstraints?.ca !== true) {
+    throw new PathError("basic-constraints", i, "name constraints in a certificate that is no CA's");
+  }
+}
+
+/** RFC 5280 section 6.1.4 l, m: self-issued intermediates don't count, nor does the leaf. */
+function checkPathLength(path: readonly Certificate[]): void {
+  let left = Number.POSITIVE_INFINITY;
+  for (let i = path.length - 1; i > 0; i--) {
+    const { selfIssued, basicConstraints } = path[i]!;
+    if (i < path.length - 1 && !selfIssued && left-- <= 0) {
+      throw new PathError("path-length-exceeded", i, "a CA above it allows no further CA here (pathLenConstraint)");
+    }
+    left = Math.min(left, basicConstraints?.pathLen ?? left);
+  }
+}
+
+/** RFC 5280 section 6.1.3 b, c: self-issued intermediates are exempt, a self-issued leaf is not. */
+function checkNameConstraints(path: readonly Certificate[]): void {
+  for (let i = 0; i < path.length; i++) {
+    if (i > 0 && path[i]!.selfIssued) continue;
+    for (let j = i + 1; j < path.length; j++) {
+      const constraints = path[j]!.nameConstraints;
+      if (constraints === undefined) continue;
+      const fault = constraintFault(constraints, path[i]!, i === 0);
+      if (fault !== undefined) throw new PathError(fault.reason, i, fault.message);
+    }
+  }
+}
+
+const PURPOSES = {
+  clientAuth: { oid: OID.clientAuth, usages: ["digitalSignature", "keyAgreement"] },
+  serverAuth: { oid: OID.serverAuth, usages: ["digitalSignature", "keyEncipherment", "keyAgreement"] },
+} as const;
+
+/**
+ * Key purposes nest: what a CA's extKeyUsage doesn't list, nothing below it may do. For a named purpose every extension
+ * in the path must list it by name; anyExtendedKeyUsage doesn't stand for it (RFC 5280 section 4.2.1.12 lets us).
+ */
+function checkPurpose(path: readonly Certificate[], purpose: PathPurpose): void {
+  if (purpose !== "any") {
+    const { oid, usages } = PURPOSES[purpose];
+    for (const [i, { eku }] of path.entries()) {
+      if (eku !== undefined && !eku.includes(oid)) throw new PathError("extended-key-usage", i, `not for ${purpose}`);
+    }
+    const keyUsage = path[0]!.keyUsage;
+    if (keyUsage !== undefined && !usages.some((usage) => keyUsage.includes(usage))) {
+      throw new PathError("key-usage", 0, `its key usage doesn't serve ${purpose}`);
+    }
+    return;
+  }
+  let allowed: readonly string[] | undefined;
+  for (let i = path.length - 1; i >= 0; i--) {
+    const eku = path[i]!.eku;
+    if (eku === undefined || eku.includes(OID.anyExtendedKeyUsage)) continue;
+    const nested: readonly string[] = allowed === undefined ? eku : eku.filter((one) => allowed!.includes(one));
+    if (nested.length === 0) throw new PathError("extended-key-usage", i, "its key purposes aren't its issuers'");
+    allowed = nested;
+  }
+}
+
+function isCritical(certificate: Certificate, oid: string): boolean {
+  return certificate.extensions.some((extension) => extension.oid === oid && extension.critical);
+}

@@ -1,0 +1,227 @@
+import { equalBytes } from "../domain/bytes.ts";
+import { CountersignError, isCountersignError } from "../domain/errors.ts";
+import type { VerifySignature } from "../domain/signing.ts";
+import { parseCertificate, type Certificate } from "./certificate.ts";
+import { parseCrl, type Crl } from "./crl-parse.ts";
+import { sameName } from "./name.ts";
+import { checkRevocation, type RevocationDemand } from "./path-revocation.ts";
+import { PathError, type PathFailure, type PathReason, type PathResult } from "./path-result.ts";
+import { akiMatches, checkPath, signatureAlgorithmFault, type PathPurpose } from "./path-rules.ts";
+
+export type { PathFailure, PathReason, PathResult } from "./path-result.ts";
+export type { PathPurpose } from "./path-rules.ts";
+export type { RevocationDemand } from "./path-revocation.ts";
+
+export const MAX_CHAIN = 10;
+export const MAX_ROOTS = 256;
+const MAX_CRLS = 64;
+/** Steps of the search, each at most one signature check. Honest chains need one or two a certificate. */
+const MAX_STEPS = 100;
+
+export interface PathRequest {
+  /** The leaf first, then at most 9 more in any order; DER or already parsed. Certificates that aren't needed do no harm. */
+  readonly chain: readonly (Uint8Array | Certificate)[];
+  /** Trusted, self-issued CA certificates */
+  readonly roots: readonly (Uint8Array | Certificate)[];
+  readonly at: Date;
+  /** Complete CRLs of any of the CAs; default none */
+  readonly crls?: readonly (Uint8Array | Crl)[] | undefined;
+  /** Default `if-given` */
+  readonly revocation?: RevocationDemand | undefined;
+  /** Default `any` */
+  readonly purpose?: PathPurpose | undefined;
+  /** Trust roots that aren't self-issued, such as an intermediate by itself. Default false. */
+  readonly partialChain?: boolean | undefined;
+  readonly verify: VerifySignature;
+}
+
+/**
+ * Path building and validation by RFC 5280 section 6, strict as `openssl verify -x509_strict`. Bounded in certificates,
+ * octets and steps; no recursion. Every refusal of hostile input is a result with a stable reason; when no path holds,
+ * the reason is that of the first complete path tried, or why none could be completed.
+ * @throws CountersignError `input-invalid` when `at` is an invalid Date
+ */
+export async function validatePath(request: PathRequest): Promise<PathResult> {
+  // NaN compares false with everything: an unusable time would make every certificate valid
+  if (Number.isNaN(request.at.getTime()))
+    throw new CountersignError("input-invalid", "the time to validate at is no time");
+  try {
+    const { pool, roots, crls } = readInput(request);
+    return await search(pool, roots, crls, request);
+  } catch (error) {
+    if (error instanceof PathError) return { ok: false, ...error.failure };
+    throw error;
+  }
+}
+
+interface Input {
+  readonly pool: readonly Certificate[];
+  readonly roots: readonly Certificate[];
+  readonly crls: readonly Crl[];
+}
+
+function readInput({ chain, roots, crls = [] }: PathRequest): Input {
+  if (chain.length === 0) throw new PathError("chain-empty", 0, "the chain holds no certificate");
+  if (chain.length > MAX_CHAIN) {
+    throw new PathError("chain-too-long", MAX_CHAIN, `the chain holds more than ${MAX_CHAIN} certificates`);
+  }
+  if (roots.length === 0) throw new PathError("roots-missing", 0, "no root is trusted");
+  if (roots.length > MAX_ROOTS) throw new PathError("roots-missing", 0, `more than ${MAX_ROOTS} roots`);
+  if (crls.length > MAX_CRLS) throw new PathError("crl-malformed", 0, `more than ${MAX_CRLS} CRLs`);
+  const parsedRoots = roots.map((one, i) => read(one, i, parseCertificate, "certificate-malformed", "root"));
+  const parsedChain = chain.map((one, i) => read(one, i, parseCertificate, "certificate-malformed", "certificate"));
+  const parsedCrls = crls.map((one, i) => read(one, i, parseCrl, "crl-malformed", "CRL"));
+  const isRoot = (certificate: Certificate): boolean =>
+    parsedRoots.some((root) => equalBytes(root.der, certificate.der));
+  if (isRoot(parsedChain[0]!)) {
+    throw new PathError("leaf-is-root", 0, "the first certificate is a trusted root itself: put the leaf first");
+  }
+  const pool = parsedChain.filter(
+    (certificate, i) => !isRoot(certificate) && parsedChain.findIndex((o) => equalBytes(o.der, certificate.der)) === i,
+  );
+  return { pool, roots: parsedRoots, crls: parsedCrls };
+}
+
+function read<T>(
+  input: Uint8Array | T,
+  index: number,
+  parse: (der: Uint8Array) => T,
+  reason: PathReason,
+  what: string,
+): T {
+  if (!(input instanceof Uint8Array)) return input;
+  try {
+    return parse(input);
+  } catch (error) {
+    if (!isCountersignError(error)) throw error;
+    const rule = error.details["rule"];
+    const exact: PathReason =
+      rule === "algorithm-mismatch"
+        ? "signature-algorithm-mismatch"
+        : rule === "duplicate-extension"
+          ? "extension-duplicate"
+          : reason;
+    throw new PathError(exact, index, `${what} ${index} can't be read: ${error.message}`);
+  }
+}
+
+/** Depth first with an explicit stack: from the leaf to issuers by name, key identifier and signature, roots first. */
+async function search(
+  pool: readonly Certificate[],
+  roots: readonly Certificate[],
+  crls: readonly Crl[],
+  request: PathRequest,
+): Promise<PathResult> {
+  const { at, purpose = "any", revocation = "if-given", verify } = request;
+  const stack: { path: readonly Certificate[]; root: boolean }[] = [{ path: [pool[0]!], root: false }];
+  const signatures = new Map<Certificate, Map<Certificate, PathError | undefined>>();
+  let complete: PathFailure | undefined;
+  let incomplete: PathFailure = {
+    reason: "issuer-unknown",
+    index: 0,
+    message: "no certificate given or trusted is its issuer",
+  };
+  let steps = 0;
+  for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
+    const { path, root } = next;
+    if (++steps > MAX_STEPS) {
+      const limit = {
+        reason: "search-limit",
+        index: 0,
+        message: "too many possible paths; send fewer certificates",
+      } as const;
+      return { ok: false, ...(complete ?? limit) };
+    }
+    const subject = path[path.length - 2];
+    const issuer = path[path.length - 1]!;
+    const fault = subject && (await signatureFault(subject, issuer, path.length - 2, signatures, verify));
+    if (fault !== undefined) {
+      incomplete = prefer(incomplete, fault.failure);
+      continue;
+    }
+    if (!root) {
+      stack.push(...issuersOf(issuer, path, pool, roots));
+      continue;
+    }
+    try {
+      await checkRoot(issuer, path.length - 1, request, signatures);
+      checkPath(path, at, purpose);
+      const revocationChecked = await checkRevocation(path, crls, at, revocation, verify);
+      return { ok: true, path, revocationChecked };
+    } catch (error) {
+      complete ??= failureOf(error);
+    }
+  }
+  return { ok: false, ...(complete ?? incomplete) };
+}
+
+/** Candidates in ascending order of preference, since the stack's last is tried first. */
+function issuersOf(
+  certificate: Certificate,
+  path: readonly Certificate[],
+  pool: readonly Certificate[],
+  roots: readonly Certificate[],
+): { path: readonly Certificate[]; root: boolean }[] {
+  const isIssuer = (candidate: Certificate): boolean => sameName(certificate.issuer, candidate.subject);
+  const next = [
+    ...pool
+      .filter((candidate) => isIssuer(candidate) && !path.includes(candidate))
+      .map((one) => ({ one, root: false })),
+    ...roots.filter(isIssuer).map((one) => ({ one, root: true })),
+  ];
+  const fits = next.filter(({ one }) => akiMatches(certificate, one));
+  const others = next.filter(({ one }) => !akiMatches(certificate, one));
+  return [...others, ...fits].map(({ one, root }) => ({ path: [...path, one], root }));
+}
+
+async function signatureFault(
+  certificate: Certificate,
+  issuer: Certificate,
+  index: number,
+  known: Map<Certificate, Map<Certificate, PathError | undefined>>,
+  verify: VerifySignature,
+): Promise<PathError | undefined> {
+  let byIssuer = known.get(certificate);
+  if (byIssuer === undefined) known.set(certificate, (byIssuer = new Map()));
+  if (!byIssuer.has(issuer)) byIssuer.set(issuer, await checkSignature(certificate, issuer, index, verify));
+  return byIssuer.get(issuer);
+}
+
+async function checkSignature(
+  certificate: Certificate,
+  issuer: Certificate,
+  index: number,
+  verify: VerifySignature,
+): Promise<PathError | undefined> {
+  const fault = signatureAlgorithmFault(certificate, issuer);
+  if (fault !== undefined) return new PathError("signature-algorithm-unsupported", index, fault);
+  const { signatureAlgorithm: algorithm, tbs: message, signature } = certificate;
+  const good = await verify({ spki: issuer.spki, algorithm: algorithm!, message, signature });
+  return good === true ? undefined : new PathError("signature-invalid", index, "its signature isn't its issuer's");
+}
+
+/** A root is trusted by its bytes, and yet must be what it says: self-issued and signed by itself. */
+async function checkRoot(
+  root: Certificate,
+  index: number,
+  { partialChain = false, verify }: PathRequest,
+  signatures: Map<Certificate, Map<Certificate, PathError | undefined>>,
+): Promise<void> {
+  if (!root.selfIssued) {
+    if (partialChain) return;
+    throw new PathError("root-not-self-issued", index, "a trusted root must be self-issued");
+  }
+  const fault = await signatureFault(root, root, index, signatures, verify);
+  if (fault !== undefined) throw fault;
+}
+
+function failureOf(error: unknown): PathFailure {
+  if (error instanceof PathError) return error.failure;
+  if (isCountersignError(error)) return { reason: "certificate-malformed", index: 0, message: error.message };
+  throw error;
+}
+
+/** Of the reasons why no path was completed, the one that got furthest. */
+function prefer(a: PathFailure, b: PathFailure): PathFailure {
+  return a.reason === "issuer-unknown" || b.index > a.index ? b : a;
+}
