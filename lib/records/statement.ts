@@ -46,6 +46,14 @@ const statement = z.strictObject({
   predicate: z.strictObject({ ...common, fields: z.unknown() }),
 });
 
+/** The schema of one act type's whole Statement, for documentation. */
+export function statementOf(type: ActType, fields: z.ZodType): z.ZodType {
+  return statement.extend({
+    predicateType: z.literal(predicateType(type)),
+    predicate: z.strictObject({ ...common, fields }),
+  });
+}
+
 /**
  * The Statement's bytes, canonical JSON. Validates what it writes.
  * @throws CountersignError `act-invalid`

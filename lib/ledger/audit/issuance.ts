@@ -98,8 +98,8 @@ async function checkCertificate(
   const chain = [certificate, ...party.chain].map((c) => c.der);
   const path = await validatePath({ chain, roots: [state.root.der], at: new Date(at.act.time), verify: state.verify });
   if (!path.ok) wrong(state, at, "certificate-invalid", `the chain doesn't verify: ${path.message}`, name);
-  if (certificate.subject.commonName !== name) {
-    wrong(state, at, "certificate-invalid", `it names ${String(certificate.subject.commonName)}`, name);
+  if (certificate.subject.cn !== name) {
+    wrong(state, at, "certificate-invalid", `it names ${String(certificate.subject.cn)}`, name);
   }
   const serial = `${party.id}#${certificate.serial}`;
   if (state.serials.has(serial)) wrong(state, at, "certificate-invalid", "the serial number was used before", name);

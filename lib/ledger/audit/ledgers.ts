@@ -5,6 +5,7 @@ import type { VerifySignature } from "../../domain/signing.ts";
 import type { Certificate } from "../../pki/certificate.ts";
 import type { ActType } from "../../records/acts.ts";
 import type { Policy } from "../../records/policy.ts";
+import { checkContinues } from "../audit-log.ts";
 import { meetsQuorum, openUnderPolicy, parsePolicy, type TlogPolicy } from "../policy.ts";
 import { LogReader } from "../reader.ts";
 import { inCausalOrder, type CausalEvent } from "./causal-order.ts";
@@ -27,6 +28,8 @@ export interface AuditSource {
   readonly policy: Policy;
   /** A file of one party's static log (`checkpoint`, `tile/...`, `blobs/<sha256>`). Not trusted. */
   readonly fetch: (party: string, path: string) => Promise<Uint8Array | undefined>;
+  /** A party's checkpoint that was seen earlier: its ledger must continue it. */
+  readonly previous?: (party: string) => Promise<Uint8Array | undefined>;
   readonly verify: VerifySignature;
   readonly sha256?: Sha256;
   readonly onProgress?: (acts: number, total: number) => void;
@@ -175,12 +178,14 @@ async function openLogs(
       const fetch = (path: string) => source.fetch(party, path);
       const note = await fetch("checkpoint");
       if (!note) throw new CountersignError("not-found", `the ledger of ${party} has no checkpoint`);
-      const { key } = { key: policy.logs[0]! };
       await openUnderPolicy(note, policy, source.verify);
-      readers.set(
-        party,
-        await LogReader.open({ fetch, log: key, verify: source.verify, checkpoint: note, sha256: hash }),
-      );
+      const options = { fetch, log: policy.logs[0]!, verify: source.verify, checkpoint: note, sha256: hash };
+      const reader = await LogReader.open(options);
+      readers.set(party, reader);
+      const previous = await source.previous?.(party);
+      const broken = previous && (await checkContinues(reader, previous, options));
+      if (broken && !broken.ok)
+        findings.add({ severity: "error", code: "ledger-invalid", party, message: broken.message });
     } catch (error) {
       if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
       const code = error.code === "not-found" ? "ledger-missing" : "ledger-invalid";

@@ -1,0 +1,76 @@
+import { join } from "node:path";
+import type { Command } from "commander";
+import { z } from "zod";
+import { fromBase64 } from "../../../lib/domain/bytes.ts";
+import { CountersignError } from "../../../lib/domain/errors.ts";
+import { parseCertificate } from "../../../lib/pki/certificate.ts";
+import type { AnyAct } from "../../../lib/records/statement.ts";
+import { folderFetch, readNeeded } from "../evidence/folder.ts";
+import { deviceHistory, type LedgerSource } from "../evidence/history.ts";
+import { httpSource } from "../../../lib/ledger/http.ts";
+import { paint, print, printJson } from "../output.ts";
+import { readStackFile } from "../../site/stack/stack-file.ts";
+import { stateFolder } from "../site-client.ts";
+
+const summary = z.object({ parties: z.array(z.object({ id: z.string(), vkey: z.string() })) });
+
+export function registerTrace(program: Command): void {
+  program
+    .command("trace")
+    .description("a device's history, from the ledgers")
+    .argument("<device>", "device ID, or the serial number of its certificate in hex")
+    .option("--from <dir>", "read the ledgers of an output folder instead of the running sites")
+    .option("--json", "print the acts as JSON")
+    .addHelpText("after", "\nExample:\n  $ countersign trace dev-0001 --from out")
+    .action(async (device: string, options: { from?: string; json?: boolean }) => {
+      const events = await deviceHistory(
+        options.from === undefined ? await runningSources() : await folderSources(options.from),
+        device,
+      );
+      if (events.length === 0)
+        throw new CountersignError("not-found", `no ledger knows a device or serial number ${JSON.stringify(device)}`);
+      if (options.json) {
+        return printJson(events.map(({ index, leafHash, act }) => ({ index, leafHash, ...act })));
+      }
+      for (const { party, index, act } of events) {
+        print(
+          `${act.time}  ${party.padEnd(14)} ${paint("bold", act.type.padEnd(16))} ${describe(act)} ${paint("dim", `#${index}`)}`,
+        );
+      }
+    });
+}
+
+async function folderSources(dir: string): Promise<LedgerSource[]> {
+  const file = join(dir, "summary.json");
+  let parties: z.infer<typeof summary>["parties"];
+  try {
+    parties = summary.parse(JSON.parse(Buffer.from(await readNeeded(file, "the summary")).toString("utf8"))).parties;
+  } catch (cause) {
+    throw new CountersignError("input-invalid", `${dir} is no output folder: ${(cause as Error).message}`, { cause });
+  }
+  return parties.map(({ id, vkey }) => ({ party: id, vkey, fetch: folderFetch(join(dir, "ledger", id)) }));
+}
+
+async function runningSources(): Promise<LedgerSource[]> {
+  const { sites } = await readStackFile(stateFolder());
+  return sites.map(({ id, vkey, publicUrl }) => ({ party: id, vkey, fetch: httpSource(`${publicUrl}/ledger`) }));
+}
+
+function describe(act: AnyAct): string {
+  switch (act.type) {
+    case "built":
+      return `lot ${act.fields.lot} slot ${act.fields.slot}, key ${act.subject[0]!.digest.sha256.slice(0, 16)}`;
+    case "handoff-released":
+      return `${act.fields.count} devices to ${act.fields.to} (${act.fields.id})`;
+    case "handoff-received":
+      return `${act.fields.count} devices from ${act.fields.from} (${act.fields.id})`;
+    case "certified":
+      return `${act.fields.profile.name}, serial ${parseCertificate(fromBase64(act.fields.certificate)).serial}`;
+    case "injected":
+      return `${act.fields.receipt.format}, image ${act.fields.receipt.image.sha256.slice(0, 16)}, read back`;
+    case "installed":
+      return `by technician ${act.fields.technician.slice(0, 16)}`;
+    default:
+      return "";
+  }
+}

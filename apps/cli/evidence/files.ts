@@ -1,0 +1,96 @@
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { join, normalize } from "node:path";
+import type { AuditResult } from "../../../lib/ledger/audit/ledgers.ts";
+import type { Finding } from "../../../lib/ledger/audit/finding.ts";
+import { equalBytes } from "../../../lib/domain/bytes.ts";
+import { isCountersignError } from "../../../lib/domain/errors.ts";
+import { parseCertificatesPem } from "../../../lib/pki/certificate.ts";
+import { pemDecode } from "../../../lib/pki/pem.ts";
+import { receipt as receiptSchema } from "../../../lib/records/receipt.ts";
+import { DEVICE_ID } from "../../../lib/domain/ids.ts";
+import { readText } from "./folder.ts";
+
+/** What lies beside the ledgers in an output folder must be what the ledgers say it is. */
+export async function checkDeviceFiles(dir: string, result: AuditResult): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  let names: string[];
+  try {
+    names = await readdir(join(dir, "devices"));
+  } catch {
+    return findings;
+  }
+  for (const name of names) {
+    const complain = (message: string): void => {
+      findings.push({ severity: "error", code: "file-mismatch", party: "-", subject: name, message });
+    };
+    const device = result.devices.get(name);
+    if (!DEVICE_ID.test(name) || !device) {
+      complain(`devices/${name}: no ledger knows this device`);
+      continue;
+    }
+    try {
+      const folder = join(dir, "devices", name);
+      const csr = await readText(join(folder, "csr.pem"));
+      if (csr && sha256(pemDecode(csr, "CERTIFICATE REQUEST")[0] ?? new Uint8Array()) !== device.csrSha256) {
+        complain("csr.pem is not the request that was logged");
+      }
+      const chain = await readText(join(folder, "chain.pem"));
+      if (chain) await checkChain(chain, name, result, complain);
+      const receipt = await readText(join(folder, "receipt.json"));
+      if (receipt) await checkReceipt(dir, receipt, result, name, complain);
+    } catch (error) {
+      complain(isCountersignError(error) ? error.message : `its files can't be read: ${String(error)}`);
+    }
+  }
+  return findings;
+}
+
+async function checkChain(
+  pem: string,
+  name: string,
+  result: AuditResult,
+  complain: (message: string) => void,
+): Promise<void> {
+  const chain = parseCertificatesPem(pem);
+  const logged = result.devices.get(name)?.certificate;
+  if (!logged || !chain[0] || !equalBytes(chain[0].der, logged.der))
+    return complain("chain.pem's certificate is not the one that was logged");
+  const holder = result.devices.get(name)?.holder;
+  const issuers = (holder && result.parties.get(holder)?.chain.slice(0, -1)) || [];
+  const same = chain.length === issuers.length + 1 && issuers.every((c, i) => equalBytes(c.der, chain[i + 1]!.der));
+  if (!same) complain("chain.pem's issuers are not those that were granted");
+}
+
+async function checkReceipt(
+  dir: string,
+  text: string,
+  result: AuditResult,
+  name: string,
+  complain: (message: string) => void,
+): Promise<void> {
+  const receipt = receiptSchema.parse(JSON.parse(text));
+  if (!result.devices.get(name)?.injected) return complain("there is a receipt, but no injection was logged");
+  if (receipt.deviceId !== name) return complain("receipt.json is about another device");
+  for (const file of [receipt.image, receipt.original]) {
+    const path = normalize(file.path);
+    if (path.startsWith("..") || path.startsWith("/")) return complain("receipt.json names a file outside the folder");
+    if ((await sha256File(join(dir, path))) !== file.sha256)
+      complain(`${file.path} is not the file that the receipt describes`);
+  }
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}
+
+async function sha256File(path: string): Promise<string | undefined> {
+  const hash = createHash("sha256");
+  try {
+    for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
+  } catch {
+    return undefined;
+  }
+  return hash.digest("hex");
+}
