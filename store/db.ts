@@ -17,9 +17,11 @@ pg.types.setTypeParser(pg.types.builtins.INT8, (text) => {
 
 /** @param url `postgres://role@host:port/database`; the password may come by `password` so that URLs stay free of secrets */
 export function connect(url: string, options: { password?: string; max?: number; name?: string } = {}): Db {
+  // Set in the URL: a URL without a password would override one that is given beside it by an empty one.
+  const target = new URL(url);
+  if (options.password !== undefined) target.password = encodeURIComponent(options.password);
   const pool = new pg.Pool({
-    connectionString: url,
-    ...(options.password === undefined ? {} : { password: options.password }),
+    connectionString: target.href,
     max: options.max ?? 10,
     application_name: options.name ?? "countersign",
     connectionTimeoutMillis: 15_000,
