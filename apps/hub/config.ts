@@ -1,0 +1,95 @@
+import { readFileSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { z } from "zod";
+import { CountersignError } from "../../lib/domain/errors.ts";
+
+const port = z.int().min(0).max(65535);
+const path = z.string().min(1).max(4096);
+
+/**
+ * `hub.json`, the hub's whole configuration. Paths are relative to the file's folder. It holds no secrets: keys and
+ * the database's password are named by file.
+ */
+export const HubConfigSchema = z.strictObject({
+  schema: z.literal("countersign/hub/v1"),
+  /** Address both listeners bind to. */
+  host: z.string().min(1).max(255).default("127.0.0.1"),
+  /** Management API: HTTPS with a client certificate of the hub's infrastructure CA whose OU is `operator`. */
+  api: z.strictObject({ port }),
+  /** MQTT 3.1.1 over TLS for devices. */
+  mqtt: z.strictObject({
+    port,
+    maxConnections: z.int().min(1).max(1_000_000).default(10_000),
+    /** Largest MQTT packet, topic and headers included. IoT Hub takes messages of 256 KiB. */
+    maxPacketBytes: z
+      .int()
+      .min(1024)
+      .max(1_048_576)
+      .default(272 * 1024),
+    /** From the accepted connection to CONNECT, milliseconds. */
+    connectTimeoutMs: z.int().min(100).max(120_000).default(10_000),
+  }),
+  /** The hub's server certificate (with any intermediates) and its key, for both listeners. */
+  tls: z.strictObject({ cert: path, key: path }),
+  /** The hub's own infrastructure CA: who may use the management API. */
+  clientCa: path,
+  database: z.strictObject({
+    /** `postgres://role@host:port/database`, without a password. */
+    url: z
+      .string()
+      .regex(/^postgres(ql)?:\/\//)
+      .max(1000),
+    passwordFile: path.optional(),
+    connections: z.int().min(1).max(100).default(10),
+  }),
+  /** How long a verification code stays good, hours. */
+  codeHours: z
+    .number()
+    .positive()
+    .max(24 * 30)
+    .default(24),
+  log: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).default("info"),
+  /** For the command line only, which resolves these paths itself; the hub never reads them. */
+  operator: z.strictObject({ url: z.url(), ca: path, cert: path, key: path }).optional(),
+});
+
+export type HubConfig = z.output<typeof HubConfigSchema>;
+
+/**
+ * Reads `hub.json` and makes its paths absolute.
+ * @throws CountersignError `component-missing` when the file isn't there, `input-invalid` when it doesn't hold
+ */
+export function loadHubConfig(file: string): HubConfig {
+  const base = dirname(resolve(file));
+  const parsed = HubConfigSchema.safeParse(readJson(file));
+  if (!parsed.success) {
+    const first = parsed.error.issues[0];
+    const where = first?.path.map(String).join(".") ?? "";
+    throw new CountersignError("input-invalid", `${file}: ${where}: ${first?.message ?? "not valid"}`);
+  }
+  const config = parsed.data;
+  const at = (name: string): string => resolve(base, name);
+  return {
+    ...config,
+    tls: { cert: at(config.tls.cert), key: at(config.tls.key) },
+    clientCa: at(config.clientCa),
+    database: {
+      ...config.database,
+      ...(config.database.passwordFile === undefined ? {} : { passwordFile: at(config.database.passwordFile) }),
+    },
+  };
+}
+
+function readJson(file: string): unknown {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (cause) {
+    throw new CountersignError("component-missing", `can't read the hub's configuration ${file}`, { cause });
+  }
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (cause) {
+    throw new CountersignError("input-invalid", `${file} is not JSON`, { cause });
+  }
+}

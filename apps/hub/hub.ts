@@ -1,0 +1,73 @@
+import { readFileSync } from "node:fs";
+import type { AddressInfo } from "node:net";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { connect } from "../../store/db.ts";
+import { migrateHub } from "../../store/hub.ts";
+import { createLogger, type Logger } from "../http/logger.ts";
+import { createServer } from "../http/server.ts";
+import { Admission } from "./admission.ts";
+import { managementApi } from "./api.ts";
+import type { HubConfig } from "./config.ts";
+import { listenMqtt } from "./mqtt.ts";
+import { TelemetryWriter } from "./telemetry.ts";
+
+export interface Hub {
+  apiPort: number;
+  mqttPort: number;
+  /** Ends connections, lets telemetry that was taken be stored, closes the database. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts the hub: the service devices connect to. It shares nothing with any site and knows only the CAs registered
+ * with it.
+ * @throws CountersignError `component-missing` when a file of the configuration isn't there, `component-unreachable`
+ *   when the database is not
+ */
+export async function startHub(config: HubConfig, logger: Logger = createLogger({ name: "hub", level: config.log })) {
+  const tls = { key: readPart(config.tls.key), cert: readPart(config.tls.cert) };
+  const clientCa = readPart(config.clientCa);
+  const { url, passwordFile, connections } = config.database;
+  const db = connect(url, {
+    name: "hub",
+    max: connections,
+    ...(passwordFile === undefined ? {} : { password: readPart(passwordFile).trim() }),
+  });
+  const opened: (() => Promise<unknown>)[] = [() => db.end()];
+  const stop = async (): Promise<void> => {
+    for (const close of opened.splice(0).reverse()) await close();
+  };
+  try {
+    await migrateHub(db).catch((cause: unknown) => {
+      if (cause instanceof CountersignError) throw cause;
+      throw new CountersignError("component-unreachable", `can't reach the hub's database (${String(cause)})`, {
+        cause,
+      });
+    });
+    const admission = new Admission(db);
+    await admission.loadRoots();
+    const telemetry = new TelemetryWriter(db);
+    opened.push(() => telemetry.idle());
+    const mqtt = await listenMqtt({ ...config.mqtt, host: config.host, tls, admission, telemetry, logger });
+    opened.push(() => mqtt.close());
+    const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 64 * 1024 });
+    managementApi(api, { db, admission, mqtt, codeHours: config.codeHours });
+    opened.push(() => api.close());
+    await api.listen({ host: config.host, port: config.api.port });
+    const apiPort = (api.server.address() as AddressInfo).port;
+    const hub: Hub = { apiPort, mqttPort: mqtt.port, stop };
+    logger.info({ apiPort, mqttPort: mqtt.port }, "hub is up");
+    return hub;
+  } catch (error) {
+    await stop().catch(() => undefined);
+    throw error;
+  }
+}
+
+function readPart(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (cause) {
+    throw new CountersignError("component-missing", `the hub can't read ${file}`, { cause });
+  }
+}

@@ -1,0 +1,245 @@
+import { constants, createHash } from "node:crypto";
+import type { AddressInfo, Socket } from "node:net";
+import { createServer, type DetailedPeerCertificate, type TLSSocket } from "node:tls";
+import { Aedes, type AuthenticateError, type Client, type PublishPacket } from "aedes";
+import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
+import type { Logger } from "../http/logger.ts";
+import { type Admission, MAX_CHAIN } from "./admission.ts";
+import { DenialWindow } from "./denials.ts";
+import { PacketGuard } from "./packet-guard.ts";
+import type { TelemetryWriter } from "./telemetry.ts";
+import { deviceIdOfUsername, parseEventTopic } from "./topics.ts";
+
+export interface MqttOptions {
+  host: string;
+  port: number;
+  maxConnections: number;
+  maxPacketBytes: number;
+  connectTimeoutMs: number;
+  tls: { key: string; cert: string };
+  admission: Admission;
+  telemetry: TelemetryWriter;
+  logger: Logger;
+}
+
+export interface MqttListener {
+  readonly port: number;
+  readonly connected: number;
+  /** Refusals since the start, by reason. */
+  readonly refusals: Readonly<Record<string, number>>;
+  /** Ends the connection of a device, if it has one. */
+  disconnect(deviceId: string): void;
+  close(): Promise<void>;
+}
+
+/** MQTT return codes (3.1.1 section 3.2.2.3). */
+const SERVER_UNAVAILABLE = 3;
+const NOT_AUTHORIZED = 5;
+
+/** A session per connection; its device is known once admitted. */
+interface Session {
+  guard: PacketGuard;
+  source: string;
+  hasWill: boolean;
+  deviceId?: string;
+}
+
+/** The device's front door: MQTT 3.1.1 over TLS, telemetry in, nothing else yet. */
+export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
+  const { logger } = options;
+  const sessions = new WeakMap<object, Session>();
+  const connected = new Map<string, Session>();
+  const refusals: Record<string, number> = Object.create(null);
+  const bySource = new DenialWindow({ limit: 200, windowMs: 10_000 });
+  const byCertificate = new DenialWindow({ limit: 5, windowMs: 10_000 });
+
+  const refuse = (session: Session, reason: string, message: string, key: string): void => {
+    refusals[reason] = (refusals[reason] ?? 0) + 1;
+    bySource.add(session.source);
+    const count = byCertificate.add(key);
+    if (count <= 5) logger.warn({ reason, source: session.source, deviceId: session.deviceId, count }, message);
+  };
+
+  const broker = await Aedes.createBroker({
+    connectTimeout: options.connectTimeoutMs,
+    drainTimeout: 20_000,
+    keepaliveLimit: 1_800,
+    maxClientsIdLength: 64,
+    maxTopicLevels: 8,
+    queueLimit: 42,
+
+    preConnect(client, packet, callback) {
+      const session = sessions.get(client.conn);
+      if (session !== undefined) session.hasWill = packet.will !== undefined;
+      callback(null, session !== undefined);
+    },
+
+    authenticate(client, username, _password, done) {
+      const session = sessions.get(client.conn);
+      if (session === undefined) return done(authError(NOT_AUTHORIZED), false);
+      const { socket } = session.guard;
+      const key = leafKey(socket, session.source);
+      // A retry loop gets its answer without another path validation.
+      if (byCertificate.exceeded(key)) {
+        refuse(session, "hub-rate-limited", "too many refusals", key);
+        return done(authError(NOT_AUTHORIZED), false);
+      }
+      admit(client, session, username).then(
+        (deviceId) => {
+          byCertificate.forget(key);
+          session.deviceId = deviceId;
+          done(null, true);
+        },
+        (error: unknown) => {
+          const reason = errorCodeOf(error);
+          if (reason === "internal") logger.error({ err: error, source: session.source }, "admission failed");
+          refuse(session, reason, error instanceof Error ? error.message : "refused", key);
+          done(authError(reason === "internal" ? SERVER_UNAVAILABLE : NOT_AUTHORIZED), false);
+        },
+      );
+    },
+
+    authorizePublish(client, packet, done) {
+      const session = client === null ? undefined : sessions.get(client.conn);
+      const deviceId = session?.deviceId;
+      if (session === undefined || deviceId === undefined) return done(new Error("not admitted"));
+      const topic = packet.qos === 2 ? undefined : parseEventTopic(packet.topic, deviceId);
+      if (topic === undefined) {
+        refuse(session, "hub-topic-refused", "publish refused", deviceId);
+        return done(new Error("publish refused"));
+      }
+      // The broker keeps retained messages in memory for ever; telemetry is kept in the database only.
+      packet.retain = false;
+      // PUBACK is written when this calls back: the row is committed by then.
+      options.telemetry.write({ deviceId, ...topic, body: bodyOf(packet) }).then(
+        () => done(null),
+        (error: unknown) => {
+          logger.error({ err: error, deviceId }, "telemetry not stored");
+          done(error instanceof Error ? error : new Error("telemetry not stored"));
+        },
+      );
+    },
+
+    // Nothing is sent to devices yet; null answers SUBACK 128.
+    authorizeSubscribe(client, _subscription, callback) {
+      const session = sessions.get(client.conn);
+      if (session !== undefined) refuse(session, "hub-topic-refused", "subscribe refused", session.deviceId ?? "");
+      callback(null, null);
+    },
+    authorizeForward: () => null,
+  });
+
+  async function admit(client: Client, session: Session, username: string | undefined): Promise<string> {
+    const { socket } = session.guard;
+    if (socket.isSessionReused()) throw new CountersignError("hub-no-path", "resumed TLS sessions aren't accepted");
+    if (session.hasWill) throw new CountersignError("hub-refused", "this hub takes no will messages");
+    // aedes hands the username over as the bytes of the packet in some versions.
+    const deviceId = deviceIdOfUsername(String(username ?? ""));
+    if (deviceId === undefined) throw new CountersignError("hub-refused", "the username has not IoT Hub's form");
+    if (client.id !== deviceId) {
+      throw new CountersignError("hub-device-mismatch", "client ID and username name different devices");
+    }
+    await options.admission.admit(uploadedChain(socket), deviceId, new Date());
+    return deviceId;
+  }
+
+  broker.on("clientReady", (client) => {
+    const session = sessions.get(client.conn);
+    if (session?.deviceId === undefined) return;
+    connected.set(session.deviceId, session);
+    logger.info({ deviceId: session.deviceId, source: session.source }, "device connected");
+  });
+  broker.on("clientDisconnect", (client) => {
+    const session = sessions.get(client.conn);
+    if (session?.deviceId !== undefined && connected.get(session.deviceId) === session)
+      connected.delete(session.deviceId);
+  });
+  for (const event of ["clientError", "connectionError"] as const) {
+    broker.on(event, (client, error) => logger.debug({ clientId: client?.id, error: error?.message }, event));
+  }
+
+  const server = createServer({
+    ...options.tls,
+    // An empty list, not none: none would make OpenSSL check against the public web's roots. The answer isn't used.
+    ca: [],
+    requestCert: true,
+    rejectUnauthorized: false,
+    minVersion: "TLSv1.2",
+    handshakeTimeout: options.connectTimeoutMs,
+    // A resumed session hides the intermediates, so that a revoked one would pass. Without tickets, and with Node's
+    // server-side session store not in use, neither TLS 1.2 nor 1.3 resumes.
+    secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
+  });
+  server.maxConnections = options.maxConnections;
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    if (bySource.exceeded(socket.remoteAddress ?? "")) {
+      refusals["hub-source-limited"] = (refusals["hub-source-limited"] ?? 0) + 1;
+      socket.destroy();
+      return;
+    }
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
+  server.on("tlsClientError", (error, socket) => {
+    refusals["hub-handshake-failed"] = (refusals["hub-handshake-failed"] ?? 0) + 1;
+    bySource.add(socket.remoteAddress ?? "");
+    logger.debug({ source: socket.remoteAddress, error: error.message }, "TLS handshake failed");
+  });
+  server.on("secureConnection", (socket) => {
+    const guard = new PacketGuard(socket, { firstPacketBytes: 4096, packetBytes: options.maxPacketBytes });
+    sessions.set(guard, { guard, source: socket.remoteAddress ?? "", hasWill: false });
+    broker.handle(guard);
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(options.port, options.host, () => {
+      server.off("error", reject);
+      resolve();
+    });
+  });
+  server.on("error", (error) => logger.error({ err: error }, "MQTT listener"));
+
+  return {
+    port: (server.address() as AddressInfo).port,
+    get connected() {
+      return connected.size;
+    },
+    refusals,
+    disconnect(deviceId) {
+      connected.get(deviceId)?.guard.destroy();
+    },
+    async close() {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      await new Promise<void>((resolve) => broker.close(() => resolve()));
+      for (const socket of sockets) socket.destroy();
+      await closed;
+    },
+  };
+}
+
+/** The certificates as the client sent them, leaf first; a root that names itself as issuer ends the walk. */
+function uploadedChain(socket: TLSSocket): Uint8Array[] {
+  const chain: Uint8Array[] = [];
+  let current: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
+  while (current?.raw !== undefined && chain.length <= MAX_CHAIN) {
+    chain.push(new Uint8Array(current.raw));
+    if (current.issuerCertificate === current) break;
+    current = current.issuerCertificate;
+  }
+  return chain;
+}
+
+/** What refusals are counted by: the certificate shown, or the source where none was. */
+function leafKey(socket: TLSSocket, source: string): string {
+  const raw = socket.getPeerCertificate(false)?.raw;
+  return raw === undefined ? `source:${source}` : createHash("sha256").update(raw).digest("hex");
+}
+
+function bodyOf(packet: PublishPacket): Uint8Array {
+  return typeof packet.payload === "string" ? Buffer.from(packet.payload) : packet.payload;
+}
+
+function authError(returnCode: number): AuthenticateError {
+  return Object.assign(new Error("not authorized"), { returnCode }) as AuthenticateError;
+}

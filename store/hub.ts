@@ -1,0 +1,239 @@
+import { join } from "node:path";
+import { CountersignError } from "../lib/domain/errors.ts";
+import { type Db, migrate, type Queryable } from "./db.ts";
+
+/** The hub's tables live in a database of their own; a site's migrations never run there, nor these in a site's. */
+export function migrateHub(db: Db): Promise<void> {
+  return migrate(db, join(import.meta.dirname, "migrations-hub"));
+}
+
+export interface HubCa {
+  name: string;
+  state: "unverified" | "verified";
+  /** DER; null until uploaded or verified. */
+  certificate: Uint8Array | null;
+  sha256: string | null;
+  code: string;
+  codeExpiresAt: Date;
+  createdAt: Date;
+  verifiedAt: Date | null;
+}
+
+const CA_COLUMNS = `name, state, certificate, sha256, code, code_expires_at AS "codeExpiresAt",
+  created_at AS "createdAt", verified_at AS "verifiedAt"`;
+
+/**
+ * Adds an unverified CA or, when the name is there unverified already, gives it the new code if the old one has
+ * expired: asking twice gives the same code, so that a ceremony's input stays true.
+ * @throws CountersignError `already-exists` when it is verified, `state-conflict` when another certificate was uploaded
+ */
+export async function offerCa(
+  db: Queryable,
+  offer: { name: string; code: string; codeExpiresAt: Date; certificate?: Uint8Array; sha256?: string },
+): Promise<HubCa> {
+  const { rows } = await db.query<HubCa>(
+    `INSERT INTO hub_ca (name, state, certificate, sha256, code, code_expires_at)
+     VALUES ($1, 'unverified', $2, $3, $4, $5)
+     ON CONFLICT (name) DO UPDATE SET
+       code = CASE WHEN hub_ca.code_expires_at > now() THEN hub_ca.code ELSE excluded.code END,
+       code_expires_at = CASE WHEN hub_ca.code_expires_at > now()
+         THEN hub_ca.code_expires_at ELSE excluded.code_expires_at END,
+       certificate = coalesce(hub_ca.certificate, excluded.certificate),
+       sha256 = coalesce(hub_ca.sha256, excluded.sha256)
+     WHERE hub_ca.state = 'unverified'
+       AND (hub_ca.sha256 IS NULL OR excluded.sha256 IS NULL OR hub_ca.sha256 = excluded.sha256)
+     RETURNING ${CA_COLUMNS}`,
+    [offer.name, offer.certificate ?? null, offer.sha256 ?? null, offer.code, offer.codeExpiresAt],
+  );
+  const row = rows[0];
+  if (row !== undefined) return row;
+  const existing = await findCa(db, offer.name);
+  if (existing?.state === "verified") {
+    throw new CountersignError("already-exists", `the hub already has a verified CA named ${offer.name}`);
+  }
+  throw new CountersignError("state-conflict", `another certificate was uploaded for the CA ${offer.name}`);
+}
+
+export async function findCa(db: Queryable, name: string): Promise<HubCa | undefined> {
+  return (await db.query<HubCa>(`SELECT ${CA_COLUMNS} FROM hub_ca WHERE name = $1`, [name])).rows[0];
+}
+
+export async function listCas(db: Queryable): Promise<HubCa[]> {
+  return (await db.query<HubCa>(`SELECT ${CA_COLUMNS} FROM hub_ca ORDER BY name`)).rows;
+}
+
+export async function countCas(db: Queryable): Promise<number> {
+  return (await db.query<{ n: number }>("SELECT count(*) AS n FROM hub_ca")).rows[0]?.n ?? 0;
+}
+
+/**
+ * Turns an unverified CA into a verified one. The code is part of the condition, so a code replaced meanwhile doesn't
+ * count.
+ * @throws CountersignError `already-exists` when this certificate is verified under another name; `state-conflict`
+ */
+export async function verifyCa(
+  db: Queryable,
+  proven: { name: string; code: string; certificate: Uint8Array; sha256: string },
+): Promise<HubCa> {
+  try {
+    const { rows } = await db.query<HubCa>(
+      `UPDATE hub_ca SET state = 'verified', certificate = $3, sha256 = $4, verified_at = now()
+       WHERE name = $1 AND code = $2 AND state = 'unverified' AND code_expires_at > now()
+       RETURNING ${CA_COLUMNS}`,
+      [proven.name, proven.code, proven.certificate, proven.sha256],
+    );
+    const row = rows[0];
+    if (row !== undefined) return row;
+  } catch (cause) {
+    if ((cause as { code?: string }).code !== "23505") throw cause;
+    const message = "this CA certificate is already registered and verified under another name";
+    throw new CountersignError("already-exists", message, { cause });
+  }
+  throw new CountersignError("state-conflict", `the CA ${proven.name} was changed meanwhile; look at it and try again`);
+}
+
+export interface ChainLink {
+  /** SHA-256 of the DER, lower-case hex. */
+  sha256: string;
+  commonName: string | null;
+  serial: string;
+  /** RFC 3339 UTC. */
+  notAfter: string;
+}
+
+export interface HubDevice {
+  deviceId: string;
+  state: "enabled" | "disabled";
+  createdAt: Date;
+  caName: string | null;
+  firstConnectedAt: Date | null;
+  lastConnectedAt: Date | null;
+  chain: ChainLink[] | null;
+}
+
+const DEVICE_COLUMNS = `device_id AS "deviceId", state, created_at AS "createdAt", ca_name AS "caName",
+  first_connected_at AS "firstConnectedAt", last_connected_at AS "lastConnectedAt", chain`;
+
+/**
+ * Records a connect whose chain was validated; creates the device on its first one. Nothing changes when it is
+ * refused.
+ * @throws CountersignError `hub-device-disabled`; `hub-device-mismatch` when the ID belongs to another CA's device
+ */
+export async function admitDevice(
+  db: Queryable,
+  connect: { deviceId: string; caName: string; chain: readonly ChainLink[] },
+): Promise<HubDevice> {
+  const { rows } = await db.query<HubDevice>(
+    `INSERT INTO hub_device (device_id, state, ca_name, first_connected_at, last_connected_at, chain)
+     VALUES ($1, 'enabled', $2, now(), now(), $3)
+     ON CONFLICT (device_id) DO UPDATE SET
+       ca_name = excluded.ca_name,
+       first_connected_at = coalesce(hub_device.first_connected_at, excluded.first_connected_at),
+       last_connected_at = excluded.last_connected_at,
+       chain = excluded.chain
+     WHERE hub_device.state = 'enabled' AND coalesce(hub_device.ca_name, excluded.ca_name) = excluded.ca_name
+     RETURNING ${DEVICE_COLUMNS}`,
+    [connect.deviceId, connect.caName, JSON.stringify(connect.chain)],
+  );
+  const row = rows[0];
+  if (row !== undefined) return row;
+  const existing = await findDevice(db, connect.deviceId);
+  if (existing?.state === "disabled") {
+    throw new CountersignError("hub-device-disabled", `the device ${connect.deviceId} is disabled on this hub`);
+  }
+  const message = `the ID ${connect.deviceId} belongs to a device of another registered CA (${existing?.caName ?? "?"})`;
+  throw new CountersignError("hub-device-mismatch", message);
+}
+
+/** @throws CountersignError `already-exists` */
+export async function createDevice(db: Queryable, deviceId: string): Promise<HubDevice> {
+  const { rows } = await db.query<HubDevice>(
+    `INSERT INTO hub_device (device_id, state) VALUES ($1, 'enabled') ON CONFLICT DO NOTHING RETURNING ${DEVICE_COLUMNS}`,
+    [deviceId],
+  );
+  const row = rows[0];
+  if (row === undefined) throw new CountersignError("already-exists", `the hub already knows the device ${deviceId}`);
+  return row;
+}
+
+export async function findDevice(db: Queryable, deviceId: string): Promise<HubDevice | undefined> {
+  return (await db.query<HubDevice>(`SELECT ${DEVICE_COLUMNS} FROM hub_device WHERE device_id = $1`, [deviceId]))
+    .rows[0];
+}
+
+/** In order of device ID, those after `after`. */
+export async function listDevices(db: Queryable, page: { after: string; limit: number }): Promise<HubDevice[]> {
+  const { rows } = await db.query<HubDevice>(
+    `SELECT ${DEVICE_COLUMNS} FROM hub_device WHERE device_id COLLATE "C" > $1 ORDER BY device_id COLLATE "C" LIMIT $2`,
+    [page.after, page.limit],
+  );
+  return rows;
+}
+
+/** Undefined when there is no such device. */
+export async function setDeviceState(
+  db: Queryable,
+  deviceId: string,
+  state: HubDevice["state"],
+): Promise<HubDevice | undefined> {
+  const { rows } = await db.query<HubDevice>(
+    `UPDATE hub_device SET state = $2 WHERE device_id = $1 RETURNING ${DEVICE_COLUMNS}`,
+    [deviceId, state],
+  );
+  return rows[0];
+}
+
+/** Its telemetry stays. False when there is no such device. */
+export async function removeDevice(db: Queryable, deviceId: string): Promise<boolean> {
+  return (await db.query("DELETE FROM hub_device WHERE device_id = $1", [deviceId])).rowCount === 1;
+}
+
+export interface TelemetryMessage {
+  deviceId: string;
+  system: Record<string, string>;
+  properties: Record<string, string>;
+  body: Uint8Array;
+}
+
+export interface StoredTelemetry extends TelemetryMessage {
+  id: number;
+  receivedAt: Date;
+}
+
+/** One statement, one commit: durable for all messages when it resolves, for none when it rejects. */
+export async function insertTelemetry(db: Queryable, messages: readonly TelemetryMessage[]): Promise<void> {
+  await db.query(
+    `INSERT INTO hub_telemetry (device_id, system, properties, body)
+     SELECT * FROM unnest($1::text[], $2::jsonb[], $3::jsonb[], $4::bytea[])`,
+    [
+      messages.map((message) => message.deviceId),
+      messages.map((message) => JSON.stringify(message.system)),
+      messages.map((message) => JSON.stringify(message.properties)),
+      messages.map((message) => Buffer.from(message.body)),
+    ],
+  );
+}
+
+/** The device's last messages, newest first. */
+export async function listTelemetry(db: Queryable, deviceId: string, limit: number): Promise<StoredTelemetry[]> {
+  const { rows } = await db.query<StoredTelemetry>(
+    `SELECT id, device_id AS "deviceId", received_at AS "receivedAt", system, properties, body
+     FROM hub_telemetry WHERE device_id = $1 ORDER BY id DESC LIMIT $2`,
+    [deviceId, limit],
+  );
+  return rows;
+}
+
+export async function countTelemetry(db: Queryable, deviceId: string): Promise<number> {
+  const sql = "SELECT count(*) AS n FROM hub_telemetry WHERE device_id = $1";
+  return (await db.query<{ n: number }>(sql, [deviceId])).rows[0]?.n ?? 0;
+}
+
+/** How many devices ever connected and how many messages there are, for the run's summary. */
+export async function hubTotals(db: Queryable): Promise<{ devicesConnected: number; telemetry: number }> {
+  const { rows } = await db.query<{ devicesConnected: number; telemetry: number }>(
+    `SELECT (SELECT count(*) FROM hub_device WHERE first_connected_at IS NOT NULL) AS "devicesConnected",
+            (SELECT count(*) FROM hub_telemetry) AS telemetry`,
+  );
+  return rows[0] ?? { devicesConnected: 0, telemetry: 0 };
+}
