@@ -69,7 +69,7 @@ describe("PIN sources", () => {
     const pin = await readPin(source);
     expect(pin).toMatch(/^[A-Za-z0-9_-]{22}$/);
     await expect(createPinFile(path)).rejects.toMatchObject({ code: "already-exists" });
-    expect(readFileSync(path, "utf8")).toBe(`${pin}\n`);
+    expect(readFileSync(path, "utf8")).toBe(pin);
     expect(await readPin(await createPinFile(join(dir, "other.pin")))).not.toBe(pin);
   });
 });

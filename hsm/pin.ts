@@ -74,7 +74,8 @@ export async function createPinFile(path: string): Promise<PinSource> {
     );
   }
   try {
-    await file.writeFile(`${randomPin()}\n`);
+    // Without a line end: OpenSSL's engine takes the file's every byte for the PIN.
+    await file.writeFile(randomPin());
     await file.sync();
   } finally {
     await file.close();
