@@ -1,0 +1,154 @@
+import { readFile } from "node:fs/promises";
+import type { Command } from "commander";
+import { CountersignError } from "../../../lib/domain/errors.ts";
+import { HubClient, type HubCaShown, type HubDeviceShown } from "../hub-client.ts";
+import { print, printJson, table } from "../output.ts";
+
+interface Json {
+  json?: boolean;
+}
+
+/** `countersign hub ...`: registering CAs with the hub and looking at what connected. */
+export function registerHub(program: Command): void {
+  const hub = program.command("hub").description("the hub devices connect to: registered CAs and devices");
+  const ca = hub.command("ca").description("register a CA: get a code, have the CA sign it, hand both in");
+
+  ca.command("code")
+    .argument("<name>", "name the CA gets on the hub")
+    .description("get the verification code for a CA that isn't registered yet (its certificate may not exist yet)")
+    .option("--json", "machine-readable")
+    .addHelpText("after", "\nExample:\n  countersign hub ca code company-x\n")
+    .action((name: string, options: Json) =>
+      withHub(async (client) => {
+        const offered = await client.offerCa(name);
+        if (options.json) return printJson(offered);
+        print(offered.code ?? "");
+      }),
+    );
+
+  ca.command("add")
+    .argument("<name>", "name the CA gets on the hub")
+    .description("add a CA in state unverified, with its certificate if there is one, and show its verification code")
+    .option("--certificate <pem>", "file with the CA's certificate")
+    .option("--json", "machine-readable")
+    .addHelpText("after", "\nExample:\n  countersign hub ca add company-x --certificate root.pem\n")
+    .action((name: string, options: Json & { certificate?: string }) =>
+      withHub(async (client) => {
+        const pem = options.certificate === undefined ? undefined : await readPem(options.certificate);
+        const offered = await client.offerCa(name, pem);
+        if (options.json) return printJson(offered);
+        print(`${offered.name} is ${offered.state}; have its key sign a certificate with the CN`);
+        print(`  ${offered.code ?? ""}`);
+        print(
+          `until ${offered.codeExpiresAt ?? ""}, then: countersign hub ca verify ${offered.name} --ca PEM --certificate PEM`,
+        );
+      }),
+    );
+
+  ca.command("verify")
+    .argument("<name>", "the CA's name on the hub")
+    .description("prove possession of the CA's key: hand in its certificate and the verification certificate")
+    .requiredOption("--ca <pem>", "file with the CA's certificate")
+    .requiredOption("--certificate <pem>", "file with the certificate that carries the code, signed by the CA")
+    .option("--json", "machine-readable")
+    .addHelpText(
+      "after",
+      "\nExample:\n  countersign hub ca verify company-x --ca root.pem --certificate verification.pem\n",
+    )
+    .action((name: string, options: Json & { ca: string; certificate: string }) =>
+      withHub(async (client) => {
+        const verified = await client.verifyCa(name, await readPem(options.ca), await readPem(options.certificate));
+        if (options.json) return printJson(verified);
+        print(`${verified.name} is verified: ${verified.sha256 ?? ""}`);
+      }),
+    );
+
+  ca.command("list")
+    .description("the CAs the hub knows")
+    .option("--json", "machine-readable")
+    .action((options: Json) =>
+      withHub(async (client) => {
+        const cas = await client.cas();
+        if (options.json) return printJson(cas);
+        print(table([["NAME", "STATE", "SHA-256"], ...cas.map(caRow)]));
+      }),
+    );
+
+  const device = hub.command("device").description("the devices the hub knows");
+  device
+    .command("create")
+    .argument("<id>", "device ID")
+    .description("make a device known before its first connect (a first connect does so by itself)")
+    .option("--json", "machine-readable")
+    .action((id: string, options: Json) => withHub(async (client) => shown(await client.createDevice(id), options)));
+  device
+    .command("list")
+    .description("all devices")
+    .option("--json", "machine-readable")
+    .action((options: Json) =>
+      withHub(async (client) => {
+        const devices: HubDeviceShown[] = [];
+        for await (const one of client.devices()) devices.push(one);
+        if (options.json) return printJson(devices);
+        print(table([["DEVICE", "STATE", "CA", "FIRST CONNECT"], ...devices.map(deviceRow)]));
+      }),
+    );
+  device
+    .command("show")
+    .argument("<id>", "device ID")
+    .description("one device: state, chain, first connect, telemetry")
+    .option("--json", "machine-readable")
+    .addHelpText("after", "\nExample:\n  countersign hub device show dev-0001\n")
+    .action((id: string, options: Json) => withHub(async (client) => shown(await client.device(id), options)));
+  for (const verb of ["disable", "enable"] as const) {
+    device
+      .command(verb)
+      .argument("<id>", "device ID")
+      .description(verb === "disable" ? "end its connection and let it in no more" : "let it in again")
+      .option("--json", "machine-readable")
+      .action((id: string, options: Json) =>
+        withHub(async (client) => shown(await client.setDevice(id, verb), options)),
+      );
+  }
+  device
+    .command("remove")
+    .argument("<id>", "device ID")
+    .description("forget a device (it may come back by connecting; to keep it out, disable it)")
+    .action((id: string) => withHub((client) => client.removeDevice(id)));
+}
+
+async function withHub<T>(work: (client: HubClient) => Promise<T>): Promise<void> {
+  const client = await HubClient.open();
+  try {
+    await work(client);
+  } finally {
+    client.close();
+  }
+}
+
+async function readPem(file: string): Promise<string> {
+  try {
+    return await readFile(file, "utf8");
+  } catch (cause) {
+    throw new CountersignError("input-invalid", `can't read ${file}`, { cause });
+  }
+}
+
+function caRow(ca: HubCaShown): string[] {
+  return [ca.name, ca.state, ca.sha256 ?? "-"];
+}
+
+function deviceRow(device: HubDeviceShown): string[] {
+  return [device.deviceId, device.state, device.caName ?? "-", device.firstConnectedAt ?? "-"];
+}
+
+function shown(device: HubDeviceShown, options: Json): void {
+  if (options.json) return printJson(device);
+  print(`device           ${device.deviceId}`);
+  print(`state            ${device.state}`);
+  print(`registered CA    ${device.caName ?? "-"}`);
+  print(`first connect    ${device.firstConnectedAt ?? "-"}`);
+  print(`last connect     ${device.lastConnectedAt ?? "-"}`);
+  if (device.telemetry !== undefined) print(`telemetry        ${device.telemetry}`);
+  for (const link of device.chain ?? []) print(`  ${link.commonName ?? "-"}  ${link.sha256}`);
+}
