@@ -72,6 +72,10 @@ async function issueInfrastructure(config: SiteConfig, token: Token): Promise<vo
   const ca = { key, certificate };
   const hosts = [new URL(gateway.url).hostname, ...(gateway.host === "0.0.0.0" ? [] : [gateway.host])];
   await ensureServer(ca, gateway.tls, { organization, commonName: `${party} gateway` }, hosts);
+  if (config.hub !== undefined) {
+    const files = { keyFile: join(infraFolder(config), "hub.key"), certFile: join(infraFolder(config), "hub.pem") };
+    await ensureServer(ca, files, { organization, commonName: "hub" }, [new URL(config.hub.url).hostname]);
+  }
   for (const role of CLIENT_ROLES) {
     const base = join(infraFolder(config), role);
     await ensureClient(

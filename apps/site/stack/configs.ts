@@ -1,0 +1,100 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { z } from "zod";
+import type { siteConfigSchema } from "../config.ts";
+import { HUB_OPERATOR, type ExampleParty } from "./example.ts";
+import { CACHE_DIR } from "./machine.ts";
+import type { DatabaseLogin } from "./postgres.ts";
+
+/** Writes `site.json` and `hub.json` of the embedded stack. Ports may differ from one start to the next; nothing else does. */
+
+export interface SitePorts {
+  readonly gateway: number;
+  readonly public: number;
+}
+
+export function siteFolder(home: string, party: string): string {
+  return join(home, party);
+}
+
+export function writeSiteConfig(
+  home: string,
+  party: ExampleParty,
+  ports: SitePorts,
+  database: DatabaseLogin,
+  temporal: string,
+  pkcs11: string,
+  hubUrl: string,
+): string {
+  const config = {
+    schema: "countersign/site/v1",
+    party: party.id,
+    name: party.name,
+    role: party.role,
+    origin: `countersign.example/${party.id}`,
+    organization: party.name,
+    database: { url: database.url, passwordFile: database.passwordFile },
+    temporal: { address: temporal, namespace: party.id },
+    hsm: {
+      module: pkcs11,
+      softhsm2Conf: "softhsm/softhsm2.conf",
+      sessions: 4,
+      tokens: {
+        site: { uri: `pkcs11:token=${party.id}`, pinFile: "secrets/token-site.pin" },
+        ...(party.parent === null
+          ? {}
+          : { ca: { uri: `pkcs11:token=${party.id}-ca`, pinFile: "secrets/token-ca.pin" } }),
+      },
+    },
+    gateway: {
+      host: "127.0.0.1",
+      port: ports.gateway,
+      publicPort: ports.public,
+      url: `https://127.0.0.1:${ports.gateway}`,
+      publicUrl: `http://127.0.0.1:${ports.public}`,
+      tls: { keyFile: "infra/gateway.key", certFile: "infra/gateway.pem", clientCaFile: "infra/ca.pem" },
+    },
+    ...(party.id === HUB_OPERATOR
+      ? {
+          hub: {
+            url: hubUrl,
+            caFile: "infra/ca.pem",
+            certFile: "infra/operator.pem",
+            keyFile: "infra/operator.key",
+          },
+        }
+      : {}),
+    imagesDir: "images",
+    firmwareDir: join(CACHE_DIR, "firmware"),
+    logLevel: "info",
+  } satisfies z.input<typeof siteConfigSchema>;
+  const folder = siteFolder(home, party.id);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const file = join(folder, "site.json");
+  writeFileSync(file, `${JSON.stringify(config, null, 2)}\n`, { mode: 0o600 });
+  return file;
+}
+
+export function writeHubConfig(home: string, ports: { api: number; mqtt: number }, database: DatabaseLogin): string {
+  const infra = `../${HUB_OPERATOR}/infra`;
+  const config = {
+    schema: "countersign/hub/v1",
+    host: "127.0.0.1",
+    api: { port: ports.api },
+    mqtt: { port: ports.mqtt },
+    tls: { cert: `${infra}/hub.pem`, key: `${infra}/hub.key` },
+    clientCa: `${infra}/ca.pem`,
+    database: { url: database.url, passwordFile: database.passwordFile },
+    operator: {
+      url: `https://127.0.0.1:${ports.api}`,
+      ca: `${infra}/ca.pem`,
+      cert: `${infra}/operator.pem`,
+      key: `${infra}/operator.key`,
+    },
+  };
+  const folder = siteFolder(home, "hub");
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const file = join(folder, "hub.json");
+  writeFileSync(file, `${JSON.stringify(config, null, 2)}\n`, { mode: 0o600 });
+  return file;
+}

@@ -1,0 +1,292 @@
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { z } from "zod";
+import { CountersignError } from "../../../lib/domain/errors.ts";
+import { Child, waitUntilReady } from "./child.ts";
+import { siteFolder, writeHubConfig, writeSiteConfig } from "./configs.ts";
+import { HUB_OPERATOR, PARTIES, type ExampleParty } from "./example.ts";
+import { findPkcs11Module, PROJECT_ROOT } from "./machine.ts";
+import { isPortFree, rememberedPorts } from "./ports.ts";
+import { openPostgres, type Postgres } from "./postgres.ts";
+import { httpsGet } from "./probe.ts";
+import { stackFilePath, type SiteEntry, type StackFile } from "./stack-file.ts";
+import { startTemporal, type Temporal } from "./temporal.ts";
+
+export interface StackOptions {
+  /** The state folder; everything the stack keeps is below it. */
+  readonly home: string;
+  /** For progress: what is being started, and when it is there. */
+  readonly onStep?: (what: string) => void;
+  /** A component has ended although nobody stopped it. */
+  readonly onFailure?: (name: string, logFile: string) => void;
+}
+
+const DEFAULT_HUB_PORT = 8883;
+
+/**
+ * The embedded stack: one Postgres (a database and role a party), a Temporal dev server a party, a process a site, and
+ * the hub; all on loopback, all children of this process, none outliving it.
+ */
+export class Stack {
+  readonly info: StackFile;
+  readonly #home: string;
+  readonly #children: readonly Child[];
+  readonly #temporals: readonly Temporal[];
+  readonly #postgres: Postgres;
+  #stopping: Promise<void> | undefined;
+
+  private constructor(info: StackFile, home: string, parts: Parts, onFailure: StackOptions["onFailure"]) {
+    this.info = info;
+    this.#home = home;
+    this.#children = parts.children;
+    this.#temporals = parts.temporals;
+    this.#postgres = parts.postgres;
+    const all = [
+      ...parts.children,
+      ...parts.temporals.map((t) => t.child),
+      ...(parts.postgres.child ? [parts.postgres.child] : []),
+    ];
+    for (const child of all) {
+      void child.exited.then(() => {
+        if (!this.#stopping) onFailure?.(child.name, child.logFile);
+      });
+    }
+  }
+
+  /** @throws CountersignError `state-conflict` when it runs already, `component-missing`, `component-unreachable` */
+  static async start(options: StackOptions): Promise<Stack> {
+    const home = resolve(options.home);
+    refuseSecond(home);
+    mkdirSync(home, { recursive: true, mode: 0o700 });
+    const started = new Started();
+    try {
+      const info = await launch(home, started, options.onStep ?? (() => undefined));
+      const stack = new Stack(info, home, started.parts(), options.onFailure);
+      const partial = `${stackFilePath(home)}.part`;
+      writeFileSync(partial, `${JSON.stringify(info, null, 2)}\n`, { mode: 0o600 });
+      renameSync(partial, stackFilePath(home));
+      return stack;
+    } catch (error) {
+      await started.stop();
+      throw error;
+    }
+  }
+
+  /** Hub and sites first, then what they stand on. Safe to call twice. */
+  stop(): Promise<void> {
+    this.#stopping ??= (async () => {
+      await Promise.all(this.#children.map((child) => child.stop()));
+      await Promise.all(this.#temporals.map((temporal) => temporal.stop()));
+      await this.#postgres.stop();
+      rmSync(stackFilePath(this.#home), { force: true });
+    })();
+    return this.#stopping;
+  }
+}
+
+interface Parts {
+  readonly children: Child[];
+  readonly temporals: Temporal[];
+  readonly postgres: Postgres;
+}
+
+/** What has been started so far, so that a failure half-way leaves nothing behind. */
+class Started {
+  readonly children: Child[] = [];
+  readonly temporals: Temporal[] = [];
+  postgres: Postgres | undefined;
+
+  parts(): Parts {
+    return { children: this.children, temporals: this.temporals, postgres: this.postgres! };
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.children.map((child) => child.stop()));
+    await Promise.all(this.temporals.map((temporal) => temporal.stop()));
+    await this.postgres?.stop();
+  }
+}
+
+function refuseSecond(home: string): void {
+  let pid: number;
+  try {
+    pid = z.object({ pid: z.int() }).parse(JSON.parse(readFileSync(stackFilePath(home), "utf8"))).pid;
+  } catch {
+    return;
+  }
+  if (!isAlive(pid)) return;
+  throw new CountersignError(
+    "state-conflict",
+    `a stack already runs from ${home} (process ${pid}): stop it with \`countersign down\``,
+  );
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+async function launch(home: string, started: Started, onStep: (what: string) => void): Promise<StackFile> {
+  const pkcs11 = findPkcs11Module();
+  const ports = await choosePorts(home);
+  const mqtt = await hubPort();
+  const hubUrl = `https://127.0.0.1:${ports["hub-api"]}`;
+
+  onStep("Postgres and Temporal");
+  const [postgres, ...temporals] = await settled([
+    openPostgres({
+      dataDir: join(home, "postgres"),
+      adminPasswordFile: join(home, "secrets", "postgres.password"),
+      logFile: join(home, "log", "postgres.log"),
+      port: ports["postgres"]!,
+    }).then((running) => (started.postgres = running)),
+    ...PARTIES.map(({ id }) =>
+      startTemporal({
+        dbFile: join(siteFolder(home, id), "temporal.db"),
+        namespaces: [id],
+        port: ports[`temporal-${id}`]!,
+        logFile: join(home, "log", `temporal-${id}.log`),
+      }).then((running) => {
+        started.temporals.push(running);
+        return running;
+      }),
+    ),
+  ]);
+
+  onStep("tokens, keys and databases");
+  const configs = new Map<string, string>();
+  for (const [i, party] of PARTIES.entries()) {
+    const { id } = party;
+    const passwordFile = join(siteFolder(home, id), "secrets", "db.password");
+    const database = await postgres.ensureDatabase({ name: id.replaceAll("-", "_"), passwordFile });
+    const sitePorts = { gateway: ports[`gateway-${id}`]!, public: ports[`public-${id}`]! };
+    configs.set(id, writeSiteConfig(home, party, sitePorts, database, temporals[i]!.address, pkcs11, hubUrl));
+  }
+  await settled(PARTIES.map(({ id }) => initSite(home, id, configs.get(id)!)));
+
+  onStep("sites and hub");
+  const hubDatabase = await postgres.ensureDatabase({
+    name: "hub",
+    passwordFile: join(siteFolder(home, "hub"), "secrets", "db.password"),
+  });
+  const hubConfig = writeHubConfig(home, { api: ports["hub-api"]!, mqtt }, hubDatabase);
+  const [hub, ...sites] = await settled([
+    startHub(home, hubConfig, hubUrl, started),
+    ...PARTIES.map((party, i) => startSite(home, party, configs.get(party.id)!, temporals[i]!, started)),
+  ]);
+  return {
+    home,
+    started: new Date().toISOString(),
+    pid: process.pid,
+    postgres: { port: postgres.port, pid: postgres.pid ?? null },
+    sites,
+    hub: {
+      name: "hub",
+      url: hubUrl,
+      mqtt: `127.0.0.1:${mqtt}`,
+      ca: join(siteFolder(home, HUB_OPERATOR), "infra", "ca.pem"),
+      pid: hub.pid,
+    },
+  };
+}
+
+function choosePorts(home: string): Promise<Record<string, number>> {
+  const names = [
+    "postgres",
+    "hub-api",
+    ...PARTIES.flatMap(({ id }) => [`temporal-${id}`, `gateway-${id}`, `public-${id}`]),
+  ];
+  return rememberedPorts(join(home, "ports.json"), names);
+}
+
+/** 8883 is hard-wired in public clients, so another port is taken only when asked for. */
+async function hubPort(): Promise<number> {
+  const asked = process.env["HUB_PORT"];
+  const port = asked === undefined ? DEFAULT_HUB_PORT : Number(asked);
+  if (!Number.isInteger(port) || port < 1 || port > 65_535) {
+    throw new CountersignError("usage", `HUB_PORT=${asked} is no port number`);
+  }
+  if (await isPortFree(port)) return port;
+  throw new CountersignError(
+    "component-unreachable",
+    `port ${port} for the hub is taken: stop what listens there, or choose another with HUB_PORT`,
+  );
+}
+
+/** A child gets what it needs to run and nothing else: no administrator's login, no other party's secrets. */
+function childEnvironment(): NodeJS.ProcessEnv {
+  const env: NodeJS.ProcessEnv = { UV_THREADPOOL_SIZE: "8" };
+  for (const name of ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "NODE_ENV", "NODE_OPTIONS"]) {
+    if (process.env[name] !== undefined) env[name] = process.env[name];
+  }
+  return env;
+}
+
+function nodeChild(home: string, name: string, script: string, config: string): Promise<Child> {
+  return Child.start({
+    name,
+    command: process.execPath,
+    args: [join(PROJECT_ROOT, script), "--config", config],
+    logFile: join(home, "log", `${name}.log`),
+    env: childEnvironment(),
+    ipc: true,
+  });
+}
+
+async function initSite(home: string, id: string, config: string): Promise<void> {
+  const child = await nodeChild(home, `init-${id}`, "apps/site/init.ts", config);
+  const { code } = await child.exited;
+  if (code !== 0) throw new CountersignError("component-unreachable", `${id} can't be set up: ${child.logTail(3)}`);
+}
+
+async function startSite(
+  home: string,
+  party: ExampleParty,
+  config: string,
+  temporal: Temporal,
+  started: Started,
+): Promise<SiteEntry> {
+  const child = await nodeChild(home, party.id, "apps/site/main.ts", config);
+  started.children.push(child);
+  const { gateway } = siteUrls.parse(JSON.parse(readFileSync(config, "utf8")));
+  const infra = join(siteFolder(home, party.id), "infra");
+  const [ca, cert, key] = ["ca.pem", "operator.pem", "operator.key"].map((name) =>
+    readFileSync(join(infra, name), "utf8"),
+  );
+  const tls = { ca: ca!, cert: cert!, key: key! };
+  await waitUntilReady(child, async () => (await httpsGet(`${gateway.url}/readyz`, tls)).status === 200, 60_000);
+  const info = siteInfo.parse(JSON.parse((await httpsGet(`${gateway.url}/api/v1/site`, tls)).body));
+  return {
+    ...party,
+    url: gateway.url,
+    publicUrl: gateway.publicUrl,
+    origin: info.origin,
+    vkey: info.vkey,
+    witnessVkey: info.witnessVkey,
+    pid: child.pid,
+    temporal: { address: temporal.address, pid: temporal.pid },
+  };
+}
+
+const siteUrls = z.object({ gateway: z.object({ url: z.string(), publicUrl: z.string() }) });
+const siteInfo = z.object({ origin: z.string(), vkey: z.string(), witnessVkey: z.string() });
+
+async function startHub(home: string, config: string, url: string, started: Started): Promise<Child> {
+  const child = await nodeChild(home, "hub", "apps/hub/main.ts", config);
+  started.children.push(child);
+  const ca = readFileSync(join(siteFolder(home, HUB_OPERATOR), "infra", "ca.pem"), "utf8");
+  await waitUntilReady(child, async () => (await httpsGet(`${url}/healthz`, { ca })).status === 200, 60_000);
+  return child;
+}
+
+/** All of them, waited for even when one fails: what was started must be known before it is stopped. */
+async function settled<T extends readonly unknown[]>(
+  work: readonly [...{ [K in keyof T]: Promise<T[K]> }],
+): Promise<T> {
+  await Promise.allSettled(work);
+  return (await Promise.all(work)) as unknown as T;
+}
