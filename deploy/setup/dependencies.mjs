@@ -10,7 +10,7 @@ const WANTED_MAJOR = "24";
 export function installDependencies() {
   if (!isInstalled()) {
     say("installing npm packages as package-lock.json has them (about 520 MB in node_modules)");
-    if (!npm("ci")) throw new SetupError("npm ci failed; see its messages above");
+    if (!npm("ci", "--loglevel=error")) throw new SetupError("npm ci failed; see its messages above");
   }
   // Stricter npm settings skip install scripts; a rebuild runs them again.
   mend(nodeRuns, ["rebuild", "node"], `node_modules/.bin/node is not Node ${WANTED_MAJOR}`);
