@@ -1,6 +1,8 @@
 import { CountersignError } from "../domain/errors.ts";
 import type { FetchResource } from "./reader.ts";
-import { MAX_BUNDLE_BYTES } from "./tiles.ts";
+
+/** Above a full entry bundle (16.8 MB): a blob may be the list of a large lot. */
+const MAX_BYTES = 64 << 20;
 
 /**
  * A log over HTTP(S), as tlog-tiles serves it below `base`. Bounded in size and time; redirects are refused, so that
@@ -27,9 +29,9 @@ export function httpSource(base: string, options: { timeoutMs?: number; fetch?: 
       const body = response.body.getReader();
       for (let read = await body.read(); !read.done; read = await body.read()) {
         length += read.value.length;
-        if (length > MAX_BUNDLE_BYTES) {
+        if (length > MAX_BYTES) {
           await body.cancel();
-          throw unreachable(`answered more than ${MAX_BUNDLE_BYTES} bytes`);
+          throw unreachable(`answered more than ${MAX_BYTES} bytes`);
         }
         chunks.push(read.value);
       }

@@ -13,6 +13,7 @@ import {
   edgeTiles,
   MAX_BUNDLE_BYTES,
   MAX_TILE_BYTES,
+  TILE_HEIGHT,
   TILE_WIDTH,
   tileOfSubtree,
   tilePath,
@@ -24,7 +25,7 @@ import {
   HASH_SIZE,
   inclusionRanges,
   leafHash,
-  rootOf,
+  nodeHash,
   splitHashes,
   subtreesOf,
   type LeafRange,
@@ -56,13 +57,31 @@ export interface LogReaderOptions {
   readonly cacheTiles?: number;
 }
 
+/** A tile's hashes and, by height, those of the complete subtrees within it. */
+type Tile = readonly (readonly Uint8Array[])[];
+
+function tileOf(hashes: readonly Uint8Array[], sha256: Sha256): Tile {
+  const heights: (readonly Uint8Array[])[] = [hashes];
+  for (let below = hashes; below.length > 1;) {
+    const row: Uint8Array[] = [];
+    for (let i = 0; i + 1 < below.length; i += 2) row.push(nodeHash(below[i]!, below[i + 1]!, sha256));
+    heights.push(row);
+    below = row;
+  }
+  return heights;
+}
+
+/** Bundles whose entries are read one by one, in about their order, are fetched and verified once. */
+const CACHED_BUNDLES = 4;
+
 export class LogReader {
   readonly checkpoint: SignedCheckpoint;
   readonly #fetch: FetchResource;
   readonly #sha256: Sha256;
   readonly #cacheTiles: number;
-  readonly #edge = new Map<number, Uint8Array[]>();
-  readonly #tiles = new Map<string, Uint8Array[]>();
+  readonly #edge = new Map<number, Tile>();
+  readonly #tiles = new Map<string, Tile>();
+  readonly #bundles = new Map<number, LogEntry[]>();
 
   private constructor(checkpoint: SignedCheckpoint, options: LogReaderOptions) {
     this.checkpoint = checkpoint;
@@ -97,7 +116,7 @@ export class LogReader {
   /** All complete subtrees under the root lie in the edge tiles; once they fold to it, each hash in them is proven. */
   async #readEdge(): Promise<void> {
     for (const { level, index, width } of edgeTiles(this.size)) {
-      this.#edge.set(level as number, await this.#fetchTile(level as number, index, width));
+      this.#edge.set(level as number, tileOf(await this.#fetchTile(level as number, index, width), this.#sha256));
     }
     const peaks: Uint8Array[] = [];
     for (const subtree of subtreesOf({ start: 0, end: this.size })) peaks.push(await this.subtreeHash(subtree));
@@ -126,7 +145,7 @@ export class LogReader {
   }
 
   /** The verified hashes of a tile. */
-  async #tile(level: number, index: number): Promise<Uint8Array[]> {
+  async #tile(level: number, index: number): Promise<Tile> {
     const width = tileWidth(this.size, level, index);
     if (width === 0) throw this.#tileError("proof-invalid", `there is no tile ${index} at level ${level}`);
     if (width < TILE_WIDTH) return this.#edge.get(level)!;
@@ -137,22 +156,23 @@ export class LogReader {
       this.#tiles.set(key, cached);
       return cached;
     }
-    const hashes = await this.#fetchTile(level, index, TILE_WIDTH);
-    const parent = await this.#tile(level + 1, Math.floor(index / TILE_WIDTH));
-    if (!equalBytes(rootOf(hashes, this.#sha256), parent[index % TILE_WIDTH]!)) {
+    const tile = tileOf(await this.#fetchTile(level, index, TILE_WIDTH), this.#sha256);
+    const [parent] = await this.#tile(level + 1, Math.floor(index / TILE_WIDTH));
+    if (!equalBytes(tile[TILE_HEIGHT]![0]!, parent![index % TILE_WIDTH]!)) {
       throw this.#tileError("tile-invalid", `${tilePath({ level, index, width })} doesn't belong to the signed root`);
     }
     if (this.#tiles.size >= this.#cacheTiles) this.#tiles.delete(this.#tiles.keys().next().value!);
-    this.#tiles.set(key, hashes);
-    return hashes;
+    this.#tiles.set(key, tile);
+    return tile;
   }
 
   /** The hash of a complete subtree that lies within the log. */
   async subtreeHash(subtree: Subtree): Promise<Uint8Array> {
     const at = tileOfSubtree(subtree);
-    const hashes = await this.#tile(at.level, at.index);
-    if (at.end > hashes.length) throw this.#tileError("proof-invalid", "the subtree lies beyond the log's end");
-    return at.end - at.start === 1 ? hashes[at.start]! : rootOf(hashes.slice(at.start, at.end), this.#sha256);
+    const tile = await this.#tile(at.level, at.index);
+    const hash = tile[at.height]?.[at.position];
+    if (hash === undefined) throw this.#tileError("proof-invalid", "the subtree lies beyond the log's end");
+    return hash;
   }
 
   async #rangeHash(range: LeafRange): Promise<Uint8Array> {
@@ -196,8 +216,10 @@ export class LogReader {
 
   /** One bundle's entries, each verified against its leaf hash. */
   async #bundle(index: number): Promise<LogEntry[]> {
+    const cached = this.#bundles.get(index);
+    if (cached !== undefined) return cached;
     const width = tileWidth(this.size, 0, index);
-    const hashes = await this.#tile(0, index);
+    const hashes = (await this.#tile(0, index))[0]!;
     const path = tilePath({ level: "entries", index, width });
     let bytes = await this.#fetch(path);
     let count = width;
@@ -207,7 +229,7 @@ export class LogReader {
     }
     if (bytes === undefined) throw this.#tileError("tile-invalid", `${path} is missing`);
     if (bytes.length > MAX_BUNDLE_BYTES) throw this.#tileError("tile-invalid", `${path} is too large`);
-    return decodeBundle(bytes, count)
+    const entries = decodeBundle(bytes, count)
       .slice(0, width)
       .map((entry, i) => {
         const hash = leafHash(entry, this.#sha256);
@@ -220,6 +242,9 @@ export class LogReader {
         }
         return { index: at, leafHash: hash, bytes: entry };
       });
+    if (this.#bundles.size >= CACHED_BUNDLES) this.#bundles.delete(this.#bundles.keys().next().value!);
+    this.#bundles.set(index, entries);
+    return entries;
   }
 
   /** @throws CountersignError `proof-invalid` (no such entry), `tile-invalid` */

@@ -66,13 +66,21 @@ export function edgeTiles(size: number): TileId[] {
   return out;
 }
 
-/** Where a complete subtree's leaves-of-the-tile stand: tile {level, index} and positions [start, end) in it. */
-export function tileOfSubtree({ level, index }: Subtree): { level: number; index: number; start: number; end: number } {
-  const tileLevel = Math.floor(level / TILE_HEIGHT);
-  const span = 2 ** (level % TILE_HEIGHT);
-  const first = index * span;
-  const start = first % TILE_WIDTH;
-  return { level: tileLevel, index: Math.floor(first / TILE_WIDTH), start, end: start + span };
+/** Where a complete subtree lies: in tile {level, index}, `height` above its hashes, the `position`-th of that height. */
+export function tileOfSubtree({ level, index }: Subtree): {
+  level: number;
+  index: number;
+  height: number;
+  position: number;
+} {
+  const height = level % TILE_HEIGHT;
+  const perTile = 2 ** (TILE_HEIGHT - height);
+  return {
+    level: Math.floor(level / TILE_HEIGHT),
+    index: Math.floor(index / perTile),
+    height,
+    position: index % perTile,
+  };
 }
 
 /** Repeated uint16-BE length and entry. @throws CountersignError `tile-invalid` for an entry that is too long */

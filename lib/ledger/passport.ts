@@ -1,0 +1,373 @@
+/** Verifies a device's passport: needs the root and the policy, and believes nothing else. */
+import { equalBytes, fromBase64, fromHex, fromUtf8, toHex, utf8 } from "../domain/bytes.ts";
+import { CountersignError, isCountersignError } from "../domain/errors.ts";
+import { sha256, sha256Hex } from "../domain/hash.ts";
+import { canonicalJson } from "../domain/json.ts";
+import type { VerifySignature } from "../domain/signing.ts";
+import type { Certificate } from "../pki/certificate.ts";
+import type { ActType } from "../records/acts.ts";
+import { commitment, type HandoffItem } from "../records/manifest.ts";
+import { passport as passportSchema, type Passport } from "../records/passport.ts";
+import type { Policy } from "../records/policy.ts";
+import { parseEntry, type ParsedEntry } from "../records/statement.ts";
+import { antecedents } from "./audit/causal-order.ts";
+import { onBuilt, onLotOpened, onReceived, openLot } from "./audit/custody.ts";
+import { Findings } from "./audit/finding.ts";
+import {
+  checkBuiltIntake,
+  checkManifestSigner,
+  onCertified,
+  onHubRegistered,
+  onInjected,
+  onInstalled,
+  onIntent,
+} from "./audit/issuance.ts";
+import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./audit/state.ts";
+import { checkSignature, onAcceptance, onCeremony, onDelegation, onKeyset } from "./audit/trust.ts";
+import type { SignedCheckpoint } from "./checkpoint.ts";
+import { openUnderPolicy, parsePolicy, type TlogPolicy } from "./policy.ts";
+import { leafHash, verifyInclusion } from "./tree.ts";
+
+export const MAX_PASSPORT_BYTES = 8 << 20;
+
+/** One act of the device's history, as proven. `time` is what the party's clock claimed. */
+export interface PassportAct {
+  readonly party: string;
+  readonly origin: string;
+  readonly index: number;
+  readonly type: ActType;
+  readonly time: string;
+}
+
+export type PassportVerdict =
+  | {
+      readonly ok: true;
+      readonly deviceId: string;
+      readonly spkiSha256: string;
+      /** the party that has the device, if it isn't on its way */
+      readonly holder: string | null;
+      readonly issuer: string;
+      readonly injected: boolean;
+      readonly installed: boolean;
+      readonly acts: number;
+      readonly logs: number;
+      readonly history: readonly PassportAct[];
+    }
+  | {
+      readonly ok: false;
+      /** the first thing that fails */
+      readonly code: string;
+      readonly message: string;
+      /** and where, if it is an act */
+      readonly at?: { readonly origin: string; readonly index: number };
+    };
+
+/** Evidence that doesn't hold. Caught in this file, never seen outside. */
+class Refusal extends Error {
+  readonly code: string;
+  readonly at: { origin: string; index: number } | undefined;
+  constructor(code: string, message: string, at?: { origin: string; index: number }) {
+    super(message);
+    this.code = code;
+    this.at = at;
+  }
+}
+
+/**
+ * Says yes, or the first thing that fails and where. Checked: every log's checkpoint under the policy's keys and quorum;
+ * every act's inclusion, form and signature; that no act is missing that another names; the parties' keysets and grants
+ * from the root's ceremony down; the device's build, handoffs, intent, certificate, injection and installation, each by
+ * the party that had the device and each continuing the one before; the chains; and every opening shown.
+ *
+ * It proves history up to its checkpoints, not that nothing happened later: a revocation has to be looked up elsewhere.
+ * @throws CountersignError `policy-invalid`; whatever is wrong with the passport is a verdict
+ */
+export async function verifyPassport(
+  bytes: Uint8Array,
+  root: Certificate,
+  policy: Policy,
+  verify: VerifySignature,
+): Promise<PassportVerdict> {
+  const policies = new Map(Object.entries(policy.logs).map(([party, text]) => [party, parsePolicy(text)]));
+  try {
+    if (sha256Hex(root.der) !== policy.rootSha256) {
+      throw new Refusal("root-mismatch", "the policy pins another root than the one given");
+    }
+    const passport = parsePassport(bytes);
+    if (passport.policySha256 !== policyDigest(policy)) {
+      throw new Refusal("policy-mismatch", "the passport was made under another policy");
+    }
+    return await check(passport, root, policies, verify);
+  } catch (error) {
+    if (error instanceof Refusal) {
+      const { code, message, at } = error;
+      return at === undefined ? { ok: false, code, message } : { ok: false, code, message, at };
+    }
+    if (isCountersignError(error) && error.kind !== "internal" && error.kind !== "unavailable") {
+      return { ok: false, code: error.code, message: error.message };
+    }
+    throw error;
+  }
+}
+
+/** SHA-256 of the policy's canonical JSON, hex. */
+export function policyDigest(policy: Policy): string {
+  return sha256Hex(canonicalJson(policy));
+}
+
+/** @throws CountersignError `passport-invalid` */
+export function parsePassport(bytes: Uint8Array): Passport {
+  if (bytes.length > MAX_PASSPORT_BYTES) {
+    throw new CountersignError("passport-invalid", `it has ${bytes.length} bytes, the limit is ${MAX_PASSPORT_BYTES}`);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(fromUtf8(bytes));
+  } catch (cause) {
+    throw new CountersignError("passport-invalid", "it is not JSON", { cause });
+  }
+  const parsed = passportSchema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const issue = parsed.error.issues[0];
+  const where = issue === undefined ? "" : `${issue.path.join(".") || "(top)"}: ${issue.message}`;
+  throw new CountersignError("passport-invalid", `it is not a passport: ${where}`, { cause: parsed.error });
+}
+
+async function check(
+  passport: Passport,
+  root: Certificate,
+  policies: ReadonlyMap<string, TlogPolicy>,
+  verify: VerifySignature,
+): Promise<PassportVerdict> {
+  const findings = new Findings();
+  const state = newState(passport, root, policies, findings, verify);
+  const checkpoints = await openCheckpoints(passport, state, policies);
+  const history: PassportAct[] = [];
+
+  for (const [i, { origin, index, entry, path }] of passport.acts.entries()) {
+    const where = { origin, index };
+    const checkpoint = checkpoints.get(origin);
+    const party = state.byOrigin.get(origin);
+    if (checkpoint === undefined || party === undefined) {
+      throw new Refusal("log-missing", `act ${i} is in ${origin}, for which the passport has no checkpoint`, where);
+    }
+    const raw = fromBase64(entry);
+    const hash = leafHash(raw);
+    const { size, root: treeRoot } = checkpoint;
+    if (!verifyInclusion({ leafHash: hash, index, size, root: treeRoot, path: path.map(fromHex) })) {
+      throw new Refusal("proof-invalid", `act ${i} is not entry ${index} of ${origin} at size ${size}`, where);
+    }
+    let parsed: ParsedEntry;
+    try {
+      parsed = parseEntry(raw);
+    } catch (error) {
+      if (!isCountersignError(error)) throw error;
+      throw new Refusal(error.code, error.message, where);
+    }
+    await apply({ party: party.id, index, leafHash: toHex(hash), act: parsed.act }, parsed, party, passport, state);
+    const finding = findings.list[0];
+    if (finding !== undefined) throw new Refusal(finding.code, `${finding.party}: ${finding.message}`, where);
+    history.push({ party: party.id, origin, index, type: parsed.act.type, time: parsed.act.time });
+  }
+
+  const device = state.devices.get(passport.device.id);
+  if (device === undefined) throw new Refusal("device-invalid", `no act built the device ${passport.device.id}`);
+  if (state.devices.size > 1) throw new Refusal("device-invalid", "it holds acts of other devices too");
+  if (device.spkiSha256 !== passport.device.spkiSha256) {
+    throw new Refusal("device-invalid", "the device's key is not the one that was built");
+  }
+  const certifiedBy = history.findLast((act) => act.type === "certified")?.party;
+  const issuer = checkChains(passport, device, certifiedBy, state);
+  checkOpenings(passport);
+  return {
+    ok: true,
+    deviceId: device.id,
+    spkiSha256: device.spkiSha256,
+    holder: device.holder ?? null,
+    issuer,
+    injected: device.injected,
+    installed: device.installed,
+    acts: passport.acts.length,
+    logs: checkpoints.size,
+    history,
+  };
+}
+
+function newState(
+  passport: Passport,
+  root: Certificate,
+  policies: ReadonlyMap<string, TlogPolicy>,
+  findings: Findings,
+  verify: VerifySignature,
+): AuditState {
+  const parties = new Map<string, PartyState>();
+  const byOrigin = new Map<string, PartyState>();
+  for (const [id, { logs }] of policies) {
+    const log = logs[0];
+    if (log === undefined) throw new CountersignError("policy-invalid", `the policy for ${id} names no log`);
+    const party: PartyState = { id, log, chain: [], delegated: 0, certified: 0 };
+    parties.set(id, party);
+    byOrigin.set(log.name, party);
+  }
+  const manifests = new Map<string, Uint8Array>();
+  for (const { sha256: digest, dsse } of passport.manifests) {
+    const bytes = fromBase64(dsse);
+    if (sha256Hex(bytes) !== digest) throw new Refusal("intake-invalid", `manifest ${digest} has other bytes`);
+    manifests.set(digest, bytes);
+  }
+  return {
+    root,
+    verify,
+    findings,
+    parties,
+    byOrigin,
+    seen: new Map(),
+    grants: new Map(),
+    intents: new Map(),
+    lots: new Map(),
+    devices: new Map(),
+    deviceByKey: new Map(),
+    handoffs: new Map(),
+    serials: new Set(),
+    hubs: [],
+    blob: async (_party, digest) => manifests.get(digest),
+  };
+}
+
+async function openCheckpoints(
+  passport: Passport,
+  state: AuditState,
+  policies: ReadonlyMap<string, TlogPolicy>,
+): Promise<Map<string, SignedCheckpoint>> {
+  const opened = new Map<string, SignedCheckpoint>();
+  for (const { origin, checkpoint, before } of passport.logs) {
+    const party = state.byOrigin.get(origin);
+    if (party === undefined) throw new Refusal("log-unknown", `the policy knows no log ${origin}`);
+    if (opened.has(origin)) throw new Refusal("passport-invalid", `it has two checkpoints of ${origin}`);
+    const policy = policies.get(party.id)!;
+    const newest = await openUnderPolicy(utf8(checkpoint), policy, state.verify);
+    opened.set(origin, newest);
+    if (before === undefined) continue;
+    const older = await openUnderPolicy(utf8(before), policy, state.verify);
+    const last = Math.max(...passport.acts.filter((act) => act.origin === origin).map((act) => act.index));
+    if (older.size > last || older.size >= newest.size) {
+      throw new Refusal("checkpoint-invalid", `the earlier checkpoint of ${origin} doesn't lie before the acts`);
+    }
+  }
+  return opened;
+}
+
+async function apply(
+  at: Placed,
+  parsed: ParsedEntry,
+  party: PartyState,
+  passport: Passport,
+  state: AuditState,
+): Promise<void> {
+  const { act } = parsed;
+  if (act.origin !== party.log.name || act.party !== party.id) {
+    return wrong(state, at, "act-invalid", "it belongs to another ledger");
+  }
+  const key = refKey({ origin: party.log.name, leafHash: at.leafHash });
+  if (state.seen.has(key)) return wrong(state, at, "act-repeated", "it is there twice");
+  for (const ref of antecedents(parsed)) {
+    if (!state.seen.has(refKey(ref))) {
+      return wrong(state, at, "reference-missing", `it names ${ref.leafHash} of ${ref.origin}, which isn't before it`);
+    }
+  }
+  await checkSignature(at, parsed, party, state);
+  if ("intake" in act.fields && act.fields.intake.kind === "manifest") {
+    await checkManifestSigner(at, act.fields.intake.digest, party, state);
+  }
+  await dispatch(at, party, passport, state);
+  state.seen.set(key, { type: act.type, party: party.id, index: at.index });
+}
+
+async function dispatch(at: Placed, party: PartyState, passport: Passport, state: AuditState): Promise<void> {
+  const as = <T extends ActType>() => at as unknown as Placed<T>;
+  switch (at.act.type) {
+    case "keyset":
+      return onKeyset(as<"keyset">(), party, state);
+    case "ceremony":
+      return onCeremony(as<"ceremony">(), party, state);
+    case "delegation":
+      return onDelegation(as<"delegation">(), party, state);
+    case "acceptance":
+      return onAcceptance(as<"acceptance">(), party, state);
+    case "lot-opened":
+      return onLotOpened(as<"lot-opened">(), party, state);
+    case "built":
+      onBuilt(as<"built">(), party, state);
+      return checkBuiltIntake(as<"built">(), party, state);
+    case "handoff-released":
+      return onReleasedOne(as<"handoff-released">(), party, passport, state);
+    case "handoff-received":
+      return onReceived(as<"handoff-received">(), party, state);
+    case "intent":
+      return onIntent(as<"intent">(), party, state);
+    case "certified":
+      return onCertified(as<"certified">(), party, state);
+    case "injected":
+      return onInjected(as<"injected">(), party, state);
+    case "installed":
+      return onInstalled(as<"installed">(), party, state);
+    case "hub-registered":
+      return onHubRegistered(as<"hub-registered">(), state);
+  }
+}
+
+/**
+ * A release without its list. What the list must say of this device is known from its built record; that the list does
+ * say it is shown by the path in the taker's next act, which is checked against the signed root.
+ */
+function onReleasedOne(at: Placed<"handoff-released">, party: PartyState, passport: Passport, state: AuditState): void {
+  const { id, from, lot } = at.act.fields;
+  if (from !== party.id) return wrong(state, at, "handoff-invalid", `it releases what ${from} has`, id);
+  if (!openLot(at, lot, party, state)) return;
+  if (state.handoffs.has(id)) return wrong(state, at, "handoff-invalid", "the handoff was released before", id);
+  const device = state.devices.get(passport.device.id);
+  if (device === undefined || device.holder !== party.id || device.lot !== lot) {
+    return wrong(state, at, "custody-broken", `${party.id} releases a device it doesn't hold`, passport.device.id);
+  }
+  const { spkiSha256, csrSha256, slot } = device;
+  const item: HandoffItem = { deviceId: device.id, spkiSha256, csrSha256, slot, prev: device.last.leafHash };
+  state.handoffs.set(id, { id, released: at, items: [item], received: false });
+  device.holder = undefined;
+}
+
+/** The chains are those of the acts, to the last byte. Gives the issuing party. */
+function checkChains(
+  passport: Passport,
+  device: DeviceState,
+  certifiedBy: string | undefined,
+  state: AuditState,
+): string {
+  const certificate = device.certificate;
+  if (certificate === undefined) throw new Refusal("certificate-invalid", "no act certified the device");
+  if (device.list !== undefined) {
+    throw new Refusal("custody-broken", "nothing shows the device in the list of its last handoff");
+  }
+  const issuer = state.parties.get(certifiedBy!)!;
+  const expected = [certificate, ...issuer.chain.slice(0, -1)].map((c) => c.der);
+  const chain = passport.chains.find((c) => c.purpose === "idevid") ?? passport.chains[0]!;
+  const same =
+    passport.chains.length === 1 &&
+    chain.certificates.length === expected.length &&
+    chain.certificates.every((der, i) => equalBytes(fromBase64(der), expected[i]!));
+  if (!same) throw new Refusal("certificate-invalid", "the chain is not the one that was certified and granted");
+  return issuer.id;
+}
+
+function checkOpenings(passport: Passport): void {
+  const committed = new Set<string>();
+  for (const { entry } of passport.acts) {
+    const { act } = parseEntry(fromBase64(entry));
+    if (act.type === "installed") committed.add(act.fields.place).add(act.fields.time);
+  }
+  for (const opening of passport.openings) {
+    const found = toHex(commitment(opening.domain, fromHex(opening.salt), opening.value, sha256));
+    if (found !== opening.commitment || !committed.has(found)) {
+      throw new Refusal("opening-invalid", `the opening of ${opening.domain} doesn't fit a commitment in the acts`);
+    }
+  }
+}
