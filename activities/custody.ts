@@ -1,0 +1,32 @@
+import type { HandoffActivities, InstallationActivities, LotActivities } from "../contracts/lots.ts";
+import type { CustodyContext } from "../services/custody/context.ts";
+import { recordInstallations } from "../services/custody/install.ts";
+import { openOwnLot } from "../services/custody/lots.ts";
+import { acceptOffer, closeRelease, decideReceipt, recordReceipt, refuseOffer } from "../services/custody/receive.ts";
+import { recordRelease } from "../services/custody/release.ts";
+import { lotRequest } from "../services/custody/terms.ts";
+import { withFailures } from "./failures.ts";
+import { CountersignError } from "../lib/domain/errors.ts";
+
+type CustodyActivities = Pick<LotActivities, "openLot"> &
+  HandoffActivities &
+  Pick<InstallationActivities, "recordInstallations">;
+
+/** Opening lots, handing devices over, installing them. */
+export function custodyActivities(context: CustodyContext): CustodyActivities {
+  const activities: CustodyActivities = {
+    openLot: async ({ request }) => {
+      const checked = lotRequest.safeParse(request);
+      if (!checked.success) throw new CountersignError("input-invalid", `the lot's request is not valid`);
+      await openOwnLot(context, checked.data);
+    },
+    recordRelease: ({ handoff }) => recordRelease(context, handoff),
+    closeRelease: ({ handoff, message }) => closeRelease(context, handoff, message),
+    acceptOffer: ({ handoff }) => acceptOffer(context, handoff),
+    refuseOffer: ({ handoff, refused }) => refuseOffer(context, handoff, refused),
+    decideReceipt: ({ handoff, discrepancies }) => decideReceipt(context, handoff, discrepancies),
+    recordReceipt: ({ handoff }) => recordReceipt(context, handoff),
+    recordInstallations: ({ batch }) => recordInstallations(context, batch),
+  };
+  return withFailures(activities);
+}

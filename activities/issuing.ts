@@ -1,0 +1,21 @@
+import { Context } from "@temporalio/activity";
+import type { LotActivities } from "../contracts/lots.ts";
+import { recordBuilt } from "../services/issuing/built.ts";
+import { issueBatch } from "../services/issuing/certify.ts";
+import type { IssuingContext } from "../services/issuing/context.ts";
+import { refuseBatch } from "../services/issuing/refuse.ts";
+import { withFailures } from "./failures.ts";
+
+const heartbeat = (): void => Context.current().heartbeat();
+
+/** Recording and certifying batches of a lot. */
+export function issuingActivities(
+  context: IssuingContext,
+): Pick<LotActivities, "recordBuilt" | "issueBatch" | "refuseBatch"> {
+  return withFailures({
+    recordBuilt: ({ batch }: { batch: string }) => recordBuilt(context, batch, heartbeat),
+    issueBatch: ({ batch }: { batch: string }) => issueBatch(context, batch, heartbeat),
+    refuseBatch: ({ batch, refused }: Parameters<LotActivities["refuseBatch"]>[0]) =>
+      refuseBatch(context.db, batch, refused),
+  });
+}

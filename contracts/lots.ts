@@ -1,0 +1,100 @@
+import { defineQuery, defineSignal, defineUpdate } from "@temporalio/workflow";
+
+/**
+ * What crosses Temporal for lots and devices. References only: CSRs, certificates and lists stay in the site's database
+ * and histories carry ids. Every activity is idempotent; a refusal is a non-retryable ApplicationFailure whose type is
+ * the error code.
+ */
+
+export const lotWorkflowIds = {
+  lot: (id: string) => `lot/${id}`,
+  handoff: (id: string) => `handoff/${id}`,
+  installation: (batch: string) => `installation/${batch}`,
+  injection: (run: string) => `injection/${run}`,
+};
+
+export interface Refused {
+  code: string;
+  message: string;
+}
+export type Outcome = { ok: true } | { ok: false; error: Refused };
+
+export interface LayoutRequest {
+  format: string;
+  template: string;
+  offset?: number | undefined;
+  length?: number | undefined;
+  replace?: boolean | undefined;
+}
+/** A lot as an operator asks for it; checked by the activity that opens it. */
+export interface LotRequest {
+  id: string;
+  slots: number;
+  issuer: string;
+  profile: string;
+  layouts: LayoutRequest[];
+}
+
+export type LotBatchKind = "built" | "certify";
+export interface LotBatch {
+  id: string;
+  kind: LotBatchKind;
+}
+
+export interface ProductionLotInput {
+  lot: string;
+  /** opens the lot; absent where a handoff opened it, and in every later run */
+  request?: LotRequest;
+  /** batches in work at once; default 6 */
+  lanes?: number;
+  /** taken over from the run before */
+  queue?: LotBatch[];
+  done?: number;
+}
+
+/** Batches that are stored and wait; gathered, so that one signal brings many. */
+export const batchesArrived = defineSignal<[LotBatch[]]>("batchesArrived");
+/** Resolves when the lot is open, or with why it isn't. */
+export const lotOpened = defineUpdate<Outcome, []>("lotOpened");
+export interface LotProgress {
+  queued: number;
+  running: number;
+  done: number;
+}
+export const lotProgress = defineQuery<LotProgress>("lotProgress");
+
+export interface LotActivities {
+  openLot(input: { request: LotRequest }): Promise<void>;
+  recordBuilt(input: { batch: string }): Promise<void>;
+  issueBatch(input: { batch: string }): Promise<void>;
+  /** Answers what is left of a batch with one refusal: nothing more will come of it. */
+  refuseBatch(input: { batch: string; refused: Refused }): Promise<void>;
+}
+
+export interface HandoffInput {
+  handoff: string;
+  direction: "out" | "in";
+}
+/** The taker's signed receipt has been stored in the inbox; `message` is its id. */
+export const receiptArrived = defineSignal<[{ message: string }]>("receiptArrived");
+/** The operator says what arrived; resolves when the devices are in custody here. */
+export const receiveHandoff = defineUpdate<Outcome, [{ discrepancies: string[] }]>("receiveHandoff");
+
+export interface HandoffActivities {
+  recordRelease(input: { handoff: string }): Promise<void>;
+  closeRelease(input: { handoff: string; message: string }): Promise<void>;
+  acceptOffer(input: { handoff: string }): Promise<void>;
+  refuseOffer(input: { handoff: string; refused: Refused }): Promise<void>;
+  decideReceipt(input: { handoff: string; discrepancies: string[] }): Promise<void>;
+  recordReceipt(input: { handoff: string }): Promise<void>;
+}
+
+export interface InjectionActivities {
+  /** Injects the next devices of the run. */
+  injectNext(input: { run: string }): Promise<{ finished: boolean }>;
+}
+
+export interface InstallationActivities {
+  recordInstallations(input: { batch: string }): Promise<void>;
+  refuseBatch(input: { batch: string; refused: Refused }): Promise<void>;
+}

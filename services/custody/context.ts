@@ -1,0 +1,20 @@
+import type { Signer } from "../../lib/domain/signing.ts";
+import type { Db } from "../../store/db.ts";
+import type { Acts } from "../ledger/index.ts";
+
+/** What opening lots, handing devices over, injecting and installing need of their site. */
+export interface CustodyContext {
+  readonly db: Db;
+  readonly acts: Acts;
+  readonly party: string;
+  /** signs this party's acts */
+  readonly actSigner: Signer;
+  /** template images that layouts name */
+  readonly firmwareDir: string;
+  /** `<lot>/<device>/` images and receipts */
+  readonly imagesDir: string;
+  readonly now?: () => Date;
+}
+
+export const nowOf = (context: Pick<CustodyContext, "now">): Date => (context.now ?? (() => new Date()))();
+export const handoffWorkflowId = (id: string): string => `handoff/${id}`;

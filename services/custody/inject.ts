@@ -1,0 +1,183 @@
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { parseCsr } from "../../lib/pki/csr.ts";
+import { inTransaction } from "../../store/db.ts";
+import { advanceDevices } from "../../store/devices.ts";
+import { currentGrant, type CurrentGrant } from "../../store/grants.ts";
+import {
+  findRun,
+  finishRun,
+  insertInjections,
+  insertRun,
+  lockUninjected,
+  nextCandidates,
+  type InjectionCandidate,
+  type InjectionRun,
+  type NewInjection,
+} from "../../store/injections.ts";
+import { getLot, type Lot } from "../../store/lots.ts";
+import { injectBatch, type InjectionResult } from "../firmware/inject.ts";
+import { lotWorkflowId } from "../issuing/context.ts";
+import type { ActDraft } from "../ledger/index.ts";
+import type { CustodyContext } from "./context.ts";
+import { layoutOfSlot, pinnedLayout, type PinnedLayout } from "./terms.ts";
+
+const BATCH = 64;
+const INCLUSION_TIMEOUT_MS = 60_000;
+
+/**
+ * Notes that the lot's certified devices are to get their images.
+ * @throws CountersignError `lot-not-found`, `custody-conflict` where another party certifies the lot
+ */
+export async function startInjection(
+  context: CustodyContext,
+  request: { id: string; lot: string; limit?: number | undefined },
+): Promise<void> {
+  const lot = await getLot(context.db, request.lot);
+  if (lot.issuer !== context.party) {
+    throw new CountersignError(
+      "custody-conflict",
+      `lot ${lot.id} is certified and injected by ${lot.issuer}, not here`,
+    );
+  }
+  await insertRun(context.db, request);
+}
+
+/**
+ * Injects the next devices of a run and records what came of it. An image that was written and not recorded is written
+ * again with the same bytes.
+ * @returns the run as it stands; `done` when nothing is left
+ */
+export async function injectNext(
+  context: CustodyContext,
+  runId: string,
+  onProgress?: () => void,
+): Promise<InjectionRun> {
+  const { db, acts } = context;
+  const run = await findRun(db, runId);
+  if (run === undefined) throw new CountersignError("not-found", `there is no injection run ${runId}`);
+  if (run.state === "done") return run;
+  const [lot, grant] = await Promise.all([getLot(db, run.lot), currentGrant(db)]);
+  const left = run.limit === null ? BATCH : Math.min(BATCH, run.limit - run.done - run.failed);
+  const candidates = left <= 0 ? [] : await nextCandidates(db, lot.id, lot.profile.name, left);
+  if (candidates.length === 0) {
+    await finishRun(db, runId);
+    return { ...run, state: "done" };
+  }
+
+  const layouts = lot.layouts.map((layout) => pinnedLayout.parse(layout));
+  const byLayout = new Map<PinnedLayout, InjectionCandidate[]>();
+  for (const candidate of candidates) {
+    const layout = layoutOfSlot(layouts, candidate.slot);
+    byLayout.set(layout, [...(byLayout.get(layout) ?? []), candidate]);
+  }
+  for (const [layout, devices] of byLayout) {
+    const results = await injectInto(context, lot, grant, layout, devices);
+    onProgress?.();
+    const keys = await recordInjections(context, runId, lot, layout, devices, results, 1 + grant.upstream.length);
+    await acts.waitIncluded(keys, { timeoutMs: INCLUSION_TIMEOUT_MS });
+    onProgress?.();
+  }
+  return (await findRun(db, runId)) ?? run;
+}
+
+async function injectInto(
+  context: CustodyContext,
+  lot: Lot,
+  grant: CurrentGrant,
+  layout: PinnedLayout,
+  devices: readonly InjectionCandidate[],
+): Promise<InjectionResult[]> {
+  const outDir = join(context.imagesDir, lot.id);
+  await mkdir(outDir, { recursive: true, mode: 0o700 });
+  const above = [grant.certificate, ...grant.upstream.slice(0, -1)];
+  return await injectBatch({
+    format: layout.format,
+    templatePath: join(context.firmwareDir, layout.template.name),
+    templateSha256: layout.template.sha256,
+    layout: layout.placement,
+    outDir,
+    devices: devices.map((device) => ({
+      deviceId: device.device,
+      lot: lot.id,
+      slot: device.slot,
+      chainDer: [device.certificate, ...above],
+      spki: parseCsr(device.csr).spki,
+    })),
+  });
+}
+
+/** One transaction for the records and the rows. Gives the records' retry keys. */
+async function recordInjections(
+  { db, acts }: CustodyContext,
+  runId: string,
+  lot: Lot,
+  layout: PinnedLayout,
+  devices: readonly InjectionCandidate[],
+  results: readonly InjectionResult[],
+  certificates: number,
+): Promise<string[]> {
+  const byId = new Map(devices.map((device) => [device.device, device]));
+  return await inTransaction(db, async (tx) => {
+    const open = await lockUninjected(
+      tx,
+      devices.map((device) => device.device),
+    );
+    const good = results.filter((result) => result.ok).filter((result) => open.has(result.deviceId));
+    const records = await acts.recordLines(
+      tx,
+      good.map((result) =>
+        injectedDraft(lot, layout, result, byId.get(result.deviceId)!, open.get(result.deviceId)!.prev, certificates),
+      ),
+    );
+    const injections: NewInjection[] = results
+      .filter((result) => !result.ok)
+      .map(({ deviceId, error }) => ({ device: deviceId, error: { code: error.code, message: error.message } }));
+    good.forEach((result, i) => {
+      const { receipt, imagePath } = result;
+      injections.push({ device: result.deviceId, receipt, imagePath, leafHash: records[i]!.leafHash });
+    });
+    await insertInjections(tx, runId, injections);
+    for (const installed of [false, true]) {
+      await advanceDevices(
+        tx,
+        installed ? "installed" : "injected",
+        good.flatMap((result, i) =>
+          open.get(result.deviceId)!.installed === installed
+            ? [{ id: result.deviceId, prev: { origin: acts.origin, leafHash: records[i]!.leafHash } }]
+            : [],
+        ),
+      );
+    }
+    return records.map((record) => record.retryKey);
+  });
+}
+
+function injectedDraft(
+  lot: Lot,
+  layout: PinnedLayout,
+  { receipt, deviceId }: Extract<InjectionResult, { ok: true }>,
+  device: InjectionCandidate,
+  prev: NonNullable<ActDraft["prev"]>[number],
+  certificates: number,
+): ActDraft<"injected"> {
+  return {
+    type: "injected",
+    workflowId: lotWorkflowId(lot.id),
+    stepKey: `injected/${deviceId}`,
+    subject: [{ name: deviceId, digest: { sha256: device.spkiSha256 } }],
+    prev: [prev],
+    fields: {
+      lot: lot.id,
+      slot: device.slot,
+      receipt,
+      layoutSha256: layout.sha256,
+      chains: [
+        { purpose: lot.profile.name === "ldevid" ? "ldevid" : "idevid", sha256: receipt.chain.sha256, certificates },
+      ],
+      // What was read back is the chain, by another reader than the one that wrote it; its leaf has the device's key.
+      readBack: { sha256: receipt.chain.sha256, leafKeyMatches: true },
+    },
+  };
+}

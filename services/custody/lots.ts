@@ -1,0 +1,93 @@
+import { createHash } from "node:crypto";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { canonicalJson } from "../../lib/domain/json.ts";
+import type { PrevRef } from "../../lib/records/primitives.ts";
+import { findCurrentGrant, type CurrentGrant } from "../../store/grants.ts";
+import { findLot, insertLot, type Lot } from "../../store/lots.ts";
+import { lotWorkflowId } from "../issuing/context.ts";
+import { nowOf, type CustodyContext } from "./context.ts";
+import { pinTerms, type LotRequest, type LotTerms } from "./terms.ts";
+
+/**
+ * Opens a lot that this site builds. The same request again gives the lot that is open.
+ * @throws CountersignError `already-exists` for other terms under this id, those of `validateLayout`, and the grant's
+ *   refusals where this site issues the lot as well
+ */
+export async function openOwnLot(context: CustodyContext, request: LotRequest): Promise<Lot> {
+  const terms = await pinTerms(request, context.firmwareDir);
+  return await openLot(context, { ...terms, builder: context.party, issuer: request.issuer }, []);
+}
+
+/**
+ * Records `lot-opened` and stores the lot with it.
+ * @param causes acts of other parties that the opening follows
+ */
+export async function openLot(
+  context: CustodyContext,
+  terms: LotTerms & { builder: string; issuer: string },
+  causes: readonly PrevRef[],
+): Promise<Lot> {
+  const { db, acts } = context;
+  const { id, slots, profile, layouts, builder, issuer } = terms;
+  const found = await findLot(db, id);
+  if (found !== undefined) return assertSame(found, terms);
+  const grant = await findCurrentGrant(db);
+  if (issuer === context.party) assertMayIssue(grant, terms, nowOf(context));
+
+  const fields = {
+    lot: id,
+    builder,
+    issuer,
+    slots,
+    profile,
+    layouts: layouts.map(({ format, sha256, template }) => ({ format, sha256, template })),
+  };
+  await acts.recordSigned(
+    {
+      type: "lot-opened",
+      workflowId: lotWorkflowId(id),
+      stepKey: "opened",
+      subject: [{ name: id, digest: { sha256: createHash("sha256").update(canonicalJson(fields)).digest("hex") } }],
+      ...(grant === undefined ? {} : { grant: grant.ref }),
+      prev: causes,
+      fields,
+    },
+    context.actSigner,
+    async (tx, act) => {
+      await insertLot(tx, { ...terms, ref: { origin: acts.origin, leafHash: act.leafHash } });
+    },
+  );
+  const stored = await findLot(db, id);
+  if (stored === undefined) throw new CountersignError("internal", `lot ${id} was recorded but not stored`);
+  return assertSame(stored, terms);
+}
+
+function assertSame(lot: Lot, terms: LotTerms & { builder: string; issuer: string }): Lot {
+  const of = ({ slots, profile, layouts, builder, issuer }: typeof terms | Lot): string =>
+    Buffer.from(canonicalJson({ slots, profile, layouts, builder, issuer })).toString();
+  if (of(lot) === of(terms)) return lot;
+  throw new CountersignError("already-exists", `a lot ${lot.id} with other terms is open here: choose another id`);
+}
+
+function assertMayIssue(grant: CurrentGrant | undefined, terms: LotTerms, now: Date): void {
+  if (grant === undefined) {
+    throw new CountersignError("grant-missing", `this site can't issue for lot ${terms.id}: it holds no grant`);
+  }
+  const { fields } = grant;
+  if (!fields.profiles.some((p) => p.name === terms.profile.name && p.sha256 === terms.profile.sha256)) {
+    throw new CountersignError(
+      "profile-not-granted",
+      `the grant ${fields.id} doesn't allow the profile ${terms.profile.name}: ask ${grant.parent} for it`,
+    );
+  }
+  const at = now.toISOString();
+  if (at < fields.notBefore) {
+    throw new CountersignError("grant-not-yet-valid", `the grant ${fields.id} begins only at ${fields.notBefore}`);
+  }
+  if (at > fields.notAfter) {
+    throw new CountersignError(
+      "grant-expired",
+      `the grant ${fields.id} ended at ${fields.notAfter}: ask for a new one`,
+    );
+  }
+}

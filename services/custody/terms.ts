@@ -1,0 +1,119 @@
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { z } from "zod";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { canonicalJson } from "../../lib/domain/json.ts";
+import type { Layout } from "../../lib/firmware/index.ts";
+import { profileDigest } from "../../lib/pki/profiles.ts";
+import { lotId, partyId, profileRef, sha256Hex, slotNumber } from "../../lib/records/primitives.ts";
+import { FIRMWARE_FORMATS } from "../../lib/records/receipt.ts";
+import { validateLayout } from "../firmware/inject.ts";
+
+const templateName = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/, "expected the name of a file in the firmware folder");
+const placement = {
+  offset: z.int().min(0).max(0xffff_ffff).optional(),
+  length: z.int().min(1).max(0xffff_ffff).optional(),
+  replace: z.boolean().optional(),
+};
+
+/** A layout as an operator asks for it: which template image, and where in it the chain goes. */
+export const layoutRequest = z.strictObject({ format: z.enum(FIRMWARE_FORMATS), template: templateName, ...placement });
+export type LayoutRequest = z.infer<typeof layoutRequest>;
+
+/** Device profiles only: a lot never issues a CA or a client certificate. */
+export const DEVICE_PROFILES = ["idevid", "ldevid"] as const;
+
+export const lotRequest = z.strictObject({
+  id: lotId,
+  slots: slotNumber,
+  issuer: partyId,
+  profile: z.enum(DEVICE_PROFILES),
+  layouts: z.array(layoutRequest).min(1).max(8),
+});
+export type LotRequest = z.infer<typeof lotRequest>;
+
+/** A layout as the lot's record pins it. */
+export const pinnedLayout = z.strictObject({
+  format: z.enum(FIRMWARE_FORMATS),
+  /** of the canonical JSON of {format, placement} */
+  sha256: sha256Hex,
+  template: z.strictObject({ name: templateName, sha256: sha256Hex }),
+  placement: z.strictObject(placement),
+});
+export type PinnedLayout = z.infer<typeof pinnedLayout>;
+
+/** A lot as its opener describes it to the taker of a handoff. */
+export const lotTerms = z.strictObject({
+  id: lotId,
+  slots: slotNumber,
+  profile: profileRef,
+  layouts: z.array(pinnedLayout).min(1).max(8),
+});
+export type LotTerms = z.infer<typeof lotTerms>;
+
+const hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+
+export function layoutDigest(format: string, layout: Layout): string {
+  return hex(canonicalJson({ format, ...layout }));
+}
+
+/** The placement without keys that hold nothing: one spelling for each layout. */
+function tidy({ offset, length, replace }: LayoutRequest): PinnedLayout["placement"] {
+  return {
+    ...(offset === undefined ? {} : { offset }),
+    ...(length === undefined ? {} : { length }),
+    ...(replace === undefined ? {} : { replace }),
+  };
+}
+
+/**
+ * Reads the templates and checks each layout against its own.
+ * @throws CountersignError those of `validateLayout`
+ */
+export async function pinTerms(request: LotRequest, firmwareDir: string): Promise<LotTerms> {
+  const layouts: PinnedLayout[] = [];
+  for (const layout of request.layouts) {
+    const placement = tidy(layout);
+    const { sha256 } = await validateLayout({
+      format: layout.format,
+      templatePath: join(firmwareDir, layout.template),
+      layout: placement,
+    });
+    layouts.push({
+      format: layout.format,
+      sha256: layoutDigest(layout.format, placement),
+      template: { name: layout.template, sha256 },
+      placement,
+    });
+  }
+  const profile = { name: request.profile, sha256: profileDigest(request.profile) };
+  return { id: request.id, slots: request.slots, profile, layouts };
+}
+
+/**
+ * Checks terms that came from another party: the same profile and templates must be here.
+ * @throws CountersignError `handoff-mismatch`, `profile-not-granted`, and those of `validateLayout`
+ */
+export async function checkTerms(terms: LotTerms, firmwareDir: string): Promise<void> {
+  const known = (DEVICE_PROFILES as readonly string[]).includes(terms.profile.name);
+  if (!known || profileDigest(terms.profile.name) !== terms.profile.sha256) {
+    throw new CountersignError("profile-not-granted", `the lot's profile ${terms.profile.name} is another one here`);
+  }
+  for (const layout of terms.layouts) {
+    if (layoutDigest(layout.format, layout.placement) !== layout.sha256) {
+      throw new CountersignError("handoff-mismatch", `the layout for ${layout.template.name} doesn't have its digest`);
+    }
+    await validateLayout({
+      format: layout.format,
+      templatePath: join(firmwareDir, layout.template.name),
+      templateSha256: layout.template.sha256,
+      layout: layout.placement,
+    });
+  }
+}
+
+export function layoutOfSlot(layouts: readonly PinnedLayout[], slot: number): PinnedLayout {
+  return layouts[(slot - 1) % layouts.length]!;
+}

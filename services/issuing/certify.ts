@@ -1,0 +1,165 @@
+import { toBase64 } from "../../lib/domain/bytes.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import type { PrevRef } from "../../lib/records/primitives.ts";
+import { answeredItems, finishBatch, getBatch, insertResults } from "../../store/batches.ts";
+import { inTransaction } from "../../store/db.ts";
+import { advanceDevices } from "../../store/devices.ts";
+import { currentGrant } from "../../store/grants.ts";
+import {
+  findIssuances,
+  lockUnsigned,
+  releaseCertificates,
+  storeCertificates,
+  type Issuance,
+} from "../../store/issuance.ts";
+import { getLot, type Lot } from "../../store/lots.ts";
+import type { ActDraft } from "../ledger/index.ts";
+import { inTransactionWithRetry } from "./attempts.ts";
+import { authorityFor, relint, type Authority } from "./authority.ts";
+import { certifiedStep, lotWorkflowId, type IssuingContext, type OnProgress } from "./context.ts";
+import { storeIntents, type Intended } from "./intents.ts";
+import { checkItems, type CheckedItem } from "./items.ts";
+
+/**
+ * Certifies a batch: intents durable, then the HSM, then the first stored certificate queued for the ledger, and only
+ * what is under a signed checkpoint released. Safe to run again after any failure, and beside itself: whatever happened
+ * in between, a device gets one certificate.
+ * @throws CountersignError `not-found`, `grant-missing`, and what the HSM, the database or the ledger throws; a fault of
+ *   one item is that item's result
+ */
+export async function issueBatch(context: IssuingContext, batchId: string, onProgress?: OnProgress): Promise<void> {
+  const { db, acts } = context;
+  const batch = await getBatch(db, batchId);
+  if (batch.state === "done") return;
+  const [lot, grant, answered] = await Promise.all([
+    getLot(db, batch.lot),
+    currentGrant(db),
+    answeredItems(db, batchId),
+  ]);
+  const authority = authorityFor(grant, lot.profile.name, context.crlUrl);
+  const { checked, refused } = await checkItems(batch, grant.fields.idPrefixes, answered, onProgress);
+  const intended = await storeIntents(context, authority, batch, lot, checked, refused);
+  onProgress?.();
+  await context.seam?.afterIntents?.();
+
+  const devices = [...new Set(intended.items.map((item) => item.deviceId))];
+  await signIntended(context, authority, lot, devices, intended, onProgress);
+  await context.seam?.afterStored?.();
+
+  const issued = await findIssuances(db, lot.profile.name, devices);
+  const keys = issued.flatMap(({ certifiedKey }) => (certifiedKey === null ? [] : [certifiedKey]));
+  if (keys.length !== devices.length) throw new CountersignError("internal", `batch ${batchId} has unsigned intents`);
+  await acts.waitIncluded(keys, { timeoutMs: context.inclusionTimeoutMs ?? 60_000 });
+  await inTransaction(db, async (tx) => {
+    await releaseCertificates(tx, lot.profile.name, devices);
+    await insertResults(
+      tx,
+      batchId,
+      intended.items.map((item) => ({ index: item.index, device: item.deviceId })),
+    );
+    await finishBatch(tx, batchId);
+  });
+}
+
+/** Signs exactly the stored bytes of those that have no certificate yet, and stores what came first. */
+async function signIntended(
+  context: IssuingContext,
+  authority: Authority,
+  lot: Lot,
+  devices: readonly string[],
+  { items, linted }: Intended,
+  onProgress?: OnProgress,
+): Promise<void> {
+  const open = (await findIssuances(context.db, lot.profile.name, devices)).filter((i) => i.certificate === null);
+  if (open.length === 0) return;
+  const key = await context.caKey();
+  const signed = await Promise.all(
+    open.map(async (issuance) => {
+      if (issuance.issuerKeyId !== authority.issuerKeyId) throw otherIssuer(issuance);
+      const ready = linted.get(issuance.device);
+      const tbs = ready ?? relint(authority, issuance.tbs);
+      return { issuance, certificate: await key.signCertificate(tbs) };
+    }),
+  );
+  onProgress?.();
+  await context.seam?.afterSigning?.();
+  await storeSigned(context, lot, signed, items);
+}
+
+/** T2: the first stored certificate of a device wins; its line record is queued with it. */
+async function storeSigned(
+  { db, acts }: IssuingContext,
+  lot: Lot,
+  signed: readonly { issuance: Issuance; certificate: Uint8Array }[],
+  items: readonly CheckedItem[],
+): Promise<void> {
+  const csrs = new Map(items.map((item) => [item.deviceId, item.csr]));
+  await inTransactionWithRetry(db, async (tx) => {
+    const unsigned = await lockUnsigned(
+      tx,
+      lot.profile.name,
+      signed.map(({ issuance }) => issuance.device),
+    );
+    const first = signed.filter(({ issuance }) => unsigned.has(issuance.device));
+    const records = await acts.recordLines(
+      tx,
+      first.map(({ issuance, certificate }) =>
+        certifiedDraft(lot, issuance, certificate, unsigned.get(issuance.device)!),
+      ),
+    );
+    await storeCertificates(
+      tx,
+      lot.profile.name,
+      first.map(({ issuance, certificate }, i) => ({
+        device: issuance.device,
+        certificate,
+        retryKey: records[i]!.retryKey,
+        leafHash: records[i]!.leafHash,
+      })),
+    );
+    await advanceDevices(
+      tx,
+      "certified",
+      first.map(({ issuance }, i) => {
+        const csr = csrs.get(issuance.device);
+        return {
+          id: issuance.device,
+          prev: { origin: acts.origin, leafHash: records[i]!.leafHash },
+          ...(csr === undefined ? {} : { csr }),
+        };
+      }),
+    );
+  });
+}
+
+function certifiedDraft(
+  lot: Lot,
+  issuance: Issuance,
+  certificate: Uint8Array,
+  device: { slot: number; spkiSha256: string; prev: PrevRef },
+): ActDraft<"certified"> {
+  return {
+    type: "certified",
+    workflowId: lotWorkflowId(lot.id),
+    stepKey: certifiedStep(issuance.device, lot.profile.name),
+    subject: [{ name: issuance.device, digest: { sha256: device.spkiSha256 } }],
+    grant: issuance.grant,
+    prev: [device.prev],
+    fields: {
+      lot: lot.id,
+      slot: device.slot,
+      profile: lot.profile,
+      certificate: toBase64(certificate),
+      purpose: "initial",
+      intake: issuance.intake,
+      intent: issuance.intent,
+    },
+  };
+}
+
+function otherIssuer(issuance: Issuance): CountersignError {
+  return new CountersignError(
+    "internal",
+    `the intent for device ${issuance.device} is for CA key ${issuance.issuerKeyId}, which this site no longer uses`,
+  );
+}

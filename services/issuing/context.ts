@@ -1,0 +1,37 @@
+import type { CaKey } from "../../hsm/index.ts";
+import type { Db } from "../../store/db.ts";
+import type { Acts } from "../ledger/index.ts";
+
+/** What recording and issuing for lots needs of its site. */
+export interface IssuingContext {
+  readonly db: Db;
+  readonly acts: Acts;
+  /** this site's party */
+  readonly party: string;
+  /** The site's online CA key. @throws CountersignError `hsm-key-missing` where the site issues nothing */
+  readonly caKey: () => Promise<CaKey>;
+  /** where this site's CA publishes its CRL, http */
+  readonly crlUrl?: (caKeyId: string) => string;
+  readonly now?: () => Date;
+  /** how long to wait for a signed checkpoint; default 60 s */
+  readonly inclusionTimeoutMs?: number;
+  /** Tests stop the work at these points; nothing else sets them. */
+  readonly seam?: IssuingSeam;
+}
+
+export interface IssuingSeam {
+  /** T1 is committed, nothing is signed. */
+  readonly afterIntents?: () => Promise<void> | void;
+  /** Certificates are signed, none is stored. */
+  readonly afterSigning?: () => Promise<void> | void;
+  /** T2 is committed, nothing is released. */
+  readonly afterStored?: () => Promise<void> | void;
+}
+
+/** Tells that the work goes on; an activity heartbeats with it. */
+export type OnProgress = () => void;
+
+/** The name under which everything of one lot is recorded: the id of its workflow. */
+export const lotWorkflowId = (lot: string): string => `lot/${lot}`;
+export const builtStep = (device: string): string => `built/${device}`;
+export const certifiedStep = (device: string, profile: string): string => `certified/${profile}/${device}`;

@@ -1,0 +1,160 @@
+import { toHex } from "../../lib/domain/bytes.ts";
+import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
+import { inclusionProofs, leafHash } from "../../lib/ledger/tree.ts";
+import type { LintedTbs } from "../../lib/pki/lint.ts";
+import { answeredItems, insertResults, lockBatch, type Batch } from "../../store/batches.ts";
+import type { Tx } from "../../store/db.ts";
+import { lockDevices } from "../../store/devices.ts";
+import { debitQuota } from "../../store/grants.ts";
+import { findIssuances, insertIntents } from "../../store/issuance.ts";
+import { storeBlob } from "../../store/ledger.ts";
+import { lockOpenLot, type Lot } from "../../store/lots.ts";
+import { nodeSha256 } from "../ledger/index.ts";
+import { admitCertify, known } from "./admission.ts";
+import { inTransactionWithRetry } from "./attempts.ts";
+import { authorityGap, planCertificate, type Authority } from "./authority.ts";
+import { asRefusal } from "./built.ts";
+import { lotWorkflowId, type IssuingContext } from "./context.ts";
+import { refusal, type CheckedItem, type Refused } from "./items.ts";
+
+export interface Intended {
+  /** every item that has an intent now, this batch's or an earlier one's */
+  readonly items: CheckedItem[];
+  /** what this call linted, by device: signed without linting again */
+  readonly linted: ReadonlyMap<string, LintedTbs>;
+}
+
+/**
+ * T1: in one transaction locks the lot and the devices, debits the quota, fixes serials and validity, and makes durable
+ * what is about to be signed, with one `intent` line record over it. Refusals are stored with it. After this commit a
+ * device's bytes never change.
+ */
+export async function storeIntents(
+  context: IssuingContext,
+  authority: Authority,
+  batch: Batch,
+  lot: Lot,
+  checked: readonly CheckedItem[],
+  refused: readonly Refused[],
+): Promise<Intended> {
+  const now = (context.now ?? (() => new Date()))();
+  return await inTransactionWithRetry(context.db, async (tx) => {
+    if ((await lockBatch(tx, batch.id)) === "done") return { items: [], linted: new Map() };
+    const answered = await answeredItems(tx, batch.id);
+    const open = checked.filter((item) => !answered.has(item.index));
+    const closed =
+      (await lockOpenLot(tx, lot.id).then(() => undefined, asRefusal)) ??
+      authorityGap(authority.grant.fields, lot, context.party, now);
+    const devices = await lockDevices(
+      tx,
+      open.map((item) => item.deviceId),
+      open.map((item) => item.spkiSha256),
+    );
+    const issued = await findIssuances(
+      tx,
+      lot.profile.name,
+      devices.map((device) => device.id),
+    );
+    const byDevice = new Map(issued.map((issuance) => [issuance.device, issuance.csrSha256]));
+    const decisions = admitCertify(open, known(devices), lot.id, byDevice, closed);
+    const { planned, refusals } = plan(authority, decisions.fresh, now);
+
+    const granted = await debitUpTo(tx, planned.length);
+    const intended = planned.slice(0, granted.n);
+    for (const { item } of planned.slice(granted.n)) refusals.push(refusal(item.index, granted.refusal, item.deviceId));
+    if (intended.length > 0) await writeIntents(tx, context, authority, batch, lot, intended);
+
+    const admitted = new Set(intended.map(({ item }) => item.deviceId));
+    const errors = new Map(refusals.map((r) => [r.device, r.error]));
+    for (const item of decisions.repeated) {
+      const error = errors.get(item.deviceId);
+      if (error !== undefined) refusals.push({ index: item.index, device: item.deviceId, error });
+    }
+    await insertResults(tx, batch.id, [...refused, ...decisions.refused, ...refusals]);
+    return {
+      items: [
+        ...intended.map(({ item }) => item),
+        ...decisions.again,
+        ...decisions.repeated.filter((item) => admitted.has(item.deviceId)),
+      ],
+      linted: new Map(intended.map(({ item, linted }) => [item.deviceId, linted])),
+    };
+  });
+}
+
+interface Planned {
+  readonly item: CheckedItem;
+  readonly serial: string;
+  readonly linted: LintedTbs;
+}
+
+function plan(authority: Authority, items: readonly CheckedItem[], now: Date) {
+  const planned: Planned[] = [];
+  const refusals: Refused[] = [];
+  for (const item of items) {
+    try {
+      planned.push({ item, ...planCertificate(authority, item.deviceId, item.spki, now) });
+    } catch (error) {
+      refusals.push(refusal(item.index, error, item.deviceId));
+    }
+  }
+  return { planned, refusals };
+}
+
+/** Takes `n` off the quota, or what is left of it. The grant's row is locked until the transaction ends. */
+async function debitUpTo(tx: Tx, n: number): Promise<{ n: number; refusal: unknown }> {
+  let asked = n;
+  let refused: unknown;
+  while (asked > 0) {
+    try {
+      await debitQuota(tx, asked);
+      break;
+    } catch (error) {
+      if (!isCountersignError(error) || error.code !== "quota-exceeded") throw error;
+      refused = error;
+      // The counter may have moved between the refusal and its count; it only grows, so this ends.
+      asked = Math.min(asked - 1, Math.max(0, Number(error.details["quota"]) - Number(error.details["used"])));
+    }
+  }
+  return { n: asked, refusal: refused ?? new CountersignError("quota-exceeded", "the grant's quota is used up") };
+}
+
+async function writeIntents(
+  tx: Tx,
+  { acts }: IssuingContext,
+  authority: Authority,
+  batch: Batch,
+  lot: Lot,
+  planned: readonly Planned[],
+): Promise<void> {
+  const { root, paths } = inclusionProofs(
+    planned.map(({ linted }) => leafHash(nodeSha256(linted.bytes), nodeSha256)),
+    nodeSha256,
+  );
+  const tbsRoot = toHex(root);
+  await storeBlob(tx, Buffer.from(batch.manifestSha256, "hex"), batch.manifest);
+  const record = await acts.recordLine(tx, {
+    type: "intent",
+    workflowId: lotWorkflowId(lot.id),
+    // A batch's intents may come in several transactions, each over other devices.
+    stepKey: `intent/${batch.id}/${tbsRoot}`,
+    subject: [{ name: lot.id, digest: { sha256: tbsRoot } }],
+    grant: authority.grant.ref,
+    prev: [lot.ref],
+    blobs: [{ name: "manifest", sha256: batch.manifestSha256, size: batch.manifest.length }],
+    fields: { lot: lot.id, manifest: batch.manifestSha256, tbsRoot, count: planned.length },
+  });
+  await insertIntents(
+    tx,
+    { lot: lot.id, profile: lot.profile.name, grant: authority.grant.ref },
+    planned.map(({ item, serial, linted }, index) => ({
+      device: item.deviceId,
+      csrSha256: item.csrSha256,
+      issuerKeyId: authority.issuerKeyId,
+      serial,
+      tbs: linted.bytes,
+      intent: { leafHash: record.leafHash, index, path: paths[index]!.map(toHex) },
+      intake: item.intake,
+    })),
+  );
+}

@@ -1,0 +1,197 @@
+import { CountersignError } from "../lib/domain/errors.ts";
+import type { ErrorCode } from "../lib/domain/error-codes.ts";
+import type { Queryable, Tx } from "./db.ts";
+
+/** What a station or technician handed in, and what became of each item. A batch's row never changes but for `state`. */
+
+export type BatchKind = "built" | "certify" | "install";
+
+export interface NewBatch {
+  /** the manifest's id: names the batch for good */
+  readonly id: string;
+  readonly lot: string;
+  readonly kind: BatchKind;
+  /** the DSSE bytes as they came */
+  readonly manifest: Uint8Array;
+  readonly manifestSha256: string;
+  /** SHA-256 of the SPKI of who signed it; the certificate is in the manifest */
+  readonly keyId: string;
+  readonly items: readonly Uint8Array[];
+}
+
+export interface Batch extends NewBatch {
+  readonly state: "pending" | "done";
+}
+
+export interface ItemResult {
+  readonly index: number;
+  readonly device?: string | undefined;
+  readonly error?: { code: ErrorCode; message: string } | undefined;
+}
+
+/**
+ * Stores a batch. False when the same manifest is stored already.
+ * @throws CountersignError `already-exists` when the id belongs to another manifest
+ */
+export async function insertBatch(tx: Tx, batch: NewBatch): Promise<boolean> {
+  const { rowCount } = await tx.query({
+    name: "batch-insert",
+    text: `INSERT INTO batch (id, lot, kind, manifest, manifest_sha256, key_id, count, items)
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING`,
+    values: [
+      batch.id,
+      batch.lot,
+      batch.kind,
+      batch.manifest,
+      batch.manifestSha256,
+      batch.keyId,
+      batch.items.length,
+      batch.items,
+    ],
+  });
+  if (rowCount === 1) return true;
+  const { rows } = await tx.query<{ manifest_sha256: string }>("SELECT manifest_sha256 FROM batch WHERE id = $1", [
+    batch.id,
+  ]);
+  if (rows[0]?.manifest_sha256 === batch.manifestSha256) return false;
+  throw new CountersignError("already-exists", `another manifest was posted as ${batch.id}: give each batch a new id`);
+}
+
+interface Row {
+  id: string;
+  lot: string;
+  kind: BatchKind;
+  manifest: Uint8Array;
+  manifest_sha256: string;
+  key_id: string;
+  items: Uint8Array[];
+  state: Batch["state"];
+}
+
+const COLUMNS = "id, lot, kind, manifest, manifest_sha256, key_id, items, state";
+
+function fromRow({ manifest_sha256, key_id, ...rest }: Row): Batch {
+  return { ...rest, manifestSha256: manifest_sha256, keyId: key_id };
+}
+
+/** @throws CountersignError `not-found` */
+export async function getBatch(q: Queryable, id: string): Promise<Batch> {
+  const { rows } = await q.query<Row>({
+    name: "batch-get",
+    text: `SELECT ${COLUMNS} FROM batch WHERE id = $1`,
+    values: [id],
+  });
+  return rows[0] ? fromRow(rows[0]) : notFound(id);
+}
+
+/**
+ * Keeps two attempts at one batch from running at once, and gives its state.
+ * @throws CountersignError `not-found`
+ */
+export async function lockBatch(tx: Tx, id: string): Promise<Batch["state"]> {
+  const { rows } = await tx.query<{ state: Batch["state"] }>({
+    name: "batch-lock",
+    text: "SELECT state FROM batch WHERE id = $1 FOR UPDATE",
+    values: [id],
+  });
+  return rows[0]?.state ?? notFound(id);
+}
+
+export interface PendingBatch {
+  readonly id: string;
+  readonly lot: string;
+  readonly kind: BatchKind;
+}
+
+/** Batches that nobody finished within `olderThanMs`: their workflow may never have heard of them. */
+export async function pendingBatches(q: Queryable, olderThanMs: number): Promise<PendingBatch[]> {
+  const { rows } = await q.query<PendingBatch>(
+    `SELECT id, lot, kind FROM batch
+     WHERE state = 'pending' AND received < now() - make_interval(secs => $1) ORDER BY received LIMIT 10000`,
+    [olderThanMs / 1000],
+  );
+  return rows;
+}
+
+/** Stores what became of items, in the caller's transaction; an item's first result stays. */
+export async function insertResults(tx: Tx, batch: string, results: readonly ItemResult[]): Promise<void> {
+  if (results.length === 0) return;
+  await tx.query({
+    name: "batch-results",
+    text: `INSERT INTO batch_result (batch, index, device, code, message)
+      SELECT $1, * FROM unnest($2::int[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING`,
+    values: [
+      batch,
+      results.map((r) => r.index),
+      results.map((r) => r.device ?? null),
+      results.map((r) => r.error?.code ?? null),
+      results.map((r) => r.error?.message.slice(0, 500) ?? null),
+    ],
+  });
+}
+
+/** Indexes of the batch's items that have a result already. */
+export async function answeredItems(q: Queryable, batch: string): Promise<Set<number>> {
+  const { rows } = await q.query<{ index: number }>({
+    name: "batch-answered",
+    text: "SELECT index FROM batch_result WHERE batch = $1",
+    values: [batch],
+  });
+  return new Set(rows.map((row) => row.index));
+}
+
+export async function finishBatch(tx: Tx, id: string): Promise<void> {
+  await tx.query({ name: "batch-finish", text: "UPDATE batch SET state = 'done' WHERE id = $1", values: [id] });
+}
+
+/** Of these batches, those that are done. */
+export async function doneBatches(q: Queryable, ids: readonly string[]): Promise<Set<string>> {
+  const { rows } = await q.query<{ id: string }>({
+    name: "batch-done",
+    text: "SELECT id FROM batch WHERE id = ANY($1) AND state = 'done'",
+    values: [ids],
+  });
+  return new Set(rows.map((row) => row.id));
+}
+
+export interface BatchAnswer {
+  readonly index: number;
+  readonly deviceId: string | null;
+  readonly slot: number | null;
+  readonly certificate: Uint8Array | null;
+  readonly code: ErrorCode | null;
+  readonly message: string | null;
+}
+
+/**
+ * Every item's result, in order. A certificate appears only when its record is under a signed checkpoint.
+ * @throws CountersignError `not-found`
+ */
+export async function batchAnswers(
+  q: Queryable,
+  id: string,
+): Promise<PendingBatch & { state: Batch["state"]; answers: BatchAnswer[] }> {
+  const found = await q.query<PendingBatch & { state: Batch["state"] }>({
+    name: "batch-state",
+    text: "SELECT id, lot, kind, state FROM batch WHERE id = $1",
+    values: [id],
+  });
+  const batch = found.rows[0] ?? notFound(id);
+  if (batch.state !== "done") return { ...batch, answers: [] };
+  const { rows } = await q.query<BatchAnswer>({
+    name: "batch-answers",
+    text: `SELECT r.index, r.device AS "deviceId", d.slot, r.code, r.message,
+        CASE WHEN $2 THEN i.certificate END AS certificate
+      FROM batch_result r
+      LEFT JOIN device d ON d.id = r.device AND r.code IS NULL
+      LEFT JOIN lot l ON l.id = d.lot
+      LEFT JOIN issuance i ON i.device = d.id AND i.profile = l.profile AND i.released
+      WHERE r.batch = $1 ORDER BY r.index`,
+    values: [id, batch.kind === "certify"],
+  });
+  return { ...batch, answers: rows };
+}
+
+function notFound(id: string): never {
+  throw new CountersignError("not-found", `there is no batch ${id} on this site`);
+}

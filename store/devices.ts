@@ -1,0 +1,135 @@
+import type { PrevRef } from "../lib/records/primitives.ts";
+import type { Receipt } from "../lib/records/receipt.ts";
+import type { Queryable, Tx } from "./db.ts";
+
+/** Devices this site has, or had, in its hands. A device id and a key belong together for good, across lots. */
+
+export type Stage = "built" | "received" | "certified" | "injected" | "installed";
+
+export interface Device {
+  readonly id: string;
+  readonly spkiSha256: string;
+  readonly lot: string;
+  readonly slot: number;
+  readonly csrSha256: string;
+  readonly stage: Stage;
+  /** in this site's custody */
+  readonly held: boolean;
+  /** the device's last act, as the next one names it */
+  readonly prev: PrevRef;
+}
+
+interface Row {
+  id: string;
+  spki_sha256: string;
+  lot: string;
+  slot: number;
+  csr_sha256: string;
+  stage: Stage;
+  held: boolean;
+  prev: PrevRef;
+}
+
+const COLUMNS = "id, spki_sha256, lot, slot, csr_sha256, stage, held, prev";
+
+function fromRow({ spki_sha256, csr_sha256, ...rest }: Row): Device {
+  return { ...rest, spkiSha256: spki_sha256, csrSha256: csr_sha256 };
+}
+
+/** Every device that has one of these ids or keys, locked until the transaction ends, in one order for all callers. */
+export async function lockDevices(tx: Tx, ids: readonly string[], keys: readonly string[]): Promise<Device[]> {
+  const { rows } = await tx.query<Row>({
+    name: "device-lock",
+    text: `SELECT ${COLUMNS} FROM device WHERE id = ANY($1) OR spki_sha256 = ANY($2) ORDER BY id FOR UPDATE`,
+    values: [ids, keys],
+  });
+  return rows.map(fromRow);
+}
+
+export interface NewDevice extends Omit<Device, "held"> {
+  readonly csr?: Uint8Array;
+  readonly handoff?: string;
+}
+
+/** Gives how many were new: fewer than given when another transaction stored one of these ids, keys or slots first. */
+export async function insertDevices(tx: Tx, devices: readonly NewDevice[]): Promise<number> {
+  if (devices.length === 0) return 0;
+  const sorted = devices.toSorted((a, b) => (a.id < b.id ? -1 : 1));
+  const { rowCount } = await tx.query({
+    name: "device-insert",
+    text: `INSERT INTO device (id, spki_sha256, lot, slot, csr_sha256, csr, stage, built, handoff, prev)
+      SELECT i, k, l, s, c, r, g, g = 'built', h, p::jsonb
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::text[], $9::text[])
+        WITH ORDINALITY AS n(i, k, l, s, c, r, g, h, p, o) ORDER BY o
+      ON CONFLICT DO NOTHING`,
+    values: [
+      sorted.map((d) => d.id),
+      sorted.map((d) => d.spkiSha256),
+      sorted.map((d) => d.lot),
+      sorted.map((d) => d.slot),
+      sorted.map((d) => d.csrSha256),
+      sorted.map((d) => d.csr ?? null),
+      sorted.map((d) => d.stage),
+      sorted.map((d) => d.handoff ?? null),
+      sorted.map((d) => JSON.stringify(d.prev)),
+    ],
+  });
+  return rowCount ?? 0;
+}
+
+/** Moves devices on to their next act. The caller holds their locks. */
+export async function advanceDevices(
+  tx: Tx,
+  stage: Stage,
+  devices: readonly { id: string; prev: PrevRef; csr?: Uint8Array }[],
+): Promise<void> {
+  if (devices.length === 0) return;
+  await tx.query({
+    name: "device-advance",
+    text: `UPDATE device d SET stage = $1, prev = n.p::jsonb, csr = COALESCE(n.c, d.csr)
+      FROM unnest($2::text[], $3::text[], $4::bytea[]) AS n(i, p, c) WHERE d.id = n.i`,
+    values: [
+      stage,
+      devices.map((d) => d.id),
+      devices.map((d) => JSON.stringify(d.prev)),
+      devices.map((d) => d.csr ?? null),
+    ],
+  });
+}
+
+/** Everything the API shows of a device; the chain only once it is released. */
+export interface DeviceView extends Device {
+  readonly csr: Uint8Array | null;
+  readonly certificate: Uint8Array | null;
+  readonly receipt: Receipt | null;
+  readonly imagePath: string | null;
+  readonly handoff: string | null;
+  readonly installed: boolean;
+}
+
+const VIEW = `SELECT d.id, d.spki_sha256, d.lot, d.slot, d.csr_sha256, d.stage, d.held, d.prev, d.handoff, d.csr,
+    i.certificate, j.receipt, j.image_path AS "imagePath", d.stage = 'installed' AS installed
+  FROM device d JOIN lot l ON l.id = d.lot
+  LEFT JOIN issuance i ON i.device = d.id AND i.profile = l.profile AND i.released
+  LEFT JOIN injection j ON j.device = d.id AND j.leaf_hash IS NOT NULL`;
+
+type ViewRow = Row & Pick<DeviceView, "csr" | "certificate" | "receipt" | "imagePath" | "handoff" | "installed">;
+
+export async function findDevice(q: Queryable, id: string): Promise<DeviceView | undefined> {
+  const { rows } = await q.query<ViewRow>(`${VIEW} WHERE d.id = $1`, [id]);
+  return rows[0] && { ...rows[0], ...fromRow(rows[0]) };
+}
+
+/** A lot's devices in slot order, the next `limit` after `afterSlot`. */
+export async function listDevices(
+  q: Queryable,
+  lot: string,
+  page: { afterSlot: number; limit: number },
+): Promise<DeviceView[]> {
+  const { rows } = await q.query<ViewRow>(`${VIEW} WHERE d.lot = $1 AND d.slot > $2 ORDER BY d.slot LIMIT $3`, [
+    lot,
+    page.afterSlot,
+    page.limit,
+  ]);
+  return rows.map((row) => ({ ...row, ...fromRow(row) }));
+}

@@ -1,0 +1,144 @@
+import { CountersignError } from "../lib/domain/errors.ts";
+import type { ActRef, ProfileRef } from "../lib/records/primitives.ts";
+import type { Queryable, Tx } from "./db.ts";
+
+export interface Lot {
+  readonly id: string;
+  readonly state: "open" | "closed";
+  readonly builder: string;
+  readonly issuer: string;
+  readonly slots: number;
+  readonly profile: ProfileRef;
+  /** as the opener gave them, checked by services/custody */
+  readonly layouts: unknown[];
+  /** this site's own `lot-opened` act */
+  readonly ref: ActRef;
+}
+
+export interface LotCounts {
+  readonly built: number;
+  readonly released: number;
+  readonly received: number;
+  readonly certified: number;
+  readonly injected: number;
+  readonly installed: number;
+  readonly refused: number;
+}
+
+interface Row {
+  id: string;
+  state: Lot["state"];
+  builder: string;
+  issuer: string;
+  slots: number;
+  profile: string;
+  profile_sha256: string;
+  layouts: unknown[];
+  origin: string;
+  leaf_hash: string;
+}
+
+const COLUMNS = "id, state, builder, issuer, slots, profile, profile_sha256, layouts, origin, leaf_hash";
+
+function fromRow({ profile, profile_sha256, origin, leaf_hash, ...rest }: Row): Lot {
+  return { ...rest, profile: { name: profile, sha256: profile_sha256 }, ref: { origin, leafHash: leaf_hash } };
+}
+
+export async function findLot(q: Queryable, id: string): Promise<Lot | undefined> {
+  const { rows } = await q.query<Row>({
+    name: "lot-find",
+    text: `SELECT ${COLUMNS} FROM lot WHERE id = $1`,
+    values: [id],
+  });
+  return rows[0] && fromRow(rows[0]);
+}
+
+/** @throws CountersignError `lot-not-found` */
+export async function getLot(q: Queryable, id: string): Promise<Lot> {
+  return (await findLot(q, id)) ?? notFound(id);
+}
+
+export async function listLots(q: Queryable): Promise<Lot[]> {
+  const { rows } = await q.query<Row>(`SELECT ${COLUMNS} FROM lot ORDER BY opened DESC, id LIMIT 1000`);
+  return rows.map(fromRow);
+}
+
+/**
+ * The lot, locked FOR SHARE: it can't be closed under a transaction that records or issues for it.
+ * @throws CountersignError `lot-not-found`, `lot-not-open`
+ */
+export async function lockOpenLot(tx: Tx, id: string): Promise<Lot> {
+  const { rows } = await tx.query<Row>({
+    name: "lot-lock",
+    text: `SELECT ${COLUMNS} FROM lot WHERE id = $1 FOR SHARE`,
+    values: [id],
+  });
+  const lot = rows[0] ? fromRow(rows[0]) : notFound(id);
+  if (lot.state !== "open") {
+    throw new CountersignError("lot-not-open", `the lot ${id} is ${lot.state}: nothing more is recorded for it`);
+  }
+  return lot;
+}
+
+/** Stores a lot whose `lot-opened` act is recorded. False when it is there already. */
+export async function insertLot(tx: Tx, lot: Omit<Lot, "state">): Promise<boolean> {
+  const { rowCount } = await tx.query(
+    `INSERT INTO lot (id, state, builder, issuer, slots, profile, profile_sha256, layouts, origin, leaf_hash)
+     VALUES ($1, 'open', $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING`,
+    [
+      lot.id,
+      lot.builder,
+      lot.issuer,
+      lot.slots,
+      lot.profile.name,
+      lot.profile.sha256,
+      JSON.stringify(lot.layouts),
+      lot.ref.origin,
+      lot.ref.leafHash,
+    ],
+  );
+  if (rowCount !== 1) return false;
+  await tx.query("INSERT INTO lot_slots (lot, slots) VALUES ($1, $2)", [lot.id, lot.slots]);
+  return true;
+}
+
+/** Closes a lot once no transaction issues for it any more. */
+export async function closeLot(tx: Tx, id: string): Promise<void> {
+  await tx.query("UPDATE lot SET state = 'closed' WHERE id = $1", [id]);
+}
+
+/**
+ * Takes up to `n` free slots, the lowest numbers first; fewer when the lot has no more. The counter stays locked until
+ * the transaction ends, so two batches never take the same slot, and a rolled-back one gives its slots back.
+ */
+export async function takeSlots(tx: Tx, lot: string, n: number): Promise<number[]> {
+  const { rows } = await tx.query<{ before: number; taken: number }>({
+    name: "slots-take",
+    text: `WITH free AS (SELECT lot, taken, slots FROM lot_slots WHERE lot = $1 FOR UPDATE)
+      UPDATE lot_slots s SET taken = LEAST(free.taken + $2, free.slots) FROM free WHERE s.lot = free.lot
+      RETURNING free.taken AS before, s.taken AS taken`,
+    values: [lot, n],
+  });
+  const row = rows[0] ?? notFound(lot);
+  return Array.from({ length: row.taken - row.before }, (_, i) => row.before + 1 + i);
+}
+
+export async function countLot(q: Queryable, id: string): Promise<LotCounts> {
+  const { rows } = await q.query<LotCounts>(
+    `SELECT count(*) FILTER (WHERE built) AS built,
+       count(*) FILTER (WHERE NOT held) AS released,
+       count(*) FILTER (WHERE NOT built) AS received,
+       (SELECT count(*) FROM issuance i WHERE i.lot = $1 AND i.released) AS certified,
+       count(*) FILTER (WHERE EXISTS (SELECT 1 FROM injection j WHERE j.device = d.id AND j.leaf_hash IS NOT NULL)) AS injected,
+       count(*) FILTER (WHERE stage = 'installed') AS installed,
+       (SELECT count(*) FROM batch_result r JOIN batch b ON b.id = r.batch
+         WHERE b.lot = $1 AND r.code IS NOT NULL) AS refused
+     FROM device d WHERE lot = $1`,
+    [id],
+  );
+  return rows[0]!;
+}
+
+function notFound(id: string): never {
+  throw new CountersignError("lot-not-found", `there is no lot ${id} on this site: open it, or receive its handoff`);
+}

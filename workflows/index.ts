@@ -1,0 +1,5 @@
+/** Every workflow of a site's worker, by its type name. */
+export { handoff } from "./handoff.ts";
+export { injection } from "./injection.ts";
+export { installation } from "./installation.ts";
+export { productionLot } from "./production-lot.ts";

@@ -1,0 +1,125 @@
+import {
+  allHandlersFinished,
+  ApplicationFailure,
+  condition,
+  continueAsNew,
+  proxyActivities,
+  setHandler,
+  workflowInfo,
+} from "@temporalio/workflow";
+import {
+  batchesArrived,
+  lotOpened,
+  lotProgress,
+  type LotActivities,
+  type LotBatch,
+  type Outcome,
+  type ProductionLotInput,
+} from "../contracts/lots.ts";
+import { QUEUES } from "../contracts/queues.ts";
+import { outcome } from "./outcome.ts";
+
+const retry = { initialInterval: "500 milliseconds", maximumInterval: "30 seconds", backoffCoefficient: 2 } as const;
+
+const { openLot, refuseBatch } = proxyActivities<LotActivities>({
+  taskQueue: QUEUES.site,
+  startToCloseTimeout: "2 minutes",
+  retry,
+});
+const { recordBuilt, issueBatch } = proxyActivities<LotActivities>({
+  taskQueue: QUEUES.site,
+  startToCloseTimeout: "15 minutes",
+  // Longer than a server's restart: a batch that is under way isn't started twice for that.
+  heartbeatTimeout: "60 seconds",
+  retry,
+});
+
+const LANES = 6;
+
+/**
+ * One production lot, for as long as it is open: `lot/<id>`. Batches come by reference and run on parallel lanes; a run
+ * that has become long hands what it hasn't begun to the next one.
+ */
+export async function productionLot(input: ProductionLotInput): Promise<void> {
+  const state = new LotState(input);
+  let opening: Outcome | undefined = input.request === undefined ? { ok: true } : undefined;
+  setHandler(batchesArrived, (batches) => state.add(batches));
+  setHandler(lotProgress, () => state.progress());
+  setHandler(lotOpened, async () => {
+    await condition(() => opening !== undefined);
+    return opening!;
+  });
+
+  if (input.request !== undefined) {
+    opening = await outcome(() => openLot({ request: input.request! }));
+    if (!opening.ok) {
+      await condition(allHandlersFinished);
+      // Failed, not completed: the id is free for another try.
+      throw ApplicationFailure.nonRetryable(opening.error.message, opening.error.code);
+    }
+  }
+
+  const lanes = Array.from({ length: input.lanes ?? LANES }, () => lane(state));
+  await Promise.all(lanes);
+  await condition(allHandlersFinished);
+  await continueAsNew<typeof productionLot>({
+    lot: input.lot,
+    ...(input.lanes === undefined ? {} : { lanes: input.lanes }),
+    queue: state.queue,
+    done: state.done,
+  });
+}
+
+/** Works until this run is asked to end. */
+async function lane(state: LotState): Promise<void> {
+  for (;;) {
+    await condition(() => state.queue.length > 0 || workflowInfo().continueAsNewSuggested);
+    if (workflowInfo().continueAsNewSuggested) return;
+    // Taken before the await: no other lane sees it.
+    const batch = state.take();
+    if (batch === undefined) continue;
+    const result = await outcome(() =>
+      batch.kind === "built" ? recordBuilt({ batch: batch.id }) : issueBatch({ batch: batch.id }),
+    );
+    if (!result.ok) await refuseBatch({ batch: batch.id, refused: result.error });
+    state.finish(batch);
+  }
+}
+
+class LotState {
+  readonly queue: LotBatch[];
+  done: number;
+  /** queued or running: a batch that is announced twice runs once */
+  readonly #known: Set<string>;
+  #running = 0;
+
+  constructor(input: ProductionLotInput) {
+    this.queue = [...(input.queue ?? [])];
+    this.done = input.done ?? 0;
+    this.#known = new Set(this.queue.map((batch) => batch.id));
+  }
+
+  add(batches: readonly LotBatch[]): void {
+    for (const batch of batches) {
+      if (this.#known.has(batch.id)) continue;
+      this.#known.add(batch.id);
+      this.queue.push(batch);
+    }
+  }
+
+  take(): LotBatch | undefined {
+    const batch = this.queue.shift();
+    if (batch !== undefined) this.#running++;
+    return batch;
+  }
+
+  finish(batch: LotBatch): void {
+    this.#running--;
+    this.done++;
+    this.#known.delete(batch.id);
+  }
+
+  progress() {
+    return { queued: this.queue.length, running: this.#running, done: this.done };
+  }
+}
