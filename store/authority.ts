@@ -192,3 +192,14 @@ export async function setHubRegistration(
     ],
   );
 }
+
+/** The ceremony whose act is in the ledger. */
+export async function lastCeremony(q: Queryable): Promise<Ceremony | undefined> {
+  const { rows } = await q.query<Ceremony>(
+    `SELECT ${CEREMONY} FROM ceremony WHERE act_leaf_hash IS NOT NULL ORDER BY created DESC LIMIT 1`,
+  );
+  return rows[0];
+}
+
+/** Under which a hub's verification certificate is kept. */
+export const hubIntent = (name: string): string => `hub-verification/${name}`;

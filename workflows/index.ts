@@ -3,3 +3,7 @@ export { handoff } from "./handoff.ts";
 export { injection } from "./injection.ts";
 export { installation } from "./installation.ts";
 export { productionLot } from "./production-lot.ts";
+export { acceptance } from "./acceptance.ts";
+export { delegation } from "./delegation.ts";
+export { hubRegistration } from "./hub-registration.ts";
+export { rootCeremony } from "./root-ceremony.ts";

@@ -1,0 +1,228 @@
+import { parseCertificate } from "../lib/pki/certificate.ts";
+import type { AcceptanceActivities } from "../contracts/parties.ts";
+import { workflowIds } from "../contracts/parties.ts";
+import { nodeVerify, type CaKey, type Token } from "../hsm/index.ts";
+import { fromBase64, fromHex, toBase64 } from "../lib/domain/bytes.ts";
+import { CountersignError } from "../lib/domain/errors.ts";
+import { parseCsr } from "../lib/pki/csr.ts";
+import { keyId } from "../lib/pki/spki.ts";
+import type { Invitation } from "../lib/records/message.ts";
+import type { Acts } from "../services/ledger/acts.ts";
+import { issueCrl } from "../services/parties/ca.ts";
+import { digestOf, readBody } from "../services/parties/envelope.ts";
+import { checkGrant, type CheckedGrant } from "../services/parties/grant-check.ts";
+import { contactOf, type Identity } from "../services/parties/identity.ts";
+import { nonceDigest } from "../services/parties/join.ts";
+import { makeKeyset } from "../services/parties/keyset.ts";
+import { enqueue } from "../services/parties/outbox.ts";
+import { openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
+import { currentCrl, storeCaCertificate } from "../store/authority.ts";
+import { inTransaction, type Db } from "../store/db.ts";
+import { currentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
+import { storeBlob } from "../store/ledger.ts";
+import { findInbox } from "../store/messages.ts";
+import {
+  findEnrolment,
+  getPeer,
+  listEnrolments,
+  ownKeyset,
+  setEnrolment,
+  storeOwnKeyset,
+  storeRequest,
+  type OwnKeyset,
+} from "../store/parties.ts";
+import { withFailures } from "./failures.ts";
+
+/** How long an online CA's CRL holds; the site makes the next one when half of it is over. */
+export const CRL_DAYS = 30;
+
+export interface AcceptanceDeps {
+  readonly db: Db;
+  readonly identity: Identity;
+  readonly acts: Acts;
+  /** the online CA's token */
+  readonly caToken: Token;
+  readonly now?: () => Date;
+}
+
+/** The grantee's activities. They take a parent's or a message's id and find everything else in the site's database. */
+export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities {
+  const { db, identity, acts, caToken } = deps;
+  const now = (): Date => deps.now?.() ?? new Date();
+
+  async function invitationOf(parent: string): Promise<{ invitation: Invitation; csr: Uint8Array | null }> {
+    const enrolment = await findEnrolment(db, parent);
+    if (!enrolment) throw new CountersignError("not-found", `no invitation of ${parent} is in hand`);
+    return enrolment;
+  }
+
+  async function own(): Promise<OwnKeyset> {
+    const held = await ownKeyset(db);
+    if (!held) throw new CountersignError("state-conflict", "this site hasn't recorded its keyset yet");
+    return held;
+  }
+
+  async function caKey(): Promise<CaKey> {
+    return (await caToken.hasKey("ca"))
+      ? caToken.caKey("ca")
+      : caToken.generateCaKey({ label: "ca", algorithm: "ec-p256" });
+  }
+
+  /** The message's grant, checked from the beginning: nothing is taken from an earlier activity's word. */
+  async function grantIn(message: string): Promise<{
+    parent: string;
+    checked: CheckedGrant;
+    act: CheckedAct<"delegation">;
+    upstream: Uint8Array[];
+  }> {
+    const stored = await findInbox(db, message);
+    if (stored?.type !== "delegation") throw new CountersignError("not-found", `no delegation arrived as ${message}`);
+    const peer = await getPeer(db, stored.sender);
+    const { invitation, csr } = await invitationOf(peer.party);
+    if (!csr || peer.direction !== "parent") {
+      throw new CountersignError("unauthorized", `this site asked ${peer.party} for no grant`);
+    }
+    const body = readBody("delegation", stored.body);
+    const act = await openSignedAct(
+      body.act,
+      { type: "delegation", party: peer.party, origin: peer.contact.origin, act: peer.actSpki },
+      nodeVerify,
+    );
+    const upstream = body.upstream.map(fromBase64);
+    const request = {
+      party: identity.party,
+      keyset: (await own()).keyset,
+      csr,
+      nonceSha256: nonceDigest(invitation.nonce),
+    };
+    const pinnedRoot = (await rootPin(db))?.sha256;
+    const checked = await checkGrant(act.act.fields, upstream, request, { pinnedRoot, now: now(), verify: nodeVerify });
+    return { parent: peer.party, checked, act, upstream };
+  }
+
+  return withFailures<AcceptanceActivities>({
+    async prepareRequest({ parent }) {
+      const { invitation, csr } = await invitationOf(parent);
+      if (csr) return { csrSha256: digestOf(csr) };
+      const key = await caKey();
+      const made = await key.signRequest({
+        cn: `${identity.organization} CA`,
+        organization: identity.organization,
+        challengePassword: invitation.nonce,
+      });
+      return { csrSha256: digestOf(await storeRequest(db, parent, made)) };
+    },
+
+    async recordKeyset() {
+      const held = await ownKeyset(db);
+      if (held) return { leafHash: held.ref.leafHash };
+      const enrolment = (await listEnrolments(db)).find((row) => row.csr !== null);
+      if (!enrolment?.csr) throw new CountersignError("state-conflict", "the CA's request isn't made yet");
+      const { csr } = enrolment;
+      const { certificate } = identity.infrastructure;
+      const keyset = await makeKeyset(identity, { spki: parseCsr(csr).spki, kind: "csr", der: csr });
+      const infrastructure = { name: "infrastructure", sha256: digestOf(certificate), size: certificate.length };
+      await storeBlob(db, fromHex(infrastructure.sha256), certificate);
+      const act = await acts.recordSigned(
+        {
+          type: "keyset",
+          workflowId: workflowIds.acceptance(identity.party),
+          stepKey: "keyset",
+          subject: [{ name: identity.party, digest: { sha256: keyId(fromBase64(keyset.ca)) } }],
+          blobs: [infrastructure],
+          fields: { keyset },
+        },
+        identity.act,
+      );
+      const ref = { origin: identity.origin, leafHash: act.leafHash };
+      await storeOwnKeyset(db, { keyset, ref, entry: act.entry, infrastructure: certificate });
+      return { leafHash: act.leafHash };
+    },
+
+    async sendJoin({ parent }) {
+      const { invitation, csr } = await invitationOf(parent);
+      if (!csr) throw new CountersignError("state-conflict", "the CA's request isn't made yet");
+      const keyset = await own();
+      await inTransaction(db, async (tx) => {
+        await enqueue(tx, {
+          receiver: parent,
+          type: "join",
+          retryKey: `join/${invitation.id}`,
+          body: {
+            invitation: invitation.id,
+            nonce: invitation.nonce,
+            contact: contactOf(identity),
+            csr: toBase64(csr),
+            keyset: toBase64(keyset.entry),
+            infrastructure: toBase64(keyset.infrastructure),
+          },
+        });
+        await setEnrolment(tx, parent, { state: "joined" });
+      });
+    },
+
+    async refuseJoin({ parent, refusal }) {
+      await setEnrolment(db, parent, { state: "refused", refusal });
+    },
+
+    async acceptGrant({ message }) {
+      const { parent, checked, act, upstream } = await grantIn(message);
+      const [certificate] = checked.chain;
+      if (!certificate) throw new CountersignError("grant-mismatch", "the grant came without a certificate");
+      await inTransaction(db, async (tx) => {
+        await pinRoot(tx, checked.root.der, digestOf(checked.root.der));
+        const { fields } = act.act;
+        await storeGrant(tx, { ref: act.ref, parent, entry: act.entry, fields, certificate, upstream });
+        await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate });
+      });
+      return { grant: act.ref.leafHash };
+    },
+
+    async refuseGrant({ message, refusal }) {
+      const stored = await findInbox(db, message);
+      if (stored) await setEnrolment(db, stored.sender, { state: "refused", delegation: message, refusal });
+    },
+
+    async recordAcceptance({ message }) {
+      const { parent, checked, act } = await grantIn(message);
+      const keyset = await own();
+      const recorded = await acts.recordSigned(
+        {
+          type: "acceptance",
+          workflowId: workflowIds.acceptance(identity.party),
+          stepKey: `acceptance/${act.ref.leafHash}`,
+          subject: [{ name: identity.party, digest: { sha256: keyId(fromBase64(keyset.keyset.ca)) } }],
+          grant: act.ref,
+          prev: [keyset.ref, act.ref],
+          fields: { keyset: keyset.ref, chainSha256: checked.chainSha256 },
+        },
+        identity.act,
+      );
+      await inTransaction(db, async (tx) => {
+        await enqueue(tx, {
+          receiver: parent,
+          type: "acceptance",
+          retryKey: `acceptance/${act.ref.leafHash}`,
+          inReplyTo: message,
+          body: { act: toBase64(recorded.entry) },
+        });
+        await setEnrolment(tx, parent, { state: "accepted", delegation: message });
+      });
+      return { leafHash: recorded.leafHash };
+    },
+
+    async publishCrl() {
+      await renewCrl(db, await caKey(), now());
+    },
+  });
+}
+
+/** Makes the online CA's next CRL when there is none, or half of the current one's time is over. */
+export async function renewCrl(db: Db, key: CaKey, now: Date): Promise<void> {
+  const ca = parseCertificate((await currentGrant(db)).certificate);
+  const caKeyId = keyId(ca.spki);
+  const held = await currentCrl(db, caKeyId.slice(0, 16));
+  const halfLife = held ? (held.thisUpdate.getTime() + held.nextUpdate.getTime()) / 2 : 0;
+  if (now.getTime() < halfLife) return;
+  await issueCrl(db, key, ca, { number: (held?.number ?? 0) + 1, days: CRL_DAYS, now });
+}

@@ -1,0 +1,144 @@
+import type { DelegationActivities } from "../contracts/parties.ts";
+import { workflowIds } from "../contracts/parties.ts";
+import { nodeVerify, type Token } from "../hsm/index.ts";
+import { fromBase64, toBase64 } from "../lib/domain/bytes.ts";
+import { CountersignError } from "../lib/domain/errors.ts";
+import { sha256Hex } from "../lib/domain/hash.ts";
+import { parseCertificate } from "../lib/pki/certificate.ts";
+import type { ActRef } from "../lib/records/primitives.ts";
+import type { Acts } from "../services/ledger/acts.ts";
+import { delegationIntent, grantFields, onlineIssuer, prepareChild, signChild } from "../services/parties/delegate.ts";
+import { readBody } from "../services/parties/envelope.ts";
+import type { Identity } from "../services/parties/identity.ts";
+import { enqueue } from "../services/parties/outbox.ts";
+import { openSignedAct } from "../services/parties/signed-act.ts";
+import { findCaCertificate, lastCeremony } from "../store/authority.ts";
+import { inTransaction, type Db } from "../store/db.ts";
+import { getDelegation, refuseDelegation, storeAcceptance, storeDelegationAct } from "../store/delegations.ts";
+import { currentGrant, findCurrentGrant } from "../store/grants.ts";
+import { findInbox } from "../store/messages.ts";
+import { getPeer } from "../store/parties.ts";
+import { withFailures } from "./failures.ts";
+
+export interface DelegationDeps {
+  readonly db: Db;
+  readonly identity: Identity;
+  readonly acts: Acts;
+  /** the online CA's token; a site without one delegates in its ceremony only */
+  readonly caToken: Token | undefined;
+  readonly now?: () => Date;
+}
+
+/** The grantor's activities. They take the child's name; what it is granted, and whether, is in this site's own rows. */
+export function delegationActivities(deps: DelegationDeps): DelegationActivities {
+  const { db, identity, acts, caToken } = deps;
+  const now = (): Date => deps.now?.() ?? new Date();
+
+  function requireCaToken(): Token {
+    if (caToken) return caToken;
+    throw new CountersignError("unauthorized", "this site's CA is offline: delegate in its ceremony");
+  }
+
+  /** The own certificate first, the root last. */
+  async function issuers(): Promise<Uint8Array[]> {
+    const grant = await findCurrentGrant(db);
+    if (grant) return [grant.certificate, ...grant.upstream];
+    const ca = await findCaCertificate(db);
+    if (ca?.role === "root") return [ca.certificate];
+    throw new CountersignError("grant-missing", "this site has no CA certificate yet");
+  }
+
+  /** The act that stands before this one: the own acceptance, or the ceremony. */
+  async function standing(): Promise<{ grant: ActRef | undefined; prev: ActRef }> {
+    const grant = await findCurrentGrant(db);
+    const ceremony = grant ? undefined : await lastCeremony(db);
+    const accepted =
+      grant && (await acts.find(workflowIds.acceptance(identity.party), `acceptance/${grant.ref.leafHash}`));
+    const leafHash = accepted?.leafHash ?? ceremony?.actLeafHash;
+    if (leafHash == null) throw new CountersignError("grant-missing", "this site may not delegate yet");
+    return { grant: grant?.ref, prev: { origin: identity.origin, leafHash } };
+  }
+
+  return withFailures<DelegationActivities>({
+    async prepareDelegation({ child }) {
+      const row = await getDelegation(db, child);
+      if (!row.certificate) {
+        requireCaToken();
+        await prepareChild(db, child, onlineIssuer(await currentGrant(db), identity.publicUrl), now());
+      }
+      return { intent: delegationIntent(child) };
+    },
+
+    async signDelegation({ child }) {
+      const row = await getDelegation(db, child);
+      if (row.certificate) return { certificateSha256: sha256Hex(row.certificate) };
+      const key = await requireCaToken().caKey("ca");
+      const issuer = onlineIssuer(await currentGrant(db), identity.publicUrl);
+      return { certificateSha256: sha256Hex(await signChild(db, child, issuer, key)) };
+    },
+
+    async recordDelegation({ child }) {
+      const row = await getDelegation(db, child);
+      const [issuer] = await issuers();
+      if (!issuer) throw new CountersignError("grant-missing", "this site has no CA certificate yet");
+      const { grant, prev } = await standing();
+      const act = await acts.recordSigned(
+        {
+          type: "delegation",
+          workflowId: workflowIds.delegation(child),
+          stepKey: "delegation/1",
+          subject: [{ name: child, digest: { sha256: sha256Hex(fromBase64(row.keyset.ca)) } }],
+          ...(grant === undefined ? {} : { grant }),
+          prev: [prev, { origin: row.keysetOrigin, leafHash: row.keysetLeafHash }],
+          fields: grantFields(row, parseCertificate(issuer).spki, grant),
+        },
+        identity.act,
+      );
+      await storeDelegationAct(db, child, { origin: identity.origin, leafHash: act.leafHash, entry: act.entry });
+      return { leafHash: act.leafHash };
+    },
+
+    async sendDelegation({ child }) {
+      const row = await getDelegation(db, child);
+      if (!row.actEntry) throw new CountersignError("state-conflict", `the delegation to ${child} isn't recorded yet`);
+      await enqueue(db, {
+        receiver: child,
+        type: "delegation",
+        retryKey: `delegation/${row.actLeafHash}`,
+        body: { act: toBase64(row.actEntry), upstream: (await issuers()).map(toBase64) },
+      });
+    },
+
+    async refuseDelegation({ child, refusal }) {
+      await refuseDelegation(db, child, refusal);
+    },
+
+    async confirmAcceptance({ child, message }) {
+      const stored = await findInbox(db, message);
+      if (stored?.type !== "acceptance" || stored.sender !== child) {
+        throw new CountersignError("not-found", `no acceptance of ${child} arrived as ${message}`);
+      }
+      const peer = await getPeer(db, child);
+      const row = await getDelegation(db, child);
+      const { act, ref, entry } = await openSignedAct(
+        readBody("acceptance", stored.body).act,
+        { type: "acceptance", party: child, origin: peer.contact.origin, act: peer.actSpki },
+        nodeVerify,
+      );
+      if (act.grant?.leafHash !== row.actLeafHash || act.grant?.origin !== identity.origin) {
+        throw new CountersignError("grant-mismatch", `${child} accepted another grant than ours`);
+      }
+      if (act.fields.keyset.leafHash !== row.keysetLeafHash) {
+        throw new CountersignError(
+          "grant-mismatch",
+          `${child} accepted under another keyset than the one it joined with`,
+        );
+      }
+      const chain = [row.certificate ?? new Uint8Array(0), ...(await issuers())];
+      if (act.fields.chainSha256 !== sha256Hex(Buffer.concat(chain))) {
+        throw new CountersignError("grant-mismatch", `${child} accepted another chain than ours`);
+      }
+      await inTransaction(db, (tx) => storeAcceptance(tx, child, { leafHash: ref.leafHash, entry }));
+    },
+  });
+}

@@ -1,0 +1,129 @@
+import { equalBytes, toBase64 } from "../../lib/domain/bytes.ts";
+import type { CaKey } from "../../hsm/index.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { canonicalJson } from "../../lib/domain/json.ts";
+import { parseCertificate, parseTbsCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import { parseCsr } from "../../lib/pki/csr.ts";
+import { issuerFromCertificate } from "../../lib/pki/issuer.ts";
+import { keyId } from "../../lib/pki/spki.ts";
+import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
+import type { ActRef } from "../../lib/records/primitives.ts";
+import { inTransaction, type Db } from "../../store/db.ts";
+import { storeIntent } from "../../store/authority.ts";
+import { getDelegation, storeChildCertificate, type Delegation } from "../../store/delegations.ts";
+import { debitQuota, type CurrentGrant } from "../../store/grants.ts";
+import { childCaTbs, requireIntent, signIntent } from "./ca.ts";
+import { checkTerms, profileRefs } from "./terms.ts";
+
+/** The grantor's side of a delegation, the same for the root in its ceremony and for an online CA. */
+
+export const delegationIntent = (child: string): string => `delegation/${child}`;
+
+export interface Issuer {
+  readonly signer: "ceremony" | "site";
+  readonly certificate: Certificate;
+  /** above the issuer, its parent first, the root last; empty for the root */
+  readonly upstream: readonly Certificate[];
+  readonly grant: CurrentGrant | undefined;
+  readonly publicUrl: string;
+}
+
+/** What was asked for by an operator or a reviewed document: a delegation that nobody asked for is never signed. */
+function assertRequested(row: Delegation, signer: Issuer["signer"]): GrantTerms {
+  if (row.terms === null || row.signer !== signer || row.state === "refused") {
+    throw new CountersignError("unauthorized", `no delegation to ${row.child} was asked for here`);
+  }
+  return row.terms;
+}
+
+/**
+ * Checks the terms against the own grant, and stores the bytes to sign. The quota goes down in the same transaction,
+ * once, however often this is called.
+ * @throws CountersignError `unauthorized`, `quota-exceeded` and those of checkTerms
+ */
+export async function prepareChild(db: Db, child: string, issuer: Issuer, now: Date): Promise<void> {
+  await inTransaction(db, async (tx) => {
+    const row = await getDelegation(tx, child);
+    const terms = assertRequested(row, issuer.signer);
+    if (row.certificate) return;
+    checkTerms(terms, issuer.grant?.fields, now);
+    const csr = parseCsr(row.csr);
+    const fresh = await storeIntent(tx, {
+      id: delegationIntent(child),
+      kind: "intermediate",
+      profile: terms.caProfile,
+      issuerKeyId: keyId(issuer.certificate.spki),
+      subjectKeyId: keyId(csr.spki),
+      request: { child, csrSha256: row.csrSha256, terms },
+      tbs: childCaTbs({
+        child,
+        csr: row.csr,
+        terms,
+        issuer: issuer.certificate,
+        upstream: issuer.upstream,
+        publicUrl: issuer.publicUrl,
+        now,
+      }),
+    });
+    if (fresh && issuer.grant) await debitQuota(tx, terms.quota);
+  });
+}
+
+/**
+ * Signs the stored bytes, if they are what is granted now, and keeps the first certificate.
+ * @throws CountersignError `unauthorized`, and those of signIntent
+ */
+export async function signChild(db: Db, child: string, issuer: Issuer, key: CaKey): Promise<Uint8Array> {
+  const row = await getDelegation(db, child);
+  const terms = assertRequested(row, issuer.signer);
+  const intent = await requireIntent(db, delegationIntent(child));
+  const tbs = parseTbsCertificate(intent.tbs);
+  const request = canonicalJson({ child, csrSha256: row.csrSha256, terms });
+  if (
+    !equalBytes(tbs.spki, parseCsr(row.csr).spki) ||
+    tbs.basicConstraints?.pathLen !== terms.pathLen ||
+    !equalBytes(canonicalJson(intent.request), request)
+  ) {
+    throw new CountersignError("unauthorized", `the bytes stored for ${child} aren't what was granted to it`);
+  }
+  const certificate = await signIntent(db, intent.id, key, issuerFromCertificate(issuer.certificate));
+  return inTransaction(db, (tx) => storeChildCertificate(tx, child, certificate));
+}
+
+/** The grant's fields: what the `delegation` act says. */
+export function grantFields(row: Delegation, issuerSpki: Uint8Array, parentGrant: ActRef | undefined): Grant {
+  if (row.terms === null || row.certificate === null) {
+    throw new CountersignError("state-conflict", `the certificate of ${row.child} isn't signed yet`);
+  }
+  const { terms } = row;
+  return {
+    id: `${row.child}-1`,
+    revision: 1,
+    ...(parentGrant === undefined ? {} : { parentGrant }),
+    issuer: toBase64(issuerSpki),
+    child: row.child,
+    keyset: row.keyset,
+    certificate: toBase64(row.certificate),
+    csrSha256: row.csrSha256,
+    nonceSha256: row.nonceSha256,
+    idPrefixes: terms.idPrefixes,
+    profiles: profileRefs(terms.profiles),
+    quota: terms.quota,
+    notBefore: terms.notBefore,
+    notAfter: terms.notAfter,
+    pathLen: terms.pathLen,
+    depth: terms.depth,
+    approvals: { threshold: 0 },
+  };
+}
+
+/** The issuer of an online CA: its own certificate and grant. */
+export function onlineIssuer(grant: CurrentGrant, publicUrl: string): Issuer {
+  return {
+    signer: "site",
+    certificate: parseCertificate(grant.certificate),
+    upstream: grant.upstream.map(parseCertificate),
+    grant,
+    publicUrl,
+  };
+}
