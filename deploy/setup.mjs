@@ -51,7 +51,9 @@ function main() {
 try {
   main();
 } catch (error) {
-  if (!(error instanceof SetupError)) throw error;
+  // A file system that says no (another user's clone, a full disk) is the user's to mend: no stack trace.
+  const theirs = error instanceof SetupError || typeof error.syscall === "string";
+  if (!theirs) throw error;
   say(error.message);
-  process.exitCode = error.exitCode;
+  process.exitCode = error.exitCode ?? 3;
 }
