@@ -37,11 +37,16 @@ export function stateFolder(): string {
 export class SiteClient {
   readonly party: string;
   readonly url: string;
+  /** The site's state folder, and whose certificate in it is shown. */
+  readonly folder: string;
+  readonly role: ClientRole;
   readonly #agent: Agent;
 
-  private constructor(party: string, url: string, agent: Agent) {
+  private constructor(party: string, url: string, from: { folder: string; role: ClientRole }, agent: Agent) {
     this.party = party;
     this.url = url;
+    this.folder = from.folder;
+    this.role = from.role;
     this.#agent = agent;
   }
 
@@ -59,7 +64,7 @@ export class SiteClient {
       const site = siteFile.parse(JSON.parse(config ?? ""));
       // The site's own infrastructure CA alone: a public CA's certificate for the same address is a stranger's.
       const agent = new Agent({ ca, cert, key, keepAlive: true, maxSockets: 8, maxCachedSessions: 0 });
-      return new SiteClient(site.party, site.gateway.url.replace(/\/$/, ""), agent);
+      return new SiteClient(site.party, site.gateway.url.replace(/\/$/, ""), { folder, role }, agent);
     } catch (cause) {
       throw new CountersignError(
         "component-missing",
