@@ -162,7 +162,12 @@ export async function buildPassport(deviceId: string, source: PassportSource): P
     schema: 1,
     device: { id: deviceId, spkiSha256: sha256Hex(fromBase64(built.fields.spki)) },
     policySha256: policyDigest(source.policy),
-    chains: [{ purpose: "idevid", certificates: [certified.fields.certificate, ...issuersOf(certified, acts)] }],
+    chains: [
+      {
+        purpose: certified.fields.profile.name === "ldevid" ? "ldevid" : "idevid",
+        certificates: [certified.fields.certificate, ...issuersOf(certified, acts)],
+      },
+    ],
     logs,
     acts: proven,
     manifests: await manifestsOf(acts, source),

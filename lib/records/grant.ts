@@ -7,7 +7,7 @@ const idPrefix = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,40}$/, "expecte
 /** What a parent allows a child: who may be signed, how many, when, and how deep it may delegate on. */
 export const grantTerms = z
   .strictObject({
-    idPrefixes: z.array(idPrefix).min(1).max(32),
+    idPrefixes: z.array(idPrefix).min(1).max(64),
     profiles: z
       .array(z.string().regex(/^[a-z0-9-]{1,40}$/))
       .min(1)
@@ -35,7 +35,7 @@ export const grant = z.strictObject({
   certificate: certificateDer,
   csrSha256: sha256Hex,
   nonceSha256: sha256Hex,
-  idPrefixes: z.array(idPrefix).min(1).max(32),
+  idPrefixes: z.array(idPrefix).min(1).max(64),
   profiles: z.array(profileRef).min(1).max(16),
   quota: z.int().min(0),
   notBefore: timestamp,
