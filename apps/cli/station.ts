@@ -182,7 +182,7 @@ export async function postCsrs(
   const station = await Station.at(client);
   const run =
     work.kind === "built" ? station.build(work.lot, work.csrs, work) : station.certify(work.lot, work.csrs, work);
-  return await Array.fromAsync(run);
+  return await all(run);
 }
 
 /** Records installations at one place, now. The client is a technician's. */
@@ -193,7 +193,13 @@ export async function postInstallations(
   const station = await Station.at(client);
   const time = new Date().toISOString();
   const installations = work.deviceIds.map((deviceId) => ({ deviceId, place: work.place, time }));
-  return await Array.fromAsync(station.install(work.lot, installations, work));
+  return await all(station.install(work.lot, installations, work));
+}
+
+async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const list: T[] = [];
+  for await (const item of items) list.push(item);
+  return list;
 }
 
 export type { StationResult as CsrResult };
