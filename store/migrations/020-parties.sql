@@ -2,7 +2,7 @@
 
 -- This site's own public keys and the act that published them. One row.
 CREATE TABLE own_keyset (
-  only boolean PRIMARY KEY DEFAULT true CHECK (only),
+  single boolean PRIMARY KEY DEFAULT true CHECK (single),
   keyset jsonb NOT NULL,
   origin text NOT NULL,
   leaf_hash text NOT NULL,
@@ -140,7 +140,7 @@ CREATE UNIQUE INDEX grant_current ON grant_received (current) WHERE current;
 
 -- SHA-256 of the root certificate this site trusts: the first delegation's, or the own ceremony's.
 CREATE TABLE root_pin (
-  only boolean PRIMARY KEY DEFAULT true CHECK (only),
+  single boolean PRIMARY KEY DEFAULT true CHECK (single),
   certificate bytea NOT NULL,
   sha256 text NOT NULL
 );
