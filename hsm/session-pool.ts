@@ -95,6 +95,14 @@ export class SessionPool {
     }
   }
 
+  /** Has every idle seat opened anew: a token that lost one session has lost most likely all. */
+  renewIdle(): void {
+    for (const seat of this.#idle) {
+      if (seat.session !== undefined) this.#source.close(seat.session.handle);
+      seat.session = undefined;
+    }
+  }
+
   /** Refuses new leases, waits for those at work, closes every session. */
   close(): Promise<void> {
     this.#closed ??= this.#shut();

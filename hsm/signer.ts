@@ -42,6 +42,9 @@ const SCHEMES: Readonly<Record<KeyAlgorithm, Scheme>> = {
   "rsa-4096": RSA,
 };
 
+/** The second may still fall into the moment in which others find out and the process is logged out; no more than that. */
+const ATTEMPTS = 3;
+
 /** What a key needs of its token. */
 export interface KeyHome {
   readonly label: string;
@@ -87,27 +90,26 @@ export class TokenKey implements Signer {
     return signature;
   }
 
-  /** One more attempt when the session or the handles were lost: a second signature of the same bytes does no harm. */
+  /** Attempts again when session or handles were lost: a second signature of the same bytes does no harm. */
   async #attempt(input: Uint8Array): Promise<Uint8Array> {
-    const context = { doing: "sign", token: this.#home.label, key: this.label };
-    const used = this.#pair;
-    try {
-      return await this.#once(input);
-    } catch (error) {
-      if (!isSessionLost(error)) throw hsmError(error, context);
-    }
-    try {
-      if (this.#pair === used) {
-        const found = await this.#home.refind(used);
-        if (!equalBytes(found.spki, this.spki)) {
-          throw new CountersignError("hsm-key-missing", `key "${this.label}" was replaced by another of the same name`);
-        }
-        this.#pair = found;
+    for (let left = ATTEMPTS - 1; ; left--) {
+      try {
+        return await this.#once(input);
+      } catch (error) {
+        const context = { doing: "sign", token: this.#home.label, key: this.label };
+        if (left === 0 || !isSessionLost(error)) throw hsmError(error, context);
+        this.#home.pool.renewIdle();
+        await this.#refind();
       }
-      return await this.#once(input);
-    } catch (error) {
-      throw hsmError(error, context);
     }
+  }
+
+  async #refind(): Promise<void> {
+    const found = await this.#home.refind(this.#pair);
+    if (!equalBytes(found.spki, this.spki)) {
+      throw new CountersignError("hsm-key-missing", `key "${this.label}" was replaced by another of the same name`);
+    }
+    this.#pair = found;
   }
 
   async #once(input: Uint8Array): Promise<Uint8Array> {
