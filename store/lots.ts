@@ -108,6 +108,13 @@ export async function closeLot(tx: Tx, id: string): Promise<void> {
 }
 
 /**
+ * Lets one transaction at a time add devices to a lot: what it then finds in the lot stays as it is until it commits.
+ */
+export async function lockSlots(tx: Tx, lot: string): Promise<void> {
+  await tx.query({ name: "slots-lock", text: "SELECT 1 FROM lot_slots WHERE lot = $1 FOR UPDATE", values: [lot] });
+}
+
+/**
  * Takes up to `n` free slots, the lowest numbers first; fewer when the lot has no more. The counter stays locked until
  * the transaction ends, so two batches never take the same slot, and a rolled-back one gives its slots back.
  */

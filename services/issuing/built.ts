@@ -13,7 +13,7 @@ import { inTransaction } from "../../store/db.ts";
 import { insertDevices, lockDevices } from "../../store/devices.ts";
 import { findCurrentGrant, type CurrentGrant } from "../../store/grants.ts";
 import { storeBlob } from "../../store/ledger.ts";
-import { getLot, lockOpenLot, takeSlots } from "../../store/lots.ts";
+import { getLot, lockOpenLot, lockSlots, takeSlots } from "../../store/lots.ts";
 import { retryKeyOf, type ActDraft } from "../ledger/index.ts";
 import { admitBuilt, known } from "./admission.ts";
 import { inTransactionWithRetry, LostRace } from "./attempts.ts";
@@ -47,6 +47,8 @@ export async function recordBuilt(context: IssuingContext, batchId: string, onPr
       return [];
     }
     const closed = await lockOpenLot(tx, batch.lot).then(() => undefined, asRefusal);
+    // Before the look at the devices: another batch of this lot with the same ones is seen whole or not at all.
+    await lockSlots(tx, batch.lot);
     const devices = await lockDevices(
       tx,
       checked.map((item) => item.deviceId),
