@@ -117,16 +117,20 @@ export async function findCeremony(q: Queryable, sha256: string): Promise<Ceremo
   return rows[0];
 }
 
-/** @throws CountersignError `state-conflict` when another document has been begun for this party */
+/**
+ * Begins a ceremony. Another document may take the first one's place as long as no root was about to be signed.
+ * @throws CountersignError `state-conflict`
+ */
 export async function storeCeremony(
   q: Queryable,
   ceremony: Pick<Ceremony, "id" | "document" | "sha256">,
 ): Promise<Ceremony> {
-  await q.query("INSERT INTO ceremony (id, document, sha256) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", [
-    ceremony.id,
-    ceremony.document,
-    ceremony.sha256,
-  ]);
+  await q.query(
+    `INSERT INTO ceremony (id, document, sha256) VALUES ($1, $2, $3)
+     ON CONFLICT (id) DO UPDATE SET document = excluded.document, sha256 = excluded.sha256
+       WHERE ceremony.state = 'running' AND NOT EXISTS (SELECT 1 FROM ca_intent WHERE kind = 'root')`,
+    [ceremony.id, ceremony.document, ceremony.sha256],
+  );
   const { rows } = await q.query<Ceremony>(`SELECT ${CEREMONY} FROM ceremony WHERE id = $1`, [ceremony.id]);
   const stored = rows[0];
   if (stored?.sha256 === ceremony.sha256) return stored;

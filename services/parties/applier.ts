@@ -1,14 +1,18 @@
+import type { ErrorKind } from "../../lib/domain/error-codes.ts";
+import { isCountersignError } from "../../lib/domain/errors.ts";
 import type { MessageType } from "../../lib/records/message.ts";
 import type { Db } from "../../store/db.ts";
 import { listen } from "../../store/ledger.ts";
 import { INBOX_CHANNEL, markApplied, unappliedInbox } from "../../store/messages.ts";
 
+const FINAL: ReadonlySet<ErrorKind> = new Set(["invalid", "refused", "unverified"]);
 const POLL_MS = 2_000;
 const PAGE = 256;
 
 /**
  * Hands a stored message to the workflow it is for. Called at least once for each message, in order for each sender:
- * starting or signalling by business id makes the repetition harmless. Throwing means: again, later.
+ * starting or signalling by business id makes the repetition harmless. A thrown refusal ends the matter, anything else
+ * means: again, later.
  */
 export type MessageHandler = (message: { id: string; sender: string; inReplyTo: string | null }) => Promise<void>;
 
@@ -83,8 +87,13 @@ export class Applier {
           await this.#options.handlers[message.type]?.(message);
           await markApplied(this.#options.db, message.id);
         } catch (error) {
-          held.add(message.sender);
           this.#options.onFault?.(message.id, error);
+          // A message that can have no effect stays without one; anything else is tried again.
+          if (isCountersignError(error) && FINAL.has(error.kind)) {
+            await markApplied(this.#options.db, message.id, error.code);
+          } else {
+            held.add(message.sender);
+          }
         }
       }
     } catch (error) {

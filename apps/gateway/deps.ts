@@ -1,0 +1,21 @@
+import type { WorkflowClient } from "@temporalio/client";
+import type { Identity } from "../../services/parties/identity.ts";
+import type { Inbox } from "../../services/parties/inbox.ts";
+import type { Db } from "../../store/db.ts";
+
+/** What the gateway's routes work with; made by the site's composition root. */
+export interface GatewayDeps {
+  readonly db: Db;
+  readonly identity: Identity;
+  /** for people: `Factory-Y` */
+  readonly name: string;
+  readonly role: "manufacturer" | "factory" | "technician";
+  /** false where the CA's key is in a ceremony's hands only */
+  readonly onlineCa: boolean;
+  readonly hubConfigured: boolean;
+  readonly inbox: Inbox;
+  /** this site's own Temporal namespace */
+  readonly workflows: WorkflowClient;
+  /** the components that a ready site needs: database, Temporal, tokens */
+  readonly ready: () => Promise<void>;
+}

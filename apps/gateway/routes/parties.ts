@@ -1,0 +1,182 @@
+import { randomBytes, randomUUID } from "node:crypto";
+import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy } from "@temporalio/client";
+import { z } from "zod";
+import { workflowIds } from "../../../contracts/parties.ts";
+import { QUEUES } from "../../../contracts/queues.ts";
+import { fromBase64 } from "../../../lib/domain/bytes.ts";
+import { CountersignError } from "../../../lib/domain/errors.ts";
+import { keyAlgorithmOf, keyId } from "../../../lib/pki/spki.ts";
+import { parseCsr } from "../../../lib/pki/csr.ts";
+import { delegationRequest, invitation as invitationSchema, type Invitation } from "../../../lib/records/message.ts";
+import { partyId } from "../../../lib/records/primitives.ts";
+import { contactOf } from "../../../services/parties/identity.ts";
+import { nonceDigest } from "../../../services/parties/join.ts";
+import { checkTerms } from "../../../services/parties/terms.ts";
+import { inTransaction } from "../../../store/db.ts";
+import {
+  findDelegation,
+  getDelegation,
+  listDelegations,
+  requestDelegation,
+  type Delegation,
+} from "../../../store/delegations.ts";
+import { findCurrentGrant } from "../../../store/grants.ts";
+import {
+  findEnrolment,
+  findPeer,
+  getPeer,
+  listEnrolments,
+  listPeers,
+  pinPeer,
+  storeInvitation,
+  takeInvitation,
+  type Enrolment,
+  type Peer,
+} from "../../../store/parties.ts";
+import { requireClient } from "../../http/client.ts";
+import { parseInput } from "../../http/input.ts";
+import type { HttpsServer } from "../../http/server.ts";
+import type { GatewayDeps } from "../deps.ts";
+
+const DAY_MS = 86_400_000;
+
+const inviteBody = z.strictObject({ to: partyId, days: z.int().min(1).max(90).default(7) });
+const joinBody = z.strictObject({ invitation: invitationSchema });
+const partyParams = z.strictObject({ id: partyId });
+
+/** Inviting, joining, delegating: `/api/v1/invitations|joins|parties|delegations`, for operators. */
+export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
+  const { db, identity } = deps;
+  const operator = { preHandler: requireClient("operator") };
+
+  app.post("/api/v1/invitations", operator, async (request, reply) => {
+    const { to, days } = parseInput(inviteBody, request.body, "request body");
+    if (to === identity.party) throw new CountersignError("input-invalid", "a site doesn't invite itself");
+    if (await findPeer(db, to)) throw new CountersignError("already-exists", `${to} is known to this site already`);
+    const invitation: Invitation = {
+      schema: 1,
+      id: randomUUID(),
+      to,
+      from: contactOf(identity),
+      nonce: randomBytes(32).toString("base64url"),
+      expires: new Date(Date.now() + days * DAY_MS).toISOString(),
+    };
+    await storeInvitation(db, {
+      id: invitation.id,
+      party: to,
+      nonceSha256: nonceDigest(invitation.nonce),
+      expires: new Date(invitation.expires),
+    });
+    request.log.info({ to, invitation: invitation.id }, "invited");
+    return reply.code(201).header("cache-control", "no-store").send(invitation);
+  });
+
+  app.post("/api/v1/joins", operator, async (request, reply) => {
+    const { invitation } = parseInput(joinBody, request.body, "request body");
+    const { from } = invitation;
+    assertForUs(invitation);
+    const act = fromBase64(from.act);
+    keyAlgorithmOf(act);
+    await inTransaction(db, async (tx) => {
+      await takeInvitation(tx, invitation);
+      await pinPeer(tx, {
+        party: from.party,
+        direction: "parent",
+        contact: from,
+        actSpki: act,
+        actKeyId: keyId(act),
+      });
+    });
+    await deps.workflows.start("acceptance", {
+      workflowId: workflowIds.acceptance(identity.party),
+      taskQueue: QUEUES.site,
+      args: [{ parent: from.party }],
+      workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+    });
+    request.log.info({ parent: from.party }, "joining");
+    return reply.code(202).send(enrolmentView(await findEnrolment(db, from.party)));
+  });
+
+  app.get("/api/v1/joins", operator, async () => ({
+    asked: (await listEnrolments(db)).map(enrolmentView),
+    pending: (await listDelegations(db)).map(delegationView),
+  }));
+
+  app.get("/api/v1/parties", operator, async () => ({ parties: (await listPeers(db)).map(peerView) }));
+  app.get("/api/v1/parties/:id", operator, async (request) => {
+    const { id } = parseInput(partyParams, request.params, "path");
+    const delegation = await findDelegation(db, id);
+    return { ...peerView(await getPeer(db, id)), ...(delegation ? { delegation: delegationView(delegation) } : {}) };
+  });
+
+  app.post("/api/v1/delegations", operator, async (request, reply) => {
+    const { to, grant } = parseInput(delegationRequest, request.body, "request body");
+    if (!deps.onlineCa) {
+      throw new CountersignError("unauthorized", "this site's CA is offline: delegate in its ceremony");
+    }
+    const own = await findCurrentGrant(db);
+    if (!own) throw new CountersignError("grant-missing", "this site holds no grant yet, so it can't delegate");
+    checkTerms(grant, own.fields, new Date());
+    await inTransaction(db, (tx) => requestDelegation(tx, to, grant, "site"));
+    await deps.workflows.start("delegation", {
+      workflowId: workflowIds.delegation(to),
+      taskQueue: QUEUES.site,
+      args: [{ child: to }],
+      workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
+      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+    });
+    request.log.info({ to }, "delegating");
+    return reply.code(202).send(delegationView(await getDelegation(db, to)));
+  });
+
+  app.get("/api/v1/delegations/:id", operator, async (request) => {
+    const { id } = parseInput(partyParams, request.params, "path");
+    return delegationView(await getDelegation(db, id));
+  });
+
+  function assertForUs(invitation: Invitation): void {
+    if (invitation.to !== identity.party || invitation.from.party === identity.party) {
+      throw new CountersignError("invitation-invalid", `the invitation is for ${invitation.to}, not for this site`);
+    }
+    if (Date.parse(invitation.expires) <= Date.now()) {
+      throw new CountersignError(
+        "invitation-invalid",
+        `the invitation expired at ${invitation.expires}; ask for a new one`,
+      );
+    }
+    if (!deps.onlineCa) throw new CountersignError("unauthorized", "this site's CA is a root: it joins nobody");
+  }
+}
+
+function peerView({ party, direction, contact, actKeyId }: Peer): Record<string, unknown> {
+  const { gateway, publicUrl, origin, vkey } = contact;
+  return { party, direction, gateway, publicUrl, origin, vkey, actKeyId };
+}
+
+function enrolmentView(enrolment: Enrolment | undefined): Record<string, unknown> {
+  if (!enrolment) return {};
+  const { parent, state, errorCode, errorMessage } = enrolment;
+  return { parent, state, ...errorView(errorCode, errorMessage) };
+}
+
+/** An operator's request that isn't signed yet looks as before to the outside: `joined`. */
+function delegationView(row: Delegation): Record<string, unknown> {
+  const csr = parseCsr(row.csr);
+  return {
+    child: row.child,
+    state: row.state === "requested" ? "joined" : row.state,
+    requested: row.terms !== null,
+    csrSha256: row.csrSha256,
+    caKeyId: keyId(csr.spki),
+    caKey: csr.keyAlgorithm,
+    joined: row.joined.toISOString(),
+    ...(row.terms === null ? {} : { grant: row.terms, signer: row.signer }),
+    ...(row.actLeafHash === null ? {} : { act: { origin: row.actOrigin, leafHash: row.actLeafHash } }),
+    ...errorView(row.errorCode, row.errorMessage),
+  };
+}
+
+function errorView(code: string | null, message: string | null): Record<string, unknown> {
+  return code === null ? {} : { error: { code, message: message ?? "" } };
+}

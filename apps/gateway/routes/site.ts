@@ -1,0 +1,89 @@
+import { pemEncode } from "../../../lib/pki/pem.ts";
+import { logVkey, witnessVkey } from "../../../services/parties/identity.ts";
+import { currentCrl, findCaCertificate } from "../../../store/authority.ts";
+import { findCurrentGrant, rootPin } from "../../../store/grants.ts";
+import { readHead } from "../../../store/ledger.ts";
+import { listPeers } from "../../../store/parties.ts";
+import { requireClient } from "../../http/client.ts";
+import type { HttpsServer } from "../../http/server.ts";
+import type { GatewayDeps } from "../deps.ts";
+
+/** What this site is and whether it is well: `/healthz`, `/readyz`, `/`, `/api/v1/site`. */
+export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
+  const { db, identity, name, role } = deps;
+
+  app.get("/healthz", async () => ({ ok: true }));
+  app.get("/readyz", async () => {
+    await deps.ready();
+    return { ok: true };
+  });
+
+  app.get("/", async (_request, reply) => {
+    const [head, peers] = await Promise.all([readHead(db), listPeers(db)]);
+    reply.header("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'");
+    return reply.type("text/html; charset=utf-8").send(
+      page(
+        deps,
+        head?.size ?? 0,
+        peers.map((peer) => peer.party),
+      ),
+    );
+  });
+
+  app.get("/api/v1/site", { preHandler: requireClient() }, async () => {
+    const [head, grant, ca, crl, root, peers] = await Promise.all([
+      readHead(db),
+      findCurrentGrant(db),
+      findCaCertificate(db),
+      currentCrl(db),
+      rootPin(db),
+      listPeers(db),
+    ]);
+    return {
+      party: identity.party,
+      name,
+      role,
+      organization: identity.organization,
+      origin: identity.origin,
+      vkey: logVkey(identity),
+      witnessVkey: witnessVkey(identity),
+      url: identity.gatewayUrl,
+      publicUrl: identity.publicUrl,
+      parent: peers.find((peer) => peer.direction === "parent")?.party ?? null,
+      children: peers.filter((peer) => peer.direction === "child").map((peer) => peer.party),
+      ledger: { size: head?.size ?? 0 },
+      rootSha256: root?.sha256 ?? null,
+      root: root ? pemEncode("CERTIFICATE", root.certificate) : null,
+      ca: ca ? pemEncode("CERTIFICATE", ca.certificate) : null,
+      crl: crl ? pemEncode("X509 CRL", crl.der) : null,
+      grant: grant
+        ? {
+            id: grant.fields.id,
+            ...grant.ref,
+            quota: grant.quota,
+            used: grant.used,
+            idPrefixes: grant.fields.idPrefixes,
+            profiles: grant.fields.profiles.map((profile) => profile.name),
+            notBefore: grant.fields.notBefore,
+            notAfter: grant.fields.notAfter,
+          }
+        : null,
+    };
+  });
+}
+
+const escape = (text: string): string => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+
+function page({ identity, name, role }: GatewayDeps, size: number, peers: readonly string[]): string {
+  const row = (label: string, value: string): string => `<tr><th>${label}</th><td>${value}</td></tr>`;
+  const link = (path: string): string => `<a href="${path}">${path}</a>`;
+  return `<!doctype html><html lang="en"><meta charset="utf-8"><title>${escape(name)}</title>
+<style>body{font:16px/1.5 system-ui;margin:3em auto;max-width:46em;padding:0 1em}th{text-align:left;padding-right:2em}
+td{overflow-wrap:anywhere}</style>
+<h1>${escape(name)}</h1><p>The gateway of a Countersign site.</p><table>
+${row("Party", escape(identity.party))}${row("Role", role)}${row("Ledger", `${escape(identity.origin)}, ${size} acts`)}
+${row("Log key", `<code>${escape(logVkey(identity))}</code>`)}
+${row("Exchanges with", peers.length === 0 ? "nobody yet" : peers.map(escape).join(", "))}
+${row("Health", `${link("/healthz")} ${link("/readyz")}`)}${row("Checkpoint", link("/ledger/checkpoint"))}</table></html>
+`;
+}

@@ -1,0 +1,61 @@
+import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy, type WorkflowClient } from "@temporalio/client";
+import { lotWorkflowIds, receiptArrived } from "../../contracts/lots.ts";
+import { acceptanceArrived, delegationArrived, joinRefused, workflowIds } from "../../contracts/parties.ts";
+import { QUEUES } from "../../contracts/queues.ts";
+import type { CustodyContext } from "../../services/custody/context.ts";
+import { applyMessage } from "../../services/custody/messages.ts";
+import type { MessageHandlers } from "../../services/parties/applier.ts";
+import type { OutboxOptions } from "../../services/parties/outbox.ts";
+
+/** Which workflow of this site each kind of message is for. Business ids make a repetition find the first one. */
+export function messageHandlers(party: string, workflows: WorkflowClient, custody: CustodyContext): MessageHandlers {
+  const common = { taskQueue: QUEUES.site, workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE };
+
+  async function handoff({ id }: { id: string }): Promise<void> {
+    const { handoff, direction } = await applyMessage(custody, id);
+    const options = { ...common, workflowId: lotWorkflowIds.handoff(handoff), args: [{ handoff, direction }] };
+    if (direction === "in") {
+      await workflows.start("handoff", { ...options, workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING });
+    } else {
+      await workflows.signalWithStart("handoff", { ...options, signal: receiptArrived, signalArgs: [{ message: id }] });
+    }
+  }
+
+  return {
+    async delegation({ id, sender }) {
+      await workflows.signalWithStart("acceptance", {
+        ...common,
+        workflowId: workflowIds.acceptance(party),
+        args: [{ parent: sender }],
+        signal: delegationArrived,
+        signalArgs: [{ message: id }],
+      });
+    },
+    async acceptance({ id, sender }) {
+      await workflows.signalWithStart("delegation", {
+        ...common,
+        workflowId: workflowIds.delegation(sender),
+        args: [{ child: sender }],
+        signal: acceptanceArrived,
+        signalArgs: [{ message: id }],
+      });
+    },
+    "handoff-release": handoff,
+    "handoff-receipt": handoff,
+  };
+}
+
+/** A refused join ends the acceptance; other refusals stay with their message, for the operator. */
+export function onRefusedMessage(party: string, workflows: WorkflowClient): NonNullable<OutboxOptions["onRefused"]> {
+  return async (message, refusal) => {
+    if (message.type !== "join") return;
+    await workflows.signalWithStart("acceptance", {
+      taskQueue: QUEUES.site,
+      workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
+      workflowId: workflowIds.acceptance(party),
+      args: [{ parent: message.receiver }],
+      signal: joinRefused,
+      signalArgs: [refusal],
+    });
+  };
+}

@@ -1,0 +1,279 @@
+import { existsSync, readFileSync } from "node:fs";
+import { acceptanceActivities, renewCrl } from "../../activities/acceptance.ts";
+import { ceremonyRecordActivities } from "../../activities/ceremony-record.ts";
+import { custodyActivities } from "../../activities/custody.ts";
+import { delegationActivities } from "../../activities/delegation.ts";
+import { firmwareActivities } from "../../activities/firmware.ts";
+import { hubRegistrationActivities } from "../../activities/hub-registration.ts";
+import { issuingActivities } from "../../activities/issuing.ts";
+import { QUEUES } from "../../contracts/queues.ts";
+import { nodeVerify, type Token } from "../../hsm/index.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { parseCertificatesPem } from "../../lib/pki/certificate.ts";
+import type { CustodyContext } from "../../services/custody/context.ts";
+import type { HubAccess } from "../../services/hub/management.ts";
+import type { IssuingContext } from "../../services/issuing/context.ts";
+import { actKey, Acts, createLedger, Sequencer } from "../../services/ledger/index.ts";
+import { Applier } from "../../services/parties/applier.ts";
+import { crlUrl } from "../../services/parties/ca.ts";
+import { actKeyId, type Identity } from "../../services/parties/identity.ts";
+import { Inbox } from "../../services/parties/inbox.ts";
+import { Outbox } from "../../services/parties/outbox.ts";
+import { connect, migrate, type Db } from "../../store/db.ts";
+import { findCurrentGrant } from "../../store/grants.ts";
+import { startGateway, type Gateway } from "../gateway/gateway.ts";
+import type { Logger } from "../http/logger.ts";
+import type { SiteConfig } from "./config.ts";
+import { messageHandlers, onRefusedMessage } from "./messages.ts";
+import { startTemporalSide, type TemporalSide } from "./temporal.ts";
+import { openConfigured, useSoftHsm } from "./tokens.ts";
+
+const CRL_CHECK_MS = 3_600_000;
+const DATABASE_CONNECTIONS = 24;
+
+/** What was started, ended in the reverse order. */
+class Started {
+  readonly #stops: { name: string; stop: () => Promise<unknown> | unknown }[] = [];
+  readonly #logger: Logger;
+
+  constructor(logger: Logger) {
+    this.#logger = logger;
+  }
+
+  add(name: string, stop: () => Promise<unknown> | unknown): void {
+    this.#stops.push({ name, stop });
+  }
+
+  async stop(): Promise<void> {
+    for (let part = this.#stops.pop(); part; part = this.#stops.pop()) {
+      try {
+        await part.stop();
+      } catch (error) {
+        this.#logger.error({ err: error, part: part.name }, "a component didn't stop cleanly");
+      }
+    }
+  }
+}
+
+/** One running site: everything that a party's process holds, and nothing of another party's. */
+export class Site {
+  readonly config: SiteConfig;
+  readonly gateway: Gateway;
+  readonly db: Db;
+  readonly temporal: TemporalSide;
+  readonly #started: Started;
+
+  private constructor(config: SiteConfig, running: Running, started: Started) {
+    this.config = config;
+    this.gateway = running.gateway;
+    this.db = running.db;
+    this.temporal = running.temporal;
+    this.#started = started;
+  }
+
+  /**
+   * @param onFailure a component ended by itself; the process had better end too, and be started again
+   * @throws CountersignError `hsm-*`, `component-unreachable`, `component-missing` and what init has left undone
+   */
+  static async start(config: SiteConfig, logger: Logger, onFailure: (error: unknown) => void): Promise<Site> {
+    const started = new Started(logger);
+    try {
+      return new Site(config, await launch(config, logger, onFailure, started), started);
+    } catch (error) {
+      await started.stop();
+      throw error;
+    }
+  }
+
+  /** The front door first, the tokens last. */
+  stop(): Promise<void> {
+    return this.#started.stop();
+  }
+}
+
+interface Running {
+  readonly gateway: Gateway;
+  readonly db: Db;
+  readonly temporal: TemporalSide;
+}
+
+async function launch(
+  config: SiteConfig,
+  logger: Logger,
+  onFailure: (error: unknown) => void,
+  started: Started,
+): Promise<Running> {
+  useSoftHsm(config.hsm);
+  const { tokens } = config.hsm;
+  const token = await openConfigured(config.hsm, tokens.site);
+  started.add("token", () => token.close());
+  const caToken = tokens.ca === undefined ? undefined : await openConfigured(config.hsm, tokens.ca);
+  if (caToken) started.add("CA token", () => caToken.close());
+  const identity = await readIdentity(config, token);
+
+  const db = connect(config.database.url, {
+    password: readFileSync(config.database.passwordFile, "utf8").trim(),
+    max: DATABASE_CONNECTIONS,
+    name: `site ${config.party}`,
+  });
+  started.add("database", () => db.end());
+  await migrate(db);
+
+  await createLedger({ db, origin: config.origin, signer: identity.log });
+  const sequencer = new Sequencer({
+    db,
+    origin: config.origin,
+    signer: identity.log,
+    actKeys: () => [actKey(identity.act.spki, identity.act.algorithm)],
+    verify: nodeVerify,
+    onError: (error) => logger.error({ err: error }, "the sequencer had a fault"),
+  });
+  sequencer.start();
+  started.add("sequencer", () => sequencer.stop());
+  const acts = new Acts({ db, origin: config.origin, party: config.party });
+  started.add("acts", () => acts.close());
+
+  const custody: CustodyContext = {
+    db,
+    acts,
+    party: config.party,
+    actSigner: identity.act,
+    firmwareDir: config.firmwareDir,
+    imagesDir: config.imagesDir,
+  };
+  const temporal = await startTemporalSide(
+    {
+      ...config.temporal,
+      taskQueue: QUEUES.site,
+      activities: siteActivities(config, { db, acts, identity, caToken, custody }),
+      logger,
+    },
+    onFailure,
+  );
+  started.add("Temporal", () => temporal.stop());
+  const { workflow } = temporal.client;
+
+  const applier = new Applier({
+    db,
+    handlers: messageHandlers(config.party, workflow, custody),
+    onFault: (id, error) => logger.warn({ message: id, err: error }, "a message had no effect yet"),
+  });
+  await applier.start();
+  started.add("inbox", () => applier.stop());
+  const outbox = new Outbox({
+    db,
+    party: config.party,
+    signer: identity.act,
+    keyId: actKeyId(identity),
+    onRefused: onRefusedMessage(config.party, workflow),
+    onFault: (receiver, error) => logger.warn({ receiver, err: error }, "a message isn't delivered yet"),
+  });
+  await outbox.start();
+  started.add("outbox", () => outbox.stop());
+  if (caToken) started.add("CRL", keepCrl(db, caToken, logger));
+
+  const { gateway: settings } = config;
+  const gateway = await startGateway(
+    {
+      host: settings.host,
+      port: settings.port,
+      publicPort: settings.publicPort,
+      tls: {
+        key: readFileSync(settings.tls.keyFile, "utf8"),
+        cert: readFileSync(settings.tls.certFile, "utf8"),
+        clientCa: readFileSync(settings.tls.clientCaFile, "utf8"),
+      },
+      logger,
+    },
+    {
+      db,
+      identity,
+      name: config.name,
+      role: config.role,
+      onlineCa: caToken !== undefined,
+      hubConfigured: config.hub !== undefined,
+      inbox: new Inbox({ db, party: config.party, verify: nodeVerify }),
+      workflows: workflow,
+      ready: async () => {
+        await db.query("SELECT 1");
+        await temporal.connection.ensureConnected();
+        await token.hasKey("act");
+      },
+    },
+  );
+  started.add("gateway", () => gateway.close());
+  return { gateway, db, temporal };
+}
+
+async function readIdentity(config: SiteConfig, token: Token): Promise<Identity> {
+  const file = config.gateway.tls.clientCaFile;
+  if (!existsSync(file))
+    throw new CountersignError("component-missing", `${file} is missing: run apps/site/init.ts first`);
+  const [certificate] = parseCertificatesPem(readFileSync(file, "utf8"));
+  if (!certificate) throw new CountersignError("component-missing", `${file} holds no certificate`);
+  return {
+    party: config.party,
+    organization: config.organization,
+    origin: config.origin,
+    gatewayUrl: config.gateway.url,
+    publicUrl: config.gateway.publicUrl,
+    act: await token.signer("act"),
+    log: await token.signer("log"),
+    witness: await token.signer("witness"),
+    infrastructure: { certificate: certificate.der, spki: certificate.spki },
+  };
+}
+
+interface Parts {
+  readonly db: Db;
+  readonly acts: Acts;
+  readonly identity: Identity;
+  readonly caToken: Token | undefined;
+  readonly custody: CustodyContext;
+}
+
+function siteActivities(config: SiteConfig, parts: Parts): object {
+  const { db, acts, identity, caToken, custody } = parts;
+  const issuing: IssuingContext = {
+    db,
+    acts,
+    party: config.party,
+    caKey: async () => {
+      if (caToken) return caToken.caKey("ca");
+      throw new CountersignError("hsm-key-missing", "this site has no online CA: it issues no device certificates");
+    },
+    crlUrl: (caKeyId) => crlUrl(config.gateway.publicUrl, caKeyId),
+  };
+  return {
+    ...delegationActivities({ db, identity, acts, caToken }),
+    ...(caToken ? acceptanceActivities({ db, identity, acts, caToken }) : {}),
+    ...ceremonyRecordActivities({ db, identity, acts }),
+    ...hubRegistrationActivities({ db, identity, acts, hub: hubAccess(config) }),
+    ...custodyActivities(custody),
+    ...issuingActivities(issuing),
+    ...firmwareActivities(custody),
+  };
+}
+
+function hubAccess({ hub }: SiteConfig): HubAccess | undefined {
+  if (hub === undefined) return undefined;
+  const [ca, cert, key] = [hub.caFile, hub.certFile, hub.keyFile].map((file) => readFileSync(file, "utf8"));
+  return { url: hub.url, ca: ca ?? "", cert: cert ?? "", key: key ?? "" };
+}
+
+/** Renews the online CA's CRL at the start and hourly, when its time has come. Gives the way to stop. */
+function keepCrl(db: Db, caToken: Token, logger: Logger): () => Promise<void> {
+  let running: Promise<void> = Promise.resolve();
+  const look = (): void => {
+    running = (async () => {
+      if (!(await findCurrentGrant(db))) return;
+      await renewCrl(db, await caToken.caKey("ca"), new Date());
+    })().catch((error: unknown) => logger.error({ err: error }, "the CRL can't be renewed"));
+  };
+  look();
+  const timer = setInterval(look, CRL_CHECK_MS);
+  return () => {
+    clearInterval(timer);
+    return running;
+  };
+}
