@@ -53,12 +53,12 @@ describe("findChains", () => {
   it("finds runs of certificates and tells the device's from the firmware's trust anchors", () => {
     const anchors = utf8(pemEncode("CERTIFICATE", one.root) + pemEncode("CERTIFICATE", one.root) + "\0");
     const chain = encodeChain(one.chain);
-    const memory = concatBytes(utf8("-----BEGIN CERTIFICATE-----\0junk"), anchors, utf8("code"), chain, utf8("more"));
+    const memory = concatBytes(utf8("-----BEGIN CERTIFICATE-----\0junk\0"), anchors, utf8("code"), chain, utf8("more"));
     const found = findChains(memory, 0x1000);
     expect(found.map(({ leafIsDevice }) => leafIsDevice)).toEqual([false, true]);
     const device = deviceChain(found)!;
     expect(device.bytes).toEqual(chain);
-    expect(device.address).toBe(0x1000 + 32 + anchors.length + 4);
+    expect(device.address).toBe(0x1000 + 33 + anchors.length + 4);
     expect(deviceChain([...found, ...findChains(encodeChain(other.chain), 0)])).toBeUndefined();
     expect(deviceChain(found.slice(0, 1))).toBe(found[0]);
   });
@@ -68,6 +68,12 @@ describe("findChains", () => {
     expect(findChains(markers, 0)).toEqual([]);
     expect(findChains(utf8("-----BEGIN CERTIFICATE-----\nAAAA"), 0)).toEqual([]);
     const cut = encodeChain(one.chain).subarray(0, -40);
+    const text = fromUtf8(encodeChain(one.chain)).split("-----END CERTIFICATE-----\n");
+    const torn = utf8([text[0]!, text[1]! + text[2]!, text[3]!].join("-----END CERTIFICATE-----\n"));
+    expect(
+      findChains(torn, 0).map(({ chain }) => chain.length),
+      "from the third certificate on",
+    ).toEqual([1]);
     expect(findChains(cut, 0), "a damaged chain is no shorter chain").toEqual([]);
   });
 });

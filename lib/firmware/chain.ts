@@ -88,6 +88,8 @@ export interface FoundChain {
   readonly chain: readonly Uint8Array[];
   /** false for what only CAs sign with: firmware often carries trust anchors of its own */
   readonly leafIsDevice: boolean;
+  /** false directly behind other text: it may be what is left of a damaged chain */
+  readonly freestanding: boolean;
 }
 
 const BEGIN = utf8("-----BEGIN CERTIFICATE-----");
@@ -101,20 +103,24 @@ export function findChains(memory: Uint8Array, address: number): FoundChain[] {
     const end = endOfRun(memory, at);
     const bytes = memory.subarray(at, memory[end] === 0 ? end + 1 : end);
     const parsed = end > at ? tryChain(bytes) : undefined;
-    if (parsed !== undefined) found.push({ address: address + at, bytes, ...parsed });
+    const freestanding = at === 0 || !isText(memory[at - 1]!);
+    if (parsed !== undefined) found.push({ address: address + at, bytes, freestanding, ...parsed });
     at = indexOf(memory, BEGIN, end > at ? end : at + BEGIN.length, memory.length);
   }
   return found;
 }
 
-/** The device's chain among all that were found: the only one, or the only one whose leaf isn't a CA. */
+/**
+ * The device's chain among all that were found: the only one whose leaf isn't a CA, or, where there is none of that
+ * kind, the only one that stands by itself.
+ */
 export function deviceChain(found: readonly FoundChain[]): FoundChain | undefined {
   const devices = found.filter((candidate) => candidate.leafIsDevice);
   if (devices.length > 0) return devices.length === 1 ? devices[0] : undefined;
-  return found.length === 1 ? found[0] : undefined;
+  return found.length === 1 && found[0]!.freestanding ? found[0] : undefined;
 }
 
-function tryChain(bytes: Uint8Array): Omit<FoundChain, "address" | "bytes"> | undefined {
+function tryChain(bytes: Uint8Array): Pick<FoundChain, "chain" | "encoding" | "leafIsDevice"> | undefined {
   try {
     const { chain, encoding } = decodeChain(bytes);
     const leaf = parseCertificate(chain[0]!);
@@ -142,6 +148,10 @@ function endOfRun(memory: Uint8Array, start: number): number {
     end = at;
   }
   return end;
+}
+
+function isText(byte: number): boolean {
+  return (byte >= 0x20 && byte < 0x7f) || byte === 0x0a || byte === 0x0d || byte === 0x09;
 }
 
 function startsWith(memory: Uint8Array, pattern: Uint8Array, at: number): boolean {

@@ -81,7 +81,7 @@ describe("hostile images", () => {
       }),
       { numRuns: 3000 },
     );
-  });
+  }, 120_000);
 
   it("give an answer or a typed refusal: lines of the right form with any content", async () => {
     const record = fc
@@ -100,7 +100,7 @@ describe("hostile images", () => {
       }),
       { numRuns: 1500 },
     );
-  });
+  }, 120_000);
 
   it("give an answer or a typed refusal: any bytes, and chains in odd places", async () => {
     await fc.assert(

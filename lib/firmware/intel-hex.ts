@@ -223,8 +223,8 @@ function extractFrom(image: HexImage, offset: number | undefined): Extraction {
   if (chosen === undefined && found.length > 0 && offset === undefined) {
     throw new CountersignError(
       "image-chain-ambiguous",
-      `the image holds ${found.length} chains, at ${found.map(({ address }) => hex(address)).join(", ")}; ` +
-        "give --offset to say which",
+      `the image holds certificates at ${found.map(({ address }) => hex(address)).join(", ")}, and which of them are ` +
+        "the device's chain can't be told; give --offset to say so",
     );
   }
   if (chosen === undefined) {

@@ -89,7 +89,7 @@ describe("injectBatch", () => {
       outDir,
       devices: [
         one,
-        { ...two, chainDer: three.chainDer },
+        { ...two, chainDer: three.chainDer, spki: undefined },
         { ...three, spki: four.spki },
         { ...four, chainDer: four.chainDer.toReversed() },
         five,
