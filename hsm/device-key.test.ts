@@ -14,6 +14,7 @@ import {
   DEVICE_KEY_LABEL,
   type DeviceKey,
   finalizeModule,
+  initToken,
   listTokens,
   makeDeviceKey,
   nodeVerify,
@@ -72,6 +73,15 @@ describe("a tray of chips", () => {
       readValue: "CKR_ATTRIBUTE_SENSITIVE",
       wrap: "CKR_KEY_UNEXTRACTABLE",
     });
+  });
+
+  it("completes a chip that a crash left without a key", async () => {
+    const half = await chip("half-made");
+    await initToken({ module: half.module, label: half.token, pin: half.pin });
+    await expect(openDeviceKey(half)).rejects.toMatchObject({ code: "hsm-key-missing" });
+    const key = await makeDeviceKey(half);
+    await checkCsr(parseCsr(await key.csr("half-made")), nodeVerify);
+    await key.close();
   });
 
   it("names tokens within PKCS#11's 32 bytes, one name an ID", async () => {

@@ -4,7 +4,7 @@ import { assertDeviceId } from "../lib/domain/ids.ts";
 import type { Signer } from "../lib/domain/signing.ts";
 import { assembleCsr, csrInfo } from "../lib/pki/csr.ts";
 import type { PinSource } from "./pin.ts";
-import { initToken } from "./token-admin.ts";
+import { initToken, tokenExists } from "./token-admin.ts";
 import { type Token, openToken } from "./token.ts";
 import { formatPkcs11Uri } from "./uri.ts";
 
@@ -30,12 +30,20 @@ export function chipTokenLabel(deviceId: string): string {
 }
 
 /**
- * Makes the chip's token, with a security officer's PIN that nobody keeps, and its key.
+ * Makes the chip's token, with a security officer's PIN that nobody keeps, and its key. A chip that a crash left with a
+ * token and no key is completed.
  * @throws CountersignError `already-exists`: a chip makes its key once
  */
 export async function makeDeviceKey(chip: Chip): Promise<DeviceKey> {
-  await initToken({ module: chip.module, label: chip.token, pin: chip.pin });
-  return withToken(chip, (token) => token.generateKey({ label: DEVICE_KEY_LABEL, algorithm: "ec-p256" }));
+  if (!tokenExists(chip.module, chip.token)) {
+    await initToken({ module: chip.module, label: chip.token, pin: chip.pin });
+  }
+  return withToken(chip, async (token) => {
+    if (await token.hasKey(DEVICE_KEY_LABEL)) {
+      throw new CountersignError("already-exists", `chip "${chip.token}" has made its key already: open it instead`);
+    }
+    return token.generateKey({ label: DEVICE_KEY_LABEL, algorithm: "ec-p256" });
+  });
 }
 
 /** @throws CountersignError `hsm-token-missing`, `hsm-key-missing`, `hsm-pin-wrong` */
