@@ -13,7 +13,9 @@ export function prepareTestTools() {
   const wanted = sha256OfFile(REQUIREMENTS);
   if (installed() === wanted) return;
   say("installing the tests' judges into .cache/python (PyPI esp-secure-cert-tool, intelhex)");
-  if (!run(python, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS])) {
+  if (
+    !run(python, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--use-pep517", "-r", REQUIREMENTS])
+  ) {
     throw new SetupError("pip could not install deploy/requirements-test.txt; see its messages above");
   }
   writeFileSync(STAMP, `${wanted}\n`);
