@@ -176,6 +176,10 @@ async function check(
   if (device.spkiSha256 !== passport.device.spkiSha256) {
     throw new Refusal("device-invalid", "the device's key is not the one that was built");
   }
+  const open = [...state.grants.values()].find((grant) => !grant.accepted);
+  if (open !== undefined) {
+    throw new Refusal("not-accepted", `nothing shows that ${open.fields.child} accepted its grant from ${open.by}`);
+  }
   const certifiedBy = history.findLast((act) => act.type === "certified")?.party;
   const issuer = checkChains(passport, device, certifiedBy, state);
   checkOpenings(passport);

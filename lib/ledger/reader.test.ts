@@ -32,7 +32,11 @@ describe("tiles", () => {
       index: fc.nat({ max: 2 ** 45 }),
       width: fc.integer({ min: 1, max: 256 }),
     });
-    fc.assert(fc.property(id, (tile) => void expect(parseTilePath(tilePath(tile))).toEqual(tile)));
+    fc.assert(
+      fc.property(id, (tile) => {
+        expect(parseTilePath(tilePath(tile))).toEqual(tile);
+      }),
+    );
     for (const bad of [
       "tile/0/67",
       "tile/0/x000/067",

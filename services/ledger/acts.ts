@@ -7,7 +7,7 @@ import { leafHash } from "../../lib/ledger/tree.ts";
 import { ACT_CLASSES, type ActFields, type ActType } from "../../lib/records/acts.ts";
 import { PAYLOAD_TYPES, signDsse } from "../../lib/records/dsse.ts";
 import type { ActRef, BlobRef, PrevRef } from "../../lib/records/primitives.ts";
-import { buildStatement, parseStatement, type Act, type Subject } from "../../lib/records/statement.ts";
+import { buildStatement, parseStatement, type Subject } from "../../lib/records/statement.ts";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import {
   insertLines,
@@ -193,7 +193,7 @@ export class Acts {
       prev: [...(prev ?? [])],
       blobs: [...(blobs ?? [])],
       fields,
-    } as Act);
+    });
   }
 
   #ownPrev(draft: AnyActDraft): Uint8Array[] {

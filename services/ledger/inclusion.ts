@@ -135,24 +135,25 @@ export class InclusionWatch {
     if (this.#running) return;
     this.#running = true;
     // A turn of the event loop gathers the waits that begin together.
-    setImmediate(async () => {
-      try {
-        while (!this.#closed && this.#waiting.size > 0 && (this.#fresh.size > 0 || this.#due !== "none")) {
-          const due = this.#due;
-          this.#due = "none";
-          // New keys first: once they are known not to be covered, only growth can bring them.
-          if (due === "all") this.#fresh.clear();
-          const asked = due === "all" ? [...this.#waiting.keys()] : [...this.#fresh];
-          this.#fresh.clear();
-          for (let at = 0; at < asked.length; at += CHUNK) await this.#ask(asked.slice(at, at + CHUNK));
-          if (due === "growth") await this.#askGrowth();
-        }
-      } catch {
-        // Out of reach: the poll asks again until the waiters' own time is up.
-      } finally {
-        this.#running = false;
+    setImmediate(() => void this.#look());
+  }
+
+  async #look(): Promise<void> {
+    try {
+      while (!this.#closed && this.#waiting.size > 0 && (this.#fresh.size > 0 || this.#due !== "none")) {
+        const due = this.#due;
+        this.#due = "none";
+        // New keys first: once they are known not to be covered, only growth can bring them.
+        const asked = due === "all" ? [...this.#waiting.keys()] : [...this.#fresh];
+        this.#fresh.clear();
+        for (let at = 0; at < asked.length; at += CHUNK) await this.#ask(asked.slice(at, at + CHUNK));
+        if (due === "growth") await this.#askGrowth();
       }
-    });
+    } catch {
+      // Out of reach: the poll asks again until the waiters' own time is up.
+    } finally {
+      this.#running = false;
+    }
   }
 
   async #ask(keys: readonly string[]): Promise<void> {
