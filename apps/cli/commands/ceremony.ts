@@ -1,0 +1,148 @@
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import type { Command } from "commander";
+import { parse } from "yaml";
+import { CountersignError } from "../../../lib/domain/errors.ts";
+import { sha256Hex } from "../../../lib/domain/hash.ts";
+import { parseCeremony } from "../../../lib/records/ceremony.ts";
+import { grantTerms, type GrantTerms } from "../../../lib/records/grant.ts";
+import { draftCeremony, type DraftOptions } from "../ceremony-draft.ts";
+import { runCeremony } from "../ceremony-run.ts";
+import { HubClient } from "../hub-client.ts";
+import { print, printJson, table } from "../output.ts";
+import { SiteClient } from "../site-client.ts";
+
+const DEFAULT_SITE = "company-x";
+
+interface DraftCommand {
+  site: string;
+  hubName?: string;
+  hubCode?: string;
+  grant: string[];
+  key?: NonNullable<DraftOptions["key"]>;
+  commonName?: string;
+  notAfter?: string;
+}
+
+/** `countersign ceremony ...`: the root key's only work, from one reviewable document. */
+export function registerCeremony(program: Command): void {
+  const ceremony = program
+    .command("ceremony")
+    .description("the root ceremony: one reviewed YAML document, one process");
+
+  ceremony
+    .command("draft")
+    .description("write the document from what waits: the parties that joined, and the hub's code")
+    .option("--site <id>", "the root's site", DEFAULT_SITE)
+    .option("--hub-name <name>", "register the root at the hub under this name")
+    .option("--hub-code <code>", "the hub's verification code; asked of the embedded hub when left out")
+    .option("--grant <party=file>", "terms for one party, JSON or YAML; repeat", collect, [])
+    .option("--key <algorithm>", "the root's key: ec-p256, ec-p384, rsa-3072 or rsa-4096")
+    .option("--common-name <cn>", "the root's CN")
+    .option("--not-after <time>", "the root's end, such as 2050-01-01T00:00:00.000Z; without expiry when left out")
+    .addHelpText("after", "\nExample:\n  countersign ceremony draft --hub-name company-x-root > ceremony.yaml\n")
+    .action(draft);
+
+  ceremony
+    .command("show")
+    .argument("<file>", "the document")
+    .description("what the document will have signed, and its digest")
+    .option("--json", "machine-readable")
+    .action(async (file: string, options: { json?: boolean }) => {
+      const bytes = await readDocument(file);
+      const document = parseCeremony(bytes);
+      if (options.json) return printJson({ sha256: sha256Hex(bytes), document });
+      const { root, crl, hub, delegations } = document;
+      print(
+        table([
+          ["document", sha256Hex(bytes)],
+          ["root", `CN=${root.commonName}, O=${root.organization}, ${root.key}, until ${root.notAfter}`],
+          ["CRL", `${crl.months} months`],
+          ["hub", hub ? `${hub.name}, code ${hub.code}` : "none"],
+        ]),
+      );
+      for (const { to, csrSha256, grant } of delegations) {
+        print(`\n${to}: request ${csrSha256}`);
+        print(table(Object.entries(grant).map(([key, value]) => [`  ${key}`, String(value)])));
+      }
+    });
+
+  ceremony
+    .command("run")
+    .argument("<file>", "the reviewed document")
+    .description("open the root's token in a process of its own, sign what the document says, close it")
+    .option("--site <id>", "the root's site", DEFAULT_SITE)
+    .option("--config <file>", "the ceremony's configuration, when it isn't beside the site")
+    .option("--json", "machine-readable")
+    .action(async (file: string, options: { site: string; config?: string; json?: boolean }) => {
+      parseCeremony(await readDocument(file));
+      const where = options.config === undefined ? {} : { config: options.config };
+      const result = await runCeremony(file, { party: options.site, ...where });
+      if (options.json) return printJson(result);
+      print(`root ${result.rootSha256}`);
+      print(`delegated to ${result.children.join(", ") || "nobody"}`);
+      if (result.hub !== null) print(`signed the hub's verification certificate for ${result.hub}`);
+    });
+}
+
+async function draft(options: DraftCommand): Promise<void> {
+  const client = await SiteClient.open(options.site);
+  try {
+    const hub = await hubOf(options);
+    const text = await draftCeremony(client, {
+      grants: await grantsOf(options.grant),
+      ...(hub === undefined ? {} : { hub }),
+      ...(options.key === undefined ? {} : { key: options.key }),
+      ...(options.commonName === undefined ? {} : { commonName: options.commonName }),
+      ...(options.notAfter === undefined ? {} : { notAfter: options.notAfter }),
+    });
+    process.stdout.write(text);
+  } finally {
+    client.close();
+  }
+}
+
+async function hubOf({ hubName, hubCode }: DraftCommand): Promise<DraftOptions["hub"]> {
+  if (hubName === undefined) return undefined;
+  if (hubCode !== undefined) return { name: hubName, code: hubCode };
+  const hub = await HubClient.open();
+  try {
+    const { code } = await hub.offerCa(hubName);
+    if (code === undefined) throw new CountersignError("already-exists", `the hub has registered ${hubName} already`);
+    return { name: hubName, code };
+  } finally {
+    hub.close();
+  }
+}
+
+async function grantsOf(given: readonly string[]): Promise<Record<string, GrantTerms>> {
+  const grants: Record<string, GrantTerms> = {};
+  for (const one of given) {
+    const [party, file] = [one.slice(0, one.indexOf("=")), one.slice(one.indexOf("=") + 1)];
+    if (!one.includes("=") || !existsSync(file)) {
+      throw new CountersignError("usage", `--grant ${one}: write it as party=file`);
+    }
+    const terms = grantTerms.safeParse(parse(await readFile(file, "utf8"), { schema: "core", maxAliasCount: 0 }));
+    if (!terms.success) {
+      const issue = terms.error.issues[0];
+      throw new CountersignError(
+        "input-invalid",
+        `${file}: ${issue?.path.join(".") ?? ""}: ${issue?.message ?? "invalid"}`,
+      );
+    }
+    grants[party] = terms.data;
+  }
+  return grants;
+}
+
+async function readDocument(file: string): Promise<Uint8Array> {
+  try {
+    return await readFile(file);
+  } catch (cause) {
+    throw new CountersignError("input-invalid", `there is no readable ceremony document ${file}`, { cause });
+  }
+}
+
+function collect(value: string, before: string[]): string[] {
+  return [...before, value];
+}

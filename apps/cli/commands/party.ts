@@ -1,0 +1,216 @@
+import { readFile } from "node:fs/promises";
+import type { Command } from "commander";
+import { parse } from "yaml";
+import { CountersignError, isCountersignError } from "../../../lib/domain/errors.ts";
+import { grantTerms } from "../../../lib/records/grant.ts";
+import { invitation as invitationSchema } from "../../../lib/records/message.ts";
+import { note, print, printJson, table } from "../output.ts";
+import { SiteClient } from "../site-client.ts";
+
+/** `countersign party ...` and `countersign delegate`: who exchanges with whom, and who may sign for whom. */
+
+interface SiteOption {
+  site: string;
+  json?: boolean;
+}
+interface PartyView {
+  party: string;
+  direction: "parent" | "child";
+  gateway: string;
+  origin: string;
+  delegation?: DelegationView;
+}
+interface DelegationView {
+  child: string;
+  state: "joined" | "issued" | "accepted" | "refused";
+  csrSha256: string;
+  error?: { code: string; message: string };
+}
+interface SiteView {
+  party: string;
+  name: string;
+  role: string;
+  parent: string | null;
+  children: string[];
+  ledger: { size: number };
+  grant: { quota: number; used: number; notAfter: string } | null;
+}
+
+const WAIT_MS = 60_000;
+
+export function registerParty(program: Command): void {
+  const party = program.command("party").description("the parties a site exchanges envelopes with");
+
+  withSite(party.command("list"))
+    .description("the parties this site knows")
+    .action((options: SiteOption) =>
+      withClient(options.site, async (client) => {
+        const { parties } = await client.get<{ parties: PartyView[] }>("/api/v1/parties");
+        if (options.json) return printJson(parties);
+        const rows = parties.map((one) => [one.party, one.direction, one.gateway, one.origin]);
+        print(table([["PARTY", "IS OUR", "GATEWAY", "LEDGER"], ...rows]));
+      }),
+    );
+
+  withSite(party.command("show").argument("<id>", "party ID"))
+    .description("one party: its addresses, its ledger, and what was delegated to it")
+    .action((id: string, options: SiteOption) =>
+      withClient(options.site, async (client) => {
+        const own = id === client.party;
+        const view = await client.get<PartyView>(own ? "/api/v1/site" : `/api/v1/parties/${encodeURIComponent(id)}`);
+        if (options.json) return printJson(view);
+        const shown = Object.entries(view).filter(([, value]) => typeof value === "string" && !value.includes("\n"));
+        print(table(shown.map(([key, value]) => [key, String(value)])));
+        const { delegation } = view;
+        if (delegation) print(`delegation  ${delegation.state}, request ${delegation.csrSha256}`);
+      }),
+    );
+
+  withSite(party.command("tree"))
+    .description("the parties from the top down, as far as their sites are on this machine")
+    .action((options: SiteOption) => showTree(options));
+
+  withSite(party.command("invite").argument("<id>", "party ID of the invited"))
+    .description("make an invitation; hand the file over yourself, it holds a secret that is good once")
+    .option("--days <n>", "how long it is good", "7")
+    .addHelpText("after", "\nExample:\n  countersign party invite factory-y --site company-x > invitation.json\n")
+    .action((id: string, options: SiteOption & { days: string }) =>
+      withClient(options.site, async (client) => {
+        printJson(await client.post("/api/v1/invitations", { to: id, days: Number(options.days) }));
+      }),
+    );
+
+  withSite(party.command("join").argument("<file>", "the invitation"))
+    .description("take an invitation: make the CA key and its request, and ask the inviting party for a grant")
+    .action((file: string, options: SiteOption) =>
+      withClient(options.site, async (client) => {
+        const invitation = await readData(file, "the invitation", (data) => invitationSchema.parse(data));
+        await client.post("/api/v1/joins", { invitation });
+        const parent = invitation.from.party;
+        const joined = await client.poll<{ asked: { parent: string; state: string; error?: { message: string } }[] }>(
+          "/api/v1/joins",
+          ({ asked }) => asked.some((one) => one.parent === parent && one.state !== "invited"),
+          { timeoutMs: WAIT_MS, what: `joining ${parent}` },
+        );
+        const mine = joined.asked.find((one) => one.parent === parent);
+        if (mine?.state === "refused") {
+          throw new CountersignError(
+            "invitation-invalid",
+            `${parent} refused: ${mine.error?.message ?? "no reason given"}`,
+          );
+        }
+        if (options.json) return printJson(mine);
+        print(`asked ${parent} for a grant; it is delegated there, or in its ceremony`);
+      }),
+    );
+
+  program
+    .command("delegate")
+    .description("let a party that joined sign devices under this site's own grant")
+    .requiredOption("--from <id>", "the delegating site")
+    .requiredOption("--to <id>", "the party that joined")
+    .requiredOption(
+      "--grant <file>",
+      "terms, JSON or YAML: idPrefixes, profiles, quota, notBefore, notAfter, pathLen, depth",
+    )
+    .option("--json", "machine-readable")
+    .action((options: { from: string; to: string; grant: string; json?: boolean }) =>
+      withClient(options.from, async (client) => {
+        const grant = await readData(options.grant, "the grant", (data) => grantTerms.parse(data));
+        await client.post("/api/v1/delegations", { to: options.to, grant });
+        const done = await client.poll<DelegationView>(
+          `/api/v1/delegations/${encodeURIComponent(options.to)}`,
+          ({ state }) => state === "accepted" || state === "refused",
+          { timeoutMs: WAIT_MS, what: `the delegation to ${options.to}` },
+        );
+        if (done.state === "refused") {
+          throw new CountersignError(
+            "state-conflict",
+            `not delegated to ${options.to}: ${done.error?.message ?? "refused"}`,
+          );
+        }
+        if (options.json) return printJson(done);
+        print(`${options.to} accepted its grant`);
+      }),
+    );
+}
+
+function withSite(command: Command): Command {
+  return command
+    .option("--site <id>", "the site to ask", process.env["COUNTERSIGN_SITE"] ?? "company-x")
+    .option("--json", "machine-readable");
+}
+
+async function withClient(site: string, work: (client: SiteClient) => Promise<void>): Promise<void> {
+  const client = await SiteClient.open(site);
+  try {
+    await work(client);
+  } finally {
+    client.close();
+  }
+}
+
+async function readData<T>(file: string, what: string, check: (data: unknown) => T): Promise<T> {
+  try {
+    // YAML's core schema reads JSON too.
+    return check(parse(await readFile(file, "utf8"), { schema: "core", maxAliasCount: 0 }));
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message.split("\n").slice(0, 6).join(" ") : "";
+    throw new CountersignError("input-invalid", `${file} doesn't hold ${what}: ${why}`, { cause });
+  }
+}
+
+interface Branch {
+  party: string;
+  name?: string;
+  role?: string;
+  acts?: number;
+  grant?: SiteView["grant"];
+  children: Branch[];
+}
+
+async function showTree(options: SiteOption): Promise<void> {
+  let top = options.site;
+  // A site knows its parent; where the parent's site isn't ours to ask, the tree begins here.
+  for (let depth = 0; depth < 16; depth++) {
+    const parent = (await siteView(top))?.parent;
+    if (!parent || !(await siteView(parent))) break;
+    top = parent;
+  }
+  const tree = await branch(top, 16);
+  if (tree.name === undefined)
+    throw new CountersignError("component-missing", `there is no site ${top} on this machine`);
+  if (options.json) return printJson(tree);
+  for (const line of lines(tree, "", "")) print(line);
+  note("devices used of the grant's quota in brackets");
+}
+
+async function siteView(party: string): Promise<SiteView | undefined> {
+  try {
+    const client = await SiteClient.open(party);
+    try {
+      return await client.get<SiteView>("/api/v1/site");
+    } finally {
+      client.close();
+    }
+  } catch (error) {
+    if (isCountersignError(error) && error.kind === "unavailable") return undefined;
+    throw error;
+  }
+}
+
+async function branch(party: string, depth: number): Promise<Branch> {
+  const view = depth > 0 ? await siteView(party) : undefined;
+  if (!view) return { party, children: [] };
+  const children = await Promise.all(view.children.map((child) => branch(child, depth - 1)));
+  return { party, name: view.name, role: view.role, acts: view.ledger.size, grant: view.grant, children };
+}
+
+function* lines(node: Branch, lead: string, childLead: string): Generator<string> {
+  const quota = node.grant ? ` [${node.grant.used}/${node.grant.quota}]` : "";
+  yield `${lead}${node.party}${node.role === undefined ? " (elsewhere)" : `, ${node.role}, ${node.acts ?? 0} acts${quota}`}`;
+  for (const [i, child] of node.children.entries()) {
+    const last = i === node.children.length - 1;
+    yield* lines(child, `${childLead}${last ? "└─ " : "├─ "}`, `${childLead}${last ? "   " : "│  "}`);
+  }
+}
