@@ -3,6 +3,7 @@ import { dirname, join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import type { Token } from "../../hsm/index.ts";
 import { CountersignError, exitCodeOf } from "../../lib/domain/errors.ts";
+import { ensureErasedPartition } from "../../services/firmware/templates.ts";
 import { connect, migrate } from "../../store/db.ts";
 import { loadSiteConfig, type CeremonyConfig, type SiteConfig } from "./config.ts";
 import { ensureClient, ensureInfrastructureCa, ensureServer, type ClientRoleName } from "./infrastructure.ts";
@@ -41,6 +42,8 @@ export async function initSite(file: string): Promise<void> {
   } finally {
     await token.close();
   }
+  // The original image of an esp-secure-cert injection: the partition as a chip has it before provisioning.
+  await ensureErasedPartition(join(config.firmwareDir, "esp-secure-cert.bin"));
   if (config.role === "manufacturer") writeCeremonyConfig(config, resolve(file));
 
   const db = connect(config.database.url, {

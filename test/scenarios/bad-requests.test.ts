@@ -1,0 +1,106 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { freePort } from "../../apps/site/stack/ports.ts";
+import { pemEncode } from "../../lib/pki/pem.ts";
+import { makeCsr, throwawayKey } from "../support/issuing.ts";
+import { openssl } from "../support/judge.ts";
+import { countersign, type Run } from "./countersign.ts";
+
+/** A factory hands in what factories hand in: most of it right. Everything wrong is named, the rest goes through. */
+
+const key = throwawayKey();
+const csr = (cn: string, with_ = throwawayKey()) => pemEncode("CERTIFICATE REQUEST", makeCsr(with_, { cn }));
+const good = ["dev-1", "dev-2", "sensor.3"].map((cn) => csr(cn));
+const first = csr("dev-twice");
+
+function badSignature(): string {
+  const der = makeCsr(throwawayKey(), { cn: "dev-sig" }).slice();
+  der[der.length - 3]! ^= 1;
+  return pemEncode("CERTIFICATE REQUEST", der);
+}
+
+function weakRsa(): string {
+  const made = openssl([
+    "req",
+    "-new",
+    "-newkey",
+    "rsa:1024",
+    "-nodes",
+    "-keyout",
+    "/dev/null",
+    "-subj",
+    "/CN=dev-weak",
+  ]);
+  return made.text.slice(made.text.indexOf("-----BEGIN CERTIFICATE REQUEST"));
+}
+
+const lines: [csr: string, refusal: RegExp | undefined][] = [
+  [good[0]!, undefined],
+  [badSignature(), /csr-signature-invalid/],
+  [weakRsa(), /key-(weak|unsupported)/],
+  [good[1]!, undefined],
+  [csr("../../etc/passwd"), /device-id-invalid/],
+  [csr("dev\u0007bell"), /device-id-invalid|csr-invalid|der-invalid/],
+  [csr("dev-key-a", key), undefined],
+  [csr("dev-key-b", key), /key-other-device-id/],
+  [first, undefined],
+  [csr("dev-twice"), /device-id-other-key/],
+  [
+    "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+    /der-invalid|csr-invalid|pem-invalid/,
+  ],
+  ["no PEM at all", /pem-invalid/],
+  [good[2]!, undefined],
+];
+
+let dir: string;
+let out: string;
+let result: Run;
+
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), "countersign-csrs-"));
+  out = join(dir, "out");
+  const file = join(dir, "csrs.ndjson");
+  await writeFile(file, lines.map(([text]) => `${JSON.stringify({ csr: text })}\n`).join(""));
+  const env = { HUB_PORT: String(await freePort()), TMPDIR: dir };
+  result = await countersign(["start", "--once", "--csrs", file, "--out", out], env);
+}, 300_000);
+
+afterAll(async () => {
+  await rm(dir, { recursive: true, force: true });
+});
+
+it("certifies what is right and names what isn't, line by line", async () => {
+  expect(result.code, result.stderr).toBe(0);
+  const refused = (await readFile(join(out, "refused.ndjson"), "utf8"))
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { index: number; code: string });
+  const byIndex = new Map(refused.map((one) => [one.index, one.code]));
+  lines.forEach(([, expected], index) => {
+    if (expected) expect(byIndex.get(index), `line ${index + 1}`).toMatch(expected);
+    else expect(byIndex.get(index), `line ${index + 1}`).toBeUndefined();
+  });
+  expect((await readdir(join(out, "devices"))).sort()).toEqual([
+    "dev-1",
+    "dev-2",
+    "dev-key-a",
+    "dev-twice",
+    "sensor.3",
+  ]);
+});
+
+it("records nothing by halves: the ledgers audit clean", async () => {
+  const audit = await countersign([
+    "audit",
+    out,
+    "--root",
+    join(out, "root.pem"),
+    "--policy",
+    join(out, "policy.json"),
+    "--json",
+  ]);
+  expect(JSON.parse(audit.stdout)).toMatchObject({ ok: true, findings: [], devices: 5 });
+});
