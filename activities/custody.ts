@@ -20,9 +20,9 @@ export function custodyActivities(context: CustodyContext): CustodyActivities {
       if (!checked.success) throw new CountersignError("input-invalid", `the lot's request is not valid`);
       await openOwnLot(context, checked.data);
     },
-    recordRelease: ({ handoff }) => recordRelease(context, handoff),
+    recordRelease: async ({ handoff }) => ({ closed: (await recordRelease(context, handoff)) === "closed" }),
     closeRelease: ({ handoff, message }) => closeRelease(context, handoff, message),
-    acceptOffer: ({ handoff }) => acceptOffer(context, handoff),
+    acceptOffer: async ({ handoff }) => ({ received: (await acceptOffer(context, handoff)) === "received" }),
     refuseOffer: ({ handoff, refused }) => refuseOffer(context, handoff, refused),
     decideReceipt: ({ handoff, discrepancies }) => decideReceipt(context, handoff, discrepancies),
     recordReceipt: ({ handoff }) => recordReceipt(context, handoff),

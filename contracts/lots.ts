@@ -47,6 +47,8 @@ export interface ProductionLotInput {
   request?: LotRequest;
   /** batches in work at once; default 6 */
   lanes?: number;
+  /** ends a run early; for tests, the server's own suggestion serves otherwise */
+  batchesPerRun?: number;
   /** taken over from the run before */
   queue?: LotBatch[];
   done?: number;
@@ -81,9 +83,11 @@ export const receiptArrived = defineSignal<[{ message: string }]>("receiptArrive
 export const receiveHandoff = defineUpdate<Outcome, [{ discrepancies: string[] }]>("receiveHandoff");
 
 export interface HandoffActivities {
-  recordRelease(input: { handoff: string }): Promise<void>;
+  /** `closed`: the receipt is here already. */
+  recordRelease(input: { handoff: string }): Promise<{ closed: boolean }>;
   closeRelease(input: { handoff: string; message: string }): Promise<void>;
-  acceptOffer(input: { handoff: string }): Promise<void>;
+  /** `received`: the devices are in custody already. */
+  acceptOffer(input: { handoff: string }): Promise<{ received: boolean }>;
   refuseOffer(input: { handoff: string; refused: Refused }): Promise<void>;
   decideReceipt(input: { handoff: string; discrepancies: string[] }): Promise<void>;
   recordReceipt(input: { handoff: string }): Promise<void>;

@@ -52,6 +52,16 @@ export async function listHandoffs(q: Queryable, lot: string | undefined): Promi
   return rows;
 }
 
+/** Handoffs whose workflow may never have been started: nothing was done about them within `olderThanMs`. */
+export async function waitingHandoffs(q: Queryable, olderThanMs: number): Promise<Pick<Handoff, "id" | "direction">[]> {
+  const { rows } = await q.query<Pick<Handoff, "id" | "direction">>(
+    `SELECT id, direction FROM handoff
+     WHERE state IN ('releasing', 'offered') AND time < now() - make_interval(secs => $1) ORDER BY time LIMIT 1000`,
+    [olderThanMs / 1000],
+  );
+  return rows;
+}
+
 /** The list and the lot's terms: large, so read only where they are needed. */
 export async function handoffList(q: Queryable, id: string): Promise<{ list: Uint8Array; terms: unknown }> {
   const { rows } = await q.query<{ list: Uint8Array; terms: unknown }>(

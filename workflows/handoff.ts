@@ -23,7 +23,7 @@ export async function handoff(input: HandoffInput): Promise<void> {
 async function giver(id: string): Promise<void> {
   const receipts: string[] = [];
   setHandler(receiptArrived, ({ message }) => void receipts.push(message));
-  await activities.recordRelease({ handoff: id });
+  if ((await activities.recordRelease({ handoff: id })).closed) return;
   for (;;) {
     await condition(() => receipts.length > 0);
     const message = receipts.shift()!;
@@ -33,7 +33,7 @@ async function giver(id: string): Promise<void> {
 }
 
 async function taker(id: string): Promise<void> {
-  let state: "offered" | "open" | "received" = "offered";
+  let state = "offered" as "offered" | "open" | "received";
   let refused: Outcome | undefined;
   setHandler(receiveHandoff, async ({ discrepancies }) => {
     await condition(() => state !== "offered" || refused !== undefined);
@@ -45,14 +45,16 @@ async function taker(id: string): Promise<void> {
     return recorded;
   });
 
-  const accepted = await outcome(() => activities.acceptOffer({ handoff: id }));
+  const accepted = await outcome(async () => {
+    if ((await activities.acceptOffer({ handoff: id })).received) state = "received";
+  });
   if (!accepted.ok) {
     refused = accepted;
     await activities.refuseOffer({ handoff: id, refused: accepted.error });
     await condition(allHandlersFinished);
     throw ApplicationFailure.nonRetryable(accepted.error.message, accepted.error.code);
   }
-  state = "open";
+  if (state !== "received") state = "open";
   await condition(() => state === "received");
   await condition(allHandlersFinished);
 }

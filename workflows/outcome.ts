@@ -2,7 +2,7 @@ import { ActivityFailure, ApplicationFailure } from "@temporalio/workflow";
 import type { Outcome, Refused } from "../contracts/lots.ts";
 
 /** A refusal as a value; anything else goes on failing. */
-export async function outcome(work: () => Promise<void>): Promise<Outcome> {
+export async function outcome(work: () => Promise<unknown>): Promise<Outcome> {
   try {
     await work();
     return { ok: true };

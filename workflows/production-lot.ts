@@ -65,6 +65,7 @@ export async function productionLot(input: ProductionLotInput): Promise<void> {
   await continueAsNew<typeof productionLot>({
     lot: input.lot,
     ...(input.lanes === undefined ? {} : { lanes: input.lanes }),
+    ...(input.batchesPerRun === undefined ? {} : { batchesPerRun: input.batchesPerRun }),
     queue: state.queue,
     done: state.done,
   });
@@ -73,8 +74,8 @@ export async function productionLot(input: ProductionLotInput): Promise<void> {
 /** Works until this run is asked to end. */
 async function lane(state: LotState): Promise<void> {
   for (;;) {
-    await condition(() => state.queue.length > 0 || workflowInfo().continueAsNewSuggested);
-    if (workflowInfo().continueAsNewSuggested) return;
+    await condition(() => state.queue.length > 0 || state.runEnds());
+    if (state.runEnds()) return;
     // Taken before the await: no other lane sees it.
     const batch = state.take();
     if (batch === undefined) continue;
@@ -91,12 +92,15 @@ class LotState {
   done: number;
   /** queued or running: a batch that is announced twice runs once */
   readonly #known: Set<string>;
+  readonly #batchesPerRun: number;
   #running = 0;
+  #taken = 0;
 
   constructor(input: ProductionLotInput) {
     this.queue = [...(input.queue ?? [])];
     this.done = input.done ?? 0;
     this.#known = new Set(this.queue.map((batch) => batch.id));
+    this.#batchesPerRun = input.batchesPerRun ?? Infinity;
   }
 
   add(batches: readonly LotBatch[]): void {
@@ -109,7 +113,9 @@ class LotState {
 
   take(): LotBatch | undefined {
     const batch = this.queue.shift();
-    if (batch !== undefined) this.#running++;
+    if (batch === undefined) return undefined;
+    this.#running++;
+    this.#taken++;
     return batch;
   }
 
@@ -117,6 +123,11 @@ class LotState {
     this.#running--;
     this.done++;
     this.#known.delete(batch.id);
+  }
+
+  /** The history is long enough: what is under way ends, the rest is the next run's. */
+  runEnds(): boolean {
+    return workflowInfo().continueAsNewSuggested || this.#taken >= this.#batchesPerRun;
   }
 
   progress() {

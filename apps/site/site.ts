@@ -22,6 +22,7 @@ import { Outbox } from "../../services/parties/outbox.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { startGateway, type Gateway } from "../gateway/gateway.ts";
+import { registerLots } from "../gateway/routes/lots.ts";
 import type { Logger } from "../http/logger.ts";
 import type { SiteConfig } from "./config.ts";
 import { messageHandlers, onRefusedMessage } from "./messages.ts";
@@ -200,6 +201,7 @@ async function launch(
         await token.hasKey("act");
       },
     },
+    [(app) => registerLots(app, { db, identity, workflows: workflow, custody })],
   );
   started.add("gateway", () => gateway.close());
   return { gateway, db, temporal };

@@ -6,7 +6,14 @@ import type { HandoffItem } from "../../lib/records/manifest.ts";
 import { inTransaction, type Tx } from "../../store/db.ts";
 import { insertDevices, lockDevices } from "../../store/devices.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
-import { getHandoff, handoffList, lockHandoff, updateHandoff, type Handoff } from "../../store/handoffs.ts";
+import {
+  getHandoff,
+  handoffList,
+  lockHandoff,
+  updateHandoff,
+  type Handoff,
+  type HandoffState,
+} from "../../store/handoffs.ts";
 import { getLot } from "../../store/lots.ts";
 import { findInbox } from "../../store/messages.ts";
 import { getPeer } from "../../store/parties.ts";
@@ -22,12 +29,14 @@ import { verifyAct } from "./verify-act.ts";
 /**
  * Checks an offer and opens its lot here: the giver's signature under its pinned act key, the list against the signed
  * root, the lot's terms against what this site has and may do. Safe to run again.
+ * @returns the state it leaves the handoff in
  * @throws CountersignError `handoff-mismatch`, `act-invalid`, `custody-conflict`, and those of opening a lot
  */
-export async function acceptOffer(context: CustodyContext, id: string): Promise<void> {
+export async function acceptOffer(context: CustodyContext, id: string): Promise<HandoffState> {
   const { db, party } = context;
   const handoff = await getHandoff(db, id);
-  if (handoff.direction !== "in" || handoff.state !== "offered") return;
+  if (handoff.direction !== "in") throw mismatch(`${id} is a release of this site`);
+  if (handoff.state !== "offered") return handoff.state;
   const peer = await getPeer(db, handoff.peer);
   const { act } = await verifyAct(handoff.releaseAct!, peer, "handoff-released");
   const { list, terms: offered } = await handoffList(db, id);
@@ -48,6 +57,7 @@ export async function acceptOffer(context: CustodyContext, id: string): Promise<
   if (!known) await openLot(context, { ...terms.data, builder: peer.party, issuer: party }, [cause]);
   else await openLot(context, { ...terms.data, builder: known.builder, issuer: party }, [cause]);
   await updateHandoff(db, id, { state: "open" });
+  return "open";
 }
 
 async function openedBefore(context: CustodyContext, lot: string) {

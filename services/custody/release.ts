@@ -10,6 +10,7 @@ import {
   handoffList,
   insertHandoff,
   lockReleasable,
+  type HandoffState,
   updateHandoff,
 } from "../../store/handoffs.ts";
 import { storeBlob } from "../../store/ledger.ts";
@@ -72,12 +73,14 @@ export async function claimRelease(
 
 /**
  * Signs the release and sends it with its list, all in one with the ledger's entry. Safe to run again.
+ * @returns the state it leaves the handoff in
  * @throws CountersignError `not-found`, and what the signer, the ledger or the database throws
  */
-export async function recordRelease(context: CustodyContext, id: string): Promise<void> {
+export async function recordRelease(context: CustodyContext, id: string): Promise<HandoffState> {
   const { db, acts, party } = context;
   const handoff = await getHandoff(db, id);
-  if (handoff.direction !== "out" || handoff.state !== "releasing") return;
+  if (handoff.direction !== "out") throw new CountersignError("state-conflict", `the handoff ${id} is not a release`);
+  if (handoff.state !== "releasing") return handoff.state;
   const [lot, grant, { list, terms }] = await Promise.all([
     getLot(db, handoff.lot),
     findCurrentGrant(db),
@@ -116,4 +119,5 @@ export async function recordRelease(context: CustodyContext, id: string): Promis
       });
     },
   );
+  return "released";
 }
