@@ -1,0 +1,152 @@
+import { readFile } from "node:fs/promises";
+import { type Command, InvalidArgumentError } from "commander";
+import { CountersignError } from "../../../lib/domain/errors.ts";
+import { FIRMWARE_FORMATS } from "../../../lib/records/receipt.ts";
+import { note, print, printJson, table } from "../output.ts";
+import { SiteClient } from "../site-client.ts";
+
+/** `countersign lot ...`: production runs and how far they are. */
+
+export interface LotView {
+  readonly id: string;
+  readonly state: string;
+  readonly builder: string;
+  readonly issuer: string;
+  readonly slots: number;
+  readonly profile: string;
+  readonly counts?: Readonly<Record<string, number>>;
+}
+
+interface LayoutOption {
+  format: string;
+  template: string;
+  offset?: number;
+  length?: number;
+  replace?: boolean;
+}
+
+const DEFAULT_SITE = "factory-y";
+
+export function registerLot(program: Command): void {
+  const lot = program.command("lot").description("production lots: numbered slots under one grant");
+
+  lot
+    .command("open")
+    .argument("<id>", "the lot's id")
+    .description("open a lot that this site builds")
+    .requiredOption("--slots <n>", "how many devices it is for", wholeNumber)
+    .option("--issuer <party>", "who certifies the devices (default: this site)")
+    .option("--profile <name>", "certificate profile: idevid or ldevid", "ldevid")
+    .option(
+      "--layout <layout>",
+      "image for the chain, as FORMAT:TEMPLATE[,offset=N][,length=N][,replace]; several take turns, slot by slot",
+      collectLayout,
+    )
+    .option("--layouts <file>", "the same as a JSON array")
+    .option("--site <id>", "the builder's site", DEFAULT_SITE)
+    .option("--json", "machine-readable")
+    .addHelpText(
+      "after",
+      "\nExample:\n  $ countersign lot open lot-7 --slots 500 --issuer technician-z --layout esp-secure-cert:esp-secure-cert.bin",
+    )
+    .action(async (id: string, options: OpenOptions) => {
+      const layouts = options.layout ?? (options.layouts === undefined ? [] : await readLayouts(options.layouts));
+      if (layouts.length === 0) {
+        throw new CountersignError("usage", "name at least one --layout: which template image the chain goes into");
+      }
+      await withSite(options.site, async (client) => {
+        const { slots, profile } = options;
+        const issuer = options.issuer ?? client.party;
+        const view = await client.post<LotView>("/api/v1/lots", { id, slots, issuer, profile, layouts });
+        if (options.json) return printJson(view);
+        note(`lot ${view.id} is open: ${view.slots} slots, built by ${view.builder}, certified by ${view.issuer}`);
+        print(view.id);
+      });
+    });
+
+  lot
+    .command("show")
+    .argument("[id]", "one lot; without it, all of them")
+    .description("how far a lot is at this site")
+    .option("--site <id>", "whose view", DEFAULT_SITE)
+    .option("--json", "machine-readable")
+    .addHelpText("after", "\nExample:\n  $ countersign lot show lot-7 --site technician-z")
+    .action((id: string | undefined, options: { site: string; json?: boolean }) =>
+      withSite(options.site, async (client) => {
+        if (id === undefined) {
+          const { lots } = await client.get<{ lots: LotView[] }>("/api/v1/lots");
+          if (options.json) return printJson(lots);
+          const rows = lots.map((l) => [l.id, l.state, String(l.slots), l.builder, l.issuer, l.profile]);
+          return print(table([["LOT", "STATE", "SLOTS", "BUILT BY", "CERTIFIED BY", "PROFILE"], ...rows]));
+        }
+        const view = await client.get<LotView>(`/api/v1/lots/${encodeURIComponent(id)}`);
+        if (options.json) return printJson(view);
+        const { counts = {}, ...rest } = view;
+        const shown = Object.entries(rest).filter(([, value]) => typeof value !== "object");
+        print(table([...shown, ...Object.entries(counts)].map(([key, value]) => [key, String(value)])));
+      }),
+    );
+}
+
+interface OpenOptions {
+  slots: number;
+  issuer?: string;
+  profile: string;
+  layout?: LayoutOption[];
+  layouts?: string;
+  site: string;
+  json?: boolean;
+}
+
+/** Opens a client for one command and closes it. */
+export async function withSite(site: string, work: (client: SiteClient) => Promise<void>): Promise<void> {
+  const client = await SiteClient.open(site);
+  try {
+    await work(client);
+  } finally {
+    client.close();
+  }
+}
+
+export function wholeNumber(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new InvalidArgumentError("expected a whole number");
+  return value;
+}
+
+/** @throws InvalidArgumentError */
+export function parseLayout(text: string): LayoutOption {
+  const [where = "", ...settings] = text.split(",");
+  const [format = "", ...name] = where.split(":");
+  const template = name.join(":");
+  if (!(FIRMWARE_FORMATS as readonly string[]).includes(format) || template === "") {
+    throw new InvalidArgumentError(`expected FORMAT:TEMPLATE, FORMAT one of ${FIRMWARE_FORMATS.join(", ")}`);
+  }
+  const layout: LayoutOption = { format, template };
+  for (const setting of settings) {
+    const [key, value] = setting.split("=", 2);
+    if (setting === "replace") layout.replace = true;
+    else if (key === "offset" || key === "length") layout[key] = address(value ?? "");
+    else throw new InvalidArgumentError(`${JSON.stringify(setting)} is none of offset=N, length=N, replace`);
+  }
+  return layout;
+}
+
+const collectLayout = (text: string, before: LayoutOption[] = []): LayoutOption[] => [...before, parseLayout(text)];
+
+function address(text: string): number {
+  if (!/^(0x[0-9a-fA-F]{1,8}|\d{1,10})$/.test(text)) {
+    throw new InvalidArgumentError(`${JSON.stringify(text)} is no number: use 53248 or 0xD000`);
+  }
+  return Number(text);
+}
+
+async function readLayouts(file: string): Promise<LayoutOption[]> {
+  try {
+    return JSON.parse(await readFile(file, "utf8")) as LayoutOption[];
+  } catch (cause) {
+    throw new CountersignError("usage", `${file} holds no JSON array of layouts (${(cause as Error).message})`, {
+      cause,
+    });
+  }
+}
