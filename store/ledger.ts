@@ -84,17 +84,22 @@ const byKey = <T extends { retryKey: Uint8Array }>(a: T, b: T): number => Buffer
 export async function insertLines(tx: Tx, lines: readonly NewLine[]): Promise<Set<string>> {
   // One lock order for all writers: two batches that share keys can't deadlock.
   const sorted = lines.toSorted(byKey);
+  // The entries travel as one binary value: an array of bytea would be written, sent and parsed as hex text.
+  const ends: number[] = [];
+  for (const { entry } of sorted) ends.push((ends.at(-1) ?? 0) + entry.length);
   const { rows } = await tx.query<{ retry_key: Uint8Array }>({
     name: "ledger-insert-lines",
     text: `INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev)
-      SELECT r, t, e, h, CASE WHEN p = '' THEN '{}'::bytea[]
+      SELECT r, t, substring($3::bytea FROM e - n + 1 FOR n), h, CASE WHEN p = '' THEN '{}'::bytea[]
         ELSE (SELECT array_agg(decode(x, 'hex')) FROM unnest(string_to_array(p, ',')) x) END
-      FROM unnest($1::bytea[], $2::text[], $3::bytea[], $4::bytea[], $5::text[]) AS n(r, t, e, h, p)
+      FROM unnest($1::bytea[], $2::text[], $4::int[], $5::int[], $6::bytea[], $7::text[]) AS l(r, t, e, n, h, p)
       ON CONFLICT (retry_key) DO NOTHING RETURNING retry_key`,
     values: [
       sorted.map((l) => l.retryKey),
       sorted.map((l) => l.type),
-      sorted.map((l) => l.entry),
+      Buffer.concat(sorted.map((l) => l.entry)),
+      ends,
+      sorted.map((l) => l.entry.length),
       sorted.map((l) => l.leafHash),
       sorted.map((l) => l.prev.map(key).join(",")),
     ],
