@@ -72,7 +72,7 @@ function tileOf(hashes: readonly Uint8Array[], sha256: Sha256): Tile {
 }
 
 /** Bundles whose entries are read one by one, in about their order, are fetched and verified once. */
-const CACHED_BUNDLES = 4;
+const CACHED_BUNDLES = 8;
 
 export class LogReader {
   readonly checkpoint: SignedCheckpoint;
