@@ -84,12 +84,10 @@ async function visit(client: azureDevice.Client, deviceId: string, messages: num
   const started = performance.now();
   await client.open();
   const connectMs = Math.round(performance.now() - started);
-  let acknowledged = 0;
-  for (let number = 1; number <= messages; number++) {
-    await client.sendEvent(measurement(deviceId, number));
-    acknowledged++;
-  }
-  return { deviceId, connectMs, acknowledged };
+  // Each resolves with its PUBACK. All at once: the hub stores what comes together in one commit.
+  const numbers = Array.from({ length: messages }, (_, index) => index + 1);
+  const sent = await Promise.all(numbers.map((number) => client.sendEvent(measurement(deviceId, number))));
+  return { deviceId, connectMs, acknowledged: sent.length };
 }
 
 /** A simulated sensor's reading, in the tutorial's form. */
@@ -142,7 +140,8 @@ function transportWith(context: SecureContext): typeof azureMqtt.Mqtt {
 function connectError(error: unknown, { deviceId, hub }: DeviceConnection): CountersignError {
   if (isCountersignError(error)) return error;
   const said = error instanceof Error ? error.message : String(error);
-  if (error instanceof azureCommon.errors.UnauthorizedError) {
+  // The SDK calls every failure of a first connection "Not authorized"; only a CONNACK says "Connection refused:".
+  if (/Connection refused: (?!Server unavailable)/.test(said)) {
     return new CountersignError("hub-refused", `${deviceId}: the hub at ${hub} refuses it (${said})`, { cause: error });
   }
   const message = `${deviceId}: no connection to the hub at ${hub} (${said})`;

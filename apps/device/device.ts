@@ -1,6 +1,7 @@
+import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { createPinFile, type DeviceKey, makeDeviceKey, openDeviceKey } from "../../hsm/index.ts";
+import { type DeviceKey, makeDeviceKey, openDeviceKey } from "../../hsm/index.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { assertDeviceId } from "../../lib/domain/ids.ts";
 import { pemEncode } from "../../lib/pki/pem.ts";
@@ -13,34 +14,53 @@ import { chipOf, saveTray, type Tray } from "./tray.ts";
  */
 
 /**
- * Makes the device's token and key. What an interrupted run left is completed; a key that is there stays.
- * @returns whether the key is new
+ * The device's CSR, signed on its chip, as PEM. With `makeKey` the token and its key are made first, where they aren't
+ * there: what an interrupted run left is completed, a key that is there stays.
  */
-export async function makeKey(tray: Tray, deviceId: string): Promise<boolean> {
-  const chip = chipOf(tray, assertDeviceId(deviceId));
-  if (!tray.devices.includes(deviceId)) {
-    tray.devices.push(deviceId);
-    saveTray(tray);
-  }
+export async function makeCsr(
+  tray: Tray,
+  deviceId: string,
+  options: { makeKey: boolean },
+): Promise<{ csr: string; keyId: string; created: boolean }> {
+  const { key, created } = options.makeKey
+    ? await madeKey(tray, deviceId)
+    : { key: await openKey(tray, deviceId), created: false };
   try {
-    if (!("file" in chip.pin)) throw new CountersignError("internal", "a chip's PIN is in a file");
-    await createPinFile(chip.pin.file);
-  } catch (error) {
-    if (!isCountersignError(error) || error.code !== "already-exists") throw error;
-  }
-  try {
-    await (await makeDeviceKey(chip)).close();
-    return true;
-  } catch (error) {
-    if (!isCountersignError(error) || error.code !== "already-exists") throw error;
-    await (await openDeviceKey(chip)).close();
-    return false;
+    const csr = pemEncode("CERTIFICATE REQUEST", await key.csr(deviceId));
+    return { csr, keyId: createHash("sha256").update(key.spki).digest("hex"), created };
+  } finally {
+    await key.close();
   }
 }
 
-/** The device's CSR, signed on its chip, as PEM. */
-export async function makeCsr(tray: Tray, deviceId: string): Promise<string> {
-  return withKey(tray, deviceId, async (key) => pemEncode("CERTIFICATE REQUEST", await key.csr(deviceId)));
+async function madeKey(tray: Tray, deviceId: string): Promise<{ key: DeviceKey; created: boolean }> {
+  const chip = chipOf(tray, assertDeviceId(deviceId));
+  enlist(tray, [deviceId]);
+  makePin(chip.pin.file);
+  const made = await makeDeviceKey(chip).catch(unlessThere);
+  return made === undefined ? { key: await openKey(tray, deviceId), created: false } : { key: made, created: true };
+}
+
+/** Notes devices in the tray's list before their tokens are made, so that none is ever there unlisted. */
+export function enlist(tray: Tray, deviceIds: readonly string[]): void {
+  const missing = deviceIds.filter((id) => !tray.devices.includes(id));
+  if (missing.length === 0) return;
+  tray.devices.push(...missing);
+  saveTray(tray);
+}
+
+/** A chip's PIN, once. Not forced to disk: a chip lost with the machine's power is a scrapped chip, made again. */
+function makePin(file: string): void {
+  try {
+    writeFileSync(file, randomBytes(16).toString("base64url"), { flag: "wx", mode: 0o600 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  }
+}
+
+function unlessThere(error: unknown): undefined {
+  if (isCountersignError(error) && error.code === "already-exists") return undefined;
+  throw error;
 }
 
 /** Connects the device with the key in its token. @throws as `connectDevice`, and the token's errors */
@@ -48,23 +68,20 @@ export async function connectFromTray(
   tray: Tray,
   connection: Omit<DeviceConnection, "credentials">,
 ): Promise<ConnectResult> {
-  const engineUri = await withKey(tray, connection.deviceId, async (key) => key.engineUri);
-  return connectDevice({ ...connection, credentials: tokenCredentials(engineUri) });
+  const key = await openKey(tray, connection.deviceId);
+  // The engine opens the token by itself; this was to refuse a missing key by its name.
+  await key.close();
+  return connectDevice({ ...connection, credentials: tokenCredentials(key.engineUri) });
 }
 
-async function withKey<T>(tray: Tray, deviceId: string, work: (key: DeviceKey) => Promise<T>): Promise<T> {
+async function openKey(tray: Tray, deviceId: string): Promise<DeviceKey> {
   if (!tray.devices.includes(deviceId)) {
     throw new CountersignError(
       "hsm-token-missing",
       `${tray.dir} has no token of ${deviceId}; make it with device keygen`,
     );
   }
-  const key = await openDeviceKey(chipOf(tray, deviceId));
-  try {
-    return await work(key);
-  } finally {
-    await key.close();
-  }
+  return openDeviceKey(chipOf(tray, deviceId));
 }
 
 /** Whole or not at all. */

@@ -52,7 +52,7 @@ export interface FleetConnection extends Fleet {
   ca: string;
   messages?: number;
   timeoutMs?: number;
-  /** Devices of one tray that connect at once; 10 unless given. */
+  /** Devices of one tray that connect at once; 20 unless given. */
   concurrency?: number;
   onOutcome?: (outcome: ConnectOutcome) => void;
 }
@@ -75,7 +75,7 @@ export async function connectFleet(fleet: FleetConnection): Promise<ConnectOutco
       ca: fleet.ca,
       messages: fleet.messages ?? 5,
       timeoutMs: fleet.timeoutMs ?? 30_000,
-      concurrency: fleet.concurrency ?? 10,
+      concurrency: fleet.concurrency ?? 20,
       devices,
     } as const;
     await runInTray(openTray(trayDir), job, (outcome: ConnectOutcome) => {

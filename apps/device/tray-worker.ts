@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { errorCodeOf } from "../../lib/domain/errors.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
-import { connectFromTray, makeCsr, makeKey, writeWhole } from "./device.ts";
+import { connectFromTray, enlist, makeCsr, writeWhole } from "./device.ts";
 import { openTray, type Tray } from "./tray.ts";
 import type { MadeDevice, MakeJob, TrayJob, TrayReport } from "./tray-process.ts";
 
@@ -26,10 +26,9 @@ async function make(tray: Tray, deviceId: string, job: MakeJob): Promise<MadeDev
     const csr = readFileSync(file, "utf8");
     return { deviceId, csr, keyId: keyIdOf(csr), created: false };
   }
-  const created = job.makeKeys && (await makeKey(tray, deviceId));
-  const csr = await makeCsr(tray, deviceId);
-  if (file !== undefined) writeWhole(file, csr);
-  return { deviceId, csr, keyId: keyIdOf(csr), created };
+  const made = await makeCsr(tray, deviceId, { makeKey: job.makeKeys });
+  if (file !== undefined) writeWhole(file, made.csr);
+  return { deviceId, ...made };
 }
 
 function keyIdOf(csr: string): string {
@@ -39,6 +38,7 @@ function keyIdOf(csr: string): string {
 async function run(job: TrayJob): Promise<void> {
   const tray = openTray(job.tray);
   if (job.kind === "make") {
+    if (job.makeKeys) enlist(tray, job.devices);
     // One after the other: the token store is one folder, and its work is the processor's.
     for (const deviceId of job.devices) {
       try {

@@ -70,7 +70,7 @@ export function saveTray(tray: Tray): void {
 }
 
 /** A device's chip in this tray. */
-export function chipOf(tray: Tray, deviceId: string): Chip {
+export function chipOf(tray: Tray, deviceId: string): Chip & { pin: { file: string } } {
   const token = chipTokenLabel(deviceId);
   return { module: tray.module, token, pin: { file: join(tray.dir, "pins", `${token}.pin`) } };
 }

@@ -231,8 +231,8 @@ describe("the uploaded chain", () => {
 });
 
 interface RawClient {
-  once(event: string, listener: (...args: any[]) => void): void;
-  on(event: string, listener: (...args: any[]) => void): void;
+  once(event: string, listener: (error: Error) => void): void;
+  on(event: string, listener: (error: Error) => void): void;
   publish(topic: string, body: string | Buffer, options: object, done?: (error?: Error) => void): void;
   subscribe(topic: string, options: object, done: (error: Error | null, granted: { qos: number }[]) => void): void;
   end(force?: boolean): void;

@@ -1,4 +1,5 @@
 import { constants, createHash } from "node:crypto";
+import type { EventEmitter } from "node:events";
 import type { AddressInfo, Socket } from "node:net";
 import { createServer, type DetailedPeerCertificate, type TLSSocket } from "node:tls";
 import { Aedes, type AuthenticateError, type Client, type PublishPacket } from "aedes";
@@ -88,6 +89,11 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
         (deviceId) => {
           byCertificate.forget(key);
           session.deviceId = deviceId;
+          // From here on `disconnect` finds it: a device disabled while it comes in doesn't slip through.
+          connected.set(deviceId, session);
+          session.guard.once("close", () => {
+            if (connected.get(deviceId) === session) connected.delete(deviceId);
+          });
           done(null, true);
         },
         (error: unknown) => {
@@ -145,15 +151,10 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
 
   broker.on("clientReady", (client) => {
     const session = sessions.get(client.conn);
-    if (session?.deviceId === undefined) return;
-    connected.set(session.deviceId, session);
-    logger.info({ deviceId: session.deviceId, source: session.source }, "device connected");
+    if (session !== undefined) logger.info({ deviceId: session.deviceId, source: session.source }, "device connected");
   });
-  broker.on("clientDisconnect", (client) => {
-    const session = sessions.get(client.conn);
-    if (session?.deviceId !== undefined && connected.get(session.deviceId) === session)
-      connected.delete(session.deviceId);
-  });
+  // Not among its typed events; unheard it would end the process.
+  (broker as EventEmitter).on("error", (error: unknown) => logger.error({ err: error }, "broker"));
   for (const event of ["clientError", "connectionError"] as const) {
     broker.on(event, (client, error) => logger.debug({ clientId: client?.id, error: error?.message }, event));
   }

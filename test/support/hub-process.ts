@@ -15,6 +15,7 @@ export interface TestHub {
   databaseUrl: string;
   /** A state folder as the command line expects it. */
   home: string;
+  // oxlint-disable-next-line typescript/no-explicit-any -- tests look at answers field by field, that is their check
   api(method: string, path: string, body?: unknown): Promise<{ status: number; body: Record<string, any> }>;
   /** SIGKILL, then a new process on the same database. */
   crashAndRestart(): Promise<void>;

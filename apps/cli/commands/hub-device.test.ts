@@ -1,0 +1,118 @@
+import { execFileSync } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Command } from "commander";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { applyPatches, bytesReader, erasedPartition, firmwareFormat } from "../../../lib/firmware/index.ts";
+import { startTestHub, type TestHub } from "../../../test/support/hub-process.ts";
+import { tempDir, tool } from "../../../test/support/index.ts";
+import { CLIENT_AUTH, testCertificate, type TestCertificate } from "../../../test/support/test-pki.ts";
+import { registerDevice } from "./device.ts";
+import { registerHub } from "./hub.ts";
+
+let hub: TestHub;
+let root: TestCertificate;
+const dir = (): string => folder;
+let folder: string;
+
+beforeAll(async () => {
+  hub = await startTestHub();
+  folder = tempDir("cli");
+  process.env["COUNTERSIGN_HOME"] = hub.home;
+  root = await testCertificate("CN=root", { ca: true });
+  writeFileSync(join(folder, "root.pem"), root.pem);
+  writeFileSync(join(folder, "hub-ca.pem"), hub.infraCa.pem);
+});
+
+afterAll(() => hub?.stop());
+afterEach(() => vi.restoreAllMocks());
+
+/** Runs a command in this process; what it prints comes back. */
+async function countersign(...argv: string[]): Promise<string> {
+  let out = "";
+  const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
+    out += String(text);
+    return true;
+  });
+  try {
+    const program = new Command("countersign");
+    registerHub(program);
+    registerDevice(program);
+    await program.parseAsync(argv, { from: "user" });
+    return out.trimEnd();
+  } finally {
+    spy.mockRestore();
+  }
+}
+
+describe("from the command line", () => {
+  it("a CA is registered, and a device makes its key, connects from its image and is seen", async () => {
+    const code = await countersign("hub", "ca", "code", "company-x");
+    expect(await countersign("hub", "ca", "add", "company-x", "--certificate", join(dir(), "root.pem"))).toContain(
+      code,
+    );
+    const verification = await testCertificate(`CN=${code}`, { issuer: root });
+    writeFileSync(join(dir(), "verification.pem"), verification.pem);
+    const proof = ["--ca", join(dir(), "root.pem"), "--certificate", join(dir(), "verification.pem")];
+    expect(await countersign("hub", "ca", "verify", "company-x", ...proof)).toMatch(
+      /company-x is verified: [0-9a-f]{64}/,
+    );
+    expect(JSON.parse(await countersign("hub", "ca", "list", "--json"))).toMatchObject([
+      { name: "company-x", state: "verified" },
+    ]);
+
+    const token = ["--token-dir", join(dir(), "tokens"), "--id", "dev-cli"];
+    const made = JSON.parse(await countersign("device", "keygen", ...token, "--json"));
+    expect(made).toMatchObject({ deviceId: "dev-cli", created: true });
+    expect(JSON.parse(await countersign("device", "keygen", ...token, "--json"))).toEqual({ ...made, created: false });
+    const csrFile = join(dir(), "csr.pem");
+    await countersign("device", "csr", ...token, "--out", csrFile);
+    execFileSync(tool("openssl"), ["req", "-in", csrFile, "-noout", "-verify"], { stdio: "pipe" });
+
+    const csr = readFileSync(csrFile, "utf8");
+    const factory = await testCertificate("CN=factory", { ca: true, issuer: root });
+    const leaf = await testCertificate("CN=dev-cli", { issuer: factory, eku: [CLIENT_AUTH], csr });
+    const original = erasedPartition();
+    const template = await firmwareFormat("esp-secure-cert").open(bytesReader(original), {});
+    const { patches } = template.inject([leaf.der, factory.der]);
+    writeFileSync(join(dir(), "image.bin"), applyPatches(original, patches));
+
+    const to = ["--hub", hub.address, "--ca", join(dir(), "hub-ca.pem"), "--messages", "2", "--json"];
+    const image = ["--image", join(dir(), "image.bin"), "--format", "esp-secure-cert"];
+    expect(JSON.parse(await countersign("device", "connect", ...token, ...image, ...to))).toMatchObject({
+      acknowledged: 2,
+    });
+
+    const shown = JSON.parse(await countersign("hub", "device", "show", "dev-cli", "--json"));
+    expect(shown).toMatchObject({ deviceId: "dev-cli", caName: "company-x", telemetry: 2 });
+    expect(await countersign("hub", "device", "list")).toMatch(/dev-cli\s+enabled\s+company-x/);
+    await countersign("hub", "device", "disable", "dev-cli");
+    await expect(countersign("device", "connect", ...token, ...image, ...to)).rejects.toMatchObject({
+      code: "hub-refused",
+    });
+    writeFileSync(join(dir(), "leaf.pem"), leaf.pem);
+    await countersign("hub", "device", "enable", "dev-cli");
+    const alone = countersign("device", "connect", ...token, "--chain", join(dir(), "leaf.pem"), ...to);
+    await expect(alone).rejects.toMatchObject({ code: "hub-refused" });
+    await countersign("hub", "device", "remove", "dev-cli");
+    await expect(countersign("hub", "device", "show", "dev-cli")).rejects.toMatchObject({ code: "not-found" });
+  });
+
+  it("says what is missing or wrong", async () => {
+    const nowhere = ["--token-dir", join(dir(), "nowhere"), "--id", "dev-x"];
+    await expect(countersign("device", "csr", ...nowhere)).rejects.toMatchObject({ code: "component-missing" });
+    const token = ["--token-dir", join(dir(), "tokens")];
+    await expect(countersign("device", "csr", ...token, "--id", "dev-x")).rejects.toMatchObject({
+      code: "hsm-token-missing",
+    });
+    const to = ["--hub", hub.address, "--ca", join(dir(), "hub-ca.pem")];
+    const none = countersign("device", "connect", ...token, "--id", "dev-cli", ...to);
+    await expect(none).rejects.toMatchObject({ code: "usage" });
+    const closed = ["--hub", "localhost:1", "--ca", join(dir(), "hub-ca.pem"), "--chain", join(dir(), "leaf.pem")];
+    const away = countersign("device", "connect", ...token, "--id", "dev-cli", ...closed);
+    await expect(away).rejects.toMatchObject({ code: "component-unreachable" });
+    process.env["COUNTERSIGN_HOME"] = join(dir(), "no-home");
+    await expect(countersign("hub", "ca", "list")).rejects.toMatchObject({ code: "component-missing" });
+    process.env["COUNTERSIGN_HOME"] = hub.home;
+  });
+});
