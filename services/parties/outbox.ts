@@ -144,9 +144,9 @@ export class Outbox {
       if (code === "envelope-expired") {
         // The receiver said that it hasn't applied it: the number is free, and a fresh envelope takes it.
         await inTransaction(db, (tx) => returnNumber(tx, queued.id, { again: true }));
-        return;
       }
-      if (!isFinal(code)) throw error;
+      // Thrown: tried again after a pause, also where two clocks will never agree.
+      if (code === "envelope-expired" || !isFinal(code)) throw error;
       const refusal = { code, message: (error as Error).message };
       await this.#options.onRefused?.(queued, refusal);
       await inTransaction(db, (tx) => returnNumber(tx, queued.id, refusal));
