@@ -65,7 +65,8 @@ export class TelemetryWriter {
         for (const entry of batch) await this.#insert([entry]);
         return;
       }
-      batch[0]?.done(new CountersignError("component-unreachable", "telemetry could not be stored", { cause }));
+      const error = new CountersignError("component-unreachable", "telemetry could not be stored", { cause });
+      for (const entry of batch) entry.done(error);
     }
   }
 }

@@ -20,6 +20,8 @@ export interface TestHub {
   /** SIGKILL, then a new process on the same database. */
   crashAndRestart(): Promise<void>;
   stop(): Promise<void>;
+  /** Closes the IPC channel, as when the process that started it dies; resolves with the hub's exit code. */
+  orphan(): Promise<number | null>;
 }
 
 export async function startTestHub(settings: Record<string, unknown> = {}): Promise<TestHub> {
@@ -129,6 +131,12 @@ export async function startTestHub(settings: Record<string, unknown> = {}): Prom
     async crashAndRestart() {
       await end("SIGKILL");
       await start();
+    },
+    orphan() {
+      return new Promise((resolve) => {
+        child?.once("exit", (code) => resolve(code));
+        child?.disconnect();
+      });
     },
     async stop() {
       const code = await end("SIGTERM");
