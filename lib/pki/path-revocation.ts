@@ -32,7 +32,7 @@ export async function checkRevocation(
       if (wanted) throw new PathError("crl-missing", i, "no CRL of its issuer was given");
       continue;
     }
-    if (at > crl.nextUpdate) {
+    if (at >= crl.nextUpdate) {
       throw new PathError("crl-stale", i, `its issuer's newest CRL ran out at ${crl.nextUpdate.toISOString()}`);
     }
     const entry = crl.revoked.get(certificate.serial);

@@ -52,7 +52,8 @@ export function checkPath(path: readonly Certificate[], at: Date, purpose: PathP
 function checkTime({ notBefore, notAfter }: Certificate, seconds: number, i: number): void {
   if (seconds < notBefore.getTime())
     throw new PathError("not-yet-valid", i, `valid from ${notBefore.toISOString()} on`);
-  if (seconds > notAfter.getTime()) throw new PathError("expired", i, `expired at ${notAfter.toISOString()}`);
+  // RFC 5280 counts the last second in; openssl doesn't, and the two must not differ towards acceptance
+  if (seconds >= notAfter.getTime()) throw new PathError("expired", i, `expired at ${notAfter.toISOString()}`);
 }
 
 function checkKey({ spki }: Certificate, i: number): void {

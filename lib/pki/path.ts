@@ -46,8 +46,7 @@ export async function validatePath(request: PathRequest): Promise<PathResult> {
   if (Number.isNaN(request.at.getTime()))
     throw new CountersignError("input-invalid", "the time to validate at is no time");
   try {
-    const { pool, roots, crls } = readInput(request);
-    return await search(pool, roots, crls, request);
+    return await search(readInput(request), request);
   } catch (error) {
     if (error instanceof PathError) return { ok: false, ...error.failure };
     throw error;
@@ -106,14 +105,9 @@ function read<T>(
 }
 
 /** Depth first with an explicit stack: from the leaf to issuers by name, key identifier and signature, roots first. */
-async function search(
-  pool: readonly Certificate[],
-  roots: readonly Certificate[],
-  crls: readonly Crl[],
-  request: PathRequest,
-): Promise<PathResult> {
+async function search(input: Input, request: PathRequest): Promise<PathResult> {
   const { at, purpose = "any", revocation = "if-given", verify } = request;
-  const stack: { path: readonly Certificate[]; root: boolean }[] = [{ path: [pool[0]!], root: false }];
+  const stack: { path: readonly Certificate[]; root: boolean }[] = [{ path: [input.pool[0]!], root: false }];
   const signatures = new Map<Certificate, Map<Certificate, PathError | undefined>>();
   let complete: PathFailure | undefined;
   let incomplete: PathFailure = {
@@ -140,13 +134,13 @@ async function search(
       continue;
     }
     if (!root) {
-      stack.push(...issuersOf(issuer, path, pool, roots));
+      stack.push(...issuersOf(issuer, path, input, at));
       continue;
     }
     try {
       await checkRoot(issuer, path.length - 1, request, signatures);
       checkPath(path, at, purpose);
-      const revocationChecked = await checkRevocation(path, crls, at, revocation, verify);
+      const revocationChecked = await checkRevocation(path, input.crls, at, revocation, verify);
       return { ok: true, path, revocationChecked };
     } catch (error) {
       complete ??= failureOf(error);
@@ -155,23 +149,22 @@ async function search(
   return { ok: false, ...(complete ?? incomplete) };
 }
 
-/** Candidates in ascending order of preference, since the stack's last is tried first. */
+/** Candidates in ascending order of promise, since the stack's last is tried first: roots, by key identifier, in time. */
 function issuersOf(
   certificate: Certificate,
   path: readonly Certificate[],
-  pool: readonly Certificate[],
-  roots: readonly Certificate[],
+  { pool, roots }: Input,
+  at: Date,
 ): { path: readonly Certificate[]; root: boolean }[] {
   const isIssuer = (candidate: Certificate): boolean => sameName(certificate.issuer, candidate.subject);
-  const next = [
-    ...pool
-      .filter((candidate) => isIssuer(candidate) && !path.includes(candidate))
-      .map((one) => ({ one, root: false })),
+  const promise = (one: Certificate, root: boolean): number =>
+    (akiMatches(certificate, one) ? 4 : 0) + (at >= one.notBefore && at < one.notAfter ? 2 : 0) + (root ? 1 : 0);
+  return [
+    ...pool.filter((one) => isIssuer(one) && !path.includes(one)).map((one) => ({ one, root: false })),
     ...roots.filter(isIssuer).map((one) => ({ one, root: true })),
-  ];
-  const fits = next.filter(({ one }) => akiMatches(certificate, one));
-  const others = next.filter(({ one }) => !akiMatches(certificate, one));
-  return [...others, ...fits].map(({ one, root }) => ({ path: [...path, one], root }));
+  ]
+    .toSorted((a, b) => promise(a.one, a.root) - promise(b.one, b.root))
+    .map(({ one, root }) => ({ path: [...path, one], root }));
 }
 
 async function signatureFault(
