@@ -108,7 +108,7 @@ function checkCa({ basicConstraints, keyUsage }: Certificate, i: number): void {
   if (keyUsage?.includes("keyCertSign") !== true) throw new PathError("key-usage", i, "it issues without keyCertSign");
 }
 
-/** @param issuer the next certificate of the path; undefined for the root, which is its own */
+/** @param issuer the next certificate of the path; undefined for the root */
 function checkIdentifiers(certificate: Certificate, issuer: Certificate | undefined, i: number): void {
   const { aki, ski, basicConstraints } = certificate;
   if (basicConstraints?.ca === true && ski === undefined) {
@@ -117,7 +117,9 @@ function checkIdentifiers(certificate: Certificate, issuer: Certificate | undefi
   if (aki?.keyIdentifier === undefined && issuer !== undefined) {
     throw new PathError("key-identifier-missing", i, "it has no authority key identifier");
   }
-  if (!akiMatches(certificate, issuer ?? certificate)) {
+  // A trusted intermediate (partial chain) has its issuer out of sight; any other root is its own
+  const above = issuer ?? (certificate.selfIssued ? certificate : undefined);
+  if (above !== undefined && !akiMatches(certificate, above)) {
     throw new PathError("key-identifier-mismatch", i, "its authority key identifier isn't its issuer's");
   }
 }
