@@ -6,7 +6,7 @@ import { buildCrl, lintCrl, parseCrl } from "../../lib/pki/crl.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import { issuerFromCertificate, type IssuerInfo } from "../../lib/pki/issuer.ts";
 import { lintTbs } from "../../lib/pki/lint.ts";
-import { buildName, parseName, sameName, type NameParts } from "../../lib/pki/name.ts";
+import { buildName, parseName, sameName, type Name, type NameParts } from "../../lib/pki/name.ts";
 import { OID } from "../../lib/pki/oids.ts";
 import { profileNamed } from "../../lib/pki/profiles.ts";
 import { newSerial } from "../../lib/pki/serial.ts";
@@ -65,7 +65,8 @@ export function childCaTbs(request: ChildCaRequest): Uint8Array {
   });
 }
 
-function requestedSubject(subject: ReturnType<typeof parseCsr>["subject"]): NameParts {
+/** Of the name that a child asks for, what is taken: one O and one CN. */
+export function requestedSubject(subject: Name): NameParts {
   const attributes = subject.rdns.flat();
   const one = (type: string): string | undefined => {
     const values = attributes.filter((attribute) => attribute.type === type);

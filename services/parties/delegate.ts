@@ -5,6 +5,7 @@ import { canonicalJson } from "../../lib/domain/json.ts";
 import { parseCertificate, parseTbsCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import { issuerFromCertificate } from "../../lib/pki/issuer.ts";
+import { buildName } from "../../lib/pki/name.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
 import type { ActRef } from "../../lib/records/primitives.ts";
@@ -12,7 +13,7 @@ import { inTransaction, type Db } from "../../store/db.ts";
 import { storeIntent } from "../../store/authority.ts";
 import { getDelegation, storeChildCertificate, type Delegation } from "../../store/delegations.ts";
 import { debitQuota, type CurrentGrant } from "../../store/grants.ts";
-import { childCaTbs, requireIntent, signIntent } from "./ca.ts";
+import { childCaTbs, requestedSubject, requireIntent, signIntent } from "./ca.ts";
 import { checkTerms, profileRefs } from "./terms.ts";
 
 /** The grantor's side of a delegation, the same for the root in its ceremony and for an online CA. */
@@ -78,9 +79,11 @@ export async function signChild(db: Db, child: string, issuer: Issuer, key: CaKe
   const terms = assertRequested(row, issuer.signer);
   const intent = await requireIntent(db, delegationIntent(child));
   const tbs = parseTbsCertificate(intent.tbs);
+  const csr = parseCsr(row.csr);
   const request = canonicalJson({ child, csrSha256: row.csrSha256, terms });
   if (
-    !equalBytes(tbs.spki, parseCsr(row.csr).spki) ||
+    !equalBytes(tbs.spki, csr.spki) ||
+    !equalBytes(tbs.subject.der, buildName(requestedSubject(csr.subject))) ||
     tbs.basicConstraints?.pathLen !== terms.pathLen ||
     !equalBytes(canonicalJson(intent.request), request)
   ) {

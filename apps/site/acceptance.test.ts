@@ -1,0 +1,434 @@
+import { randomBytes } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { Agent, request } from "node:https";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Client, Connection } from "@temporalio/client";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
+import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import { parseCsr } from "../../lib/pki/csr.ts";
+import { issuerFromCertificate, selfIssuer } from "../../lib/pki/issuer.ts";
+import { lintTbs } from "../../lib/pki/lint.ts";
+import { PROFILES } from "../../lib/pki/profiles.ts";
+import { newSerial } from "../../lib/pki/serial.ts";
+import { buildTbs } from "../../lib/pki/tbs.ts";
+import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
+import { parseEntry } from "../../lib/records/statement.ts";
+import type { Grant } from "../../lib/records/grant.ts";
+import type { Body, Invitation } from "../../lib/records/message.ts";
+import { ENVELOPE_MEDIA_TYPE, readBody, readWire } from "../../services/parties/envelope.ts";
+import { contactOf } from "../../services/parties/identity.ts";
+import { nonceDigest } from "../../services/parties/join.ts";
+import { profileRefs } from "../../services/parties/terms.ts";
+import { findCurrentGrant, rootPin } from "../../store/grants.ts";
+import { findPkcs11Module, softhsmDir, tempDir, testDatabase, testTemporal } from "../../test/support/index.ts";
+import { Correspondent, makeTestParty, signedAct, type TestParty } from "../../test/support/parties.ts";
+import { createLogger } from "../http/logger.ts";
+import { createServer, type HttpsServer } from "../http/server.ts";
+import { loadSiteConfig, type SiteConfig } from "./config.ts";
+import { initSite } from "./init.ts";
+import { Site } from "./site.ts";
+import { freePort } from "./stack/ports.ts";
+
+/**
+ * A real child site (HTTPS, Postgres, Temporal, SoftHSM) and a parent whose every word is this test's: it holds the act
+ * key that the invitation pins, and sends what an honest parent never would.
+ */
+let site: Site;
+let config: SiteConfig;
+let parent: TestParty;
+let inbox: HttpsServer;
+let letters: Correspondent;
+let root: Certificate;
+let join_: Body<"join">;
+let invitation: Invitation;
+const received: { type: string; body: Uint8Array }[] = [];
+
+beforeAll(async () => {
+  const hsm = softhsmDir();
+  const parentPort = await freePort();
+  parent = await makeTestParty(hsm, "company-x", {
+    gateway: `https://127.0.0.1:${parentPort}`,
+    public: "http://127.0.0.1:9",
+  });
+  root = await selfSigned("Company-X Root");
+  letters = new Correspondent(parent, "factory-y");
+  inbox = createServer({
+    tls: { key: readFileSync(parent.server.keyFile, "utf8"), cert: readFileSync(parent.server.certFile, "utf8") },
+    logger: createLogger({ name: "parent", level: "silent" }),
+  });
+  inbox.addContentTypeParser(ENVELOPE_MEDIA_TYPE, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
+  inbox.post("/inbox", async ({ body }) => {
+    const { message, body: inner } = readWire(body as Uint8Array);
+    if (!received.some((one) => one.body.length === inner.length && one.type === message.type)) {
+      received.push({ type: message.type, body: inner });
+    }
+    return { id: message.id, sequence: message.sequence, state: "stored" };
+  });
+  await inbox.listen({ host: "127.0.0.1", port: parentPort });
+
+  config = await writeConfig();
+  site = await Site.start(config, createLogger({ name: "factory-y", level: "silent" }), (error) => {
+    throw error;
+  });
+  invitation = {
+    schema: 1,
+    id: "0b9f3d0e-7f0f-4f0e-9d55-0a6a6f8f6a11",
+    to: "factory-y",
+    from: contactOf(parent.identity),
+    nonce: randomBytes(32).toString("base64url"),
+    expires: new Date(Date.now() + 600_000).toISOString(),
+  };
+});
+afterAll(async () => {
+  await site?.stop();
+  await inbox?.close();
+  await parent?.close();
+});
+
+async function writeConfig(): Promise<SiteConfig> {
+  const folder = tempDir("factory-y");
+  mkdirSync(join(folder, "secrets"));
+  const url = new URL((await testDatabase()).url);
+  writeFileSync(join(folder, "secrets", "db.password"), decodeURIComponent(url.password), { mode: 0o600 });
+  url.password = "";
+  const [port, publicPort] = [await freePort(), await freePort()];
+  const file = join(folder, "site.json");
+  const token = (label: string) => ({ uri: `pkcs11:token=${label}`, pinFile: `secrets/${label}.pin` });
+  writeFileSync(
+    file,
+    JSON.stringify({
+      schema: "countersign/site/v1",
+      party: "factory-y",
+      name: "Factory-Y",
+      role: "factory",
+      origin: "countersign.example/factory-y",
+      organization: "Factory-Y",
+      database: { url: url.href, passwordFile: "secrets/db.password" },
+      temporal: await testTemporal(),
+      hsm: { module: findPkcs11Module(), tokens: { site: token("y"), ca: token("y-ca") } },
+      gateway: {
+        port,
+        publicPort,
+        url: `https://127.0.0.1:${port}`,
+        publicUrl: `http://127.0.0.1:${publicPort}`,
+        tls: { keyFile: "infra/gateway.key", certFile: "infra/gateway.pem", clientCaFile: "infra/ca.pem" },
+      },
+      imagesDir: "images",
+      firmwareDir: "firmware",
+    }),
+  );
+  await initSite(file);
+  await initSite(file);
+  return loadSiteConfig(file);
+}
+
+async function selfSigned(commonName: string, key = parent.ca): Promise<Certificate> {
+  const subject = { organization: "Company-X", commonName };
+  const validity = { notBefore: wholeSeconds(new Date(Date.now() - 60_000)), notAfter: NO_EXPIRY };
+  const issuer = selfIssuer({ name: subject, spki: key.spki, ...validity });
+  const tbs = buildTbs(PROFILES.root, { issuer, serial: newSerial(randomBytes), ...validity, subject, spki: key.spki });
+  return parseCertificate(await key.signCertificate(lintTbs(tbs, PROFILES.root, issuer)));
+}
+
+async function sign(change: { spki?: Uint8Array; commonName?: string; pathLen?: number }): Promise<Uint8Array> {
+  const csr = parseCsr(fromBase64(join_.csr));
+  const profile = PROFILES["intermediate-embedded"];
+  const issuer = issuerFromCertificate(root);
+  const tbs = buildTbs(profile, {
+    issuer,
+    serial: newSerial(randomBytes),
+    notBefore: wholeSeconds(new Date()),
+    notAfter: NO_EXPIRY,
+    subject: { organization: "Factory-Y", commonName: change.commonName ?? "Factory-Y CA" },
+    spki: change.spki ?? csr.spki,
+    pathLen: change.pathLen ?? 1,
+  });
+  return parent.ca.signCertificate(lintTbs(tbs, profile, issuer));
+}
+
+async function honestGrant(change: Partial<Grant> = {}, certificate?: Uint8Array): Promise<Grant> {
+  const { act } = parseEntry(fromBase64(join_.keyset));
+  if (act.type !== "keyset") throw new Error("no keyset");
+  return {
+    id: "factory-y-1",
+    revision: 1,
+    issuer: toBase64(root.spki),
+    child: "factory-y",
+    keyset: act.fields.keyset,
+    certificate: toBase64(certificate ?? (await sign({}))),
+    csrSha256: act.fields.keyset.proofs.ca.sha256,
+    nonceSha256: nonceDigest(invitation.nonce),
+    idPrefixes: ["dev-"],
+    profiles: profileRefs(["idevid"]),
+    quota: 10,
+    notBefore: "2020-01-01T00:00:00.000Z",
+    notAfter: "2040-01-01T00:00:00.000Z",
+    pathLen: 1,
+    depth: 1,
+    approvals: { threshold: 0 },
+    ...change,
+  };
+}
+
+async function delegation(
+  fields: Grant,
+  upstream: Uint8Array[] = [root.der],
+  from = parent,
+): Promise<Body<"delegation">> {
+  const subject = [{ name: "factory-y", digest: { sha256: "0".repeat(64) } }];
+  const { entry } = await signedAct(from, { type: "delegation", subject, prev: [], fields });
+  return { act: toBase64(entry), upstream: upstream.map(toBase64) };
+}
+
+interface Answer {
+  status: number;
+  body: { code?: string; state?: string } & Record<string, unknown>;
+}
+function call(
+  method: string,
+  path: string,
+  options: { role?: string; body?: Uint8Array | string; type?: string } = {},
+) {
+  const infra = join(config.gateway.tls.clientCaFile, "..");
+  const file = (name: string): string => readFileSync(join(infra, name), "utf8");
+  const { role } = options;
+  const agent = new Agent({
+    ca: file("ca.pem"),
+    ...(role === undefined ? {} : { cert: file(`${role}.pem`), key: file(`${role}.key`) }),
+  });
+  return new Promise<Answer>((done, fail) => {
+    const headers = options.body === undefined ? {} : { "content-type": options.type ?? "application/json" };
+    const sent = request(new URL(path, config.gateway.url), { method, agent, headers }, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (part: string) => (text += part));
+      response.on("end", () => {
+        agent.destroy();
+        done({ status: response.statusCode ?? 0, body: text.startsWith("{") ? JSON.parse(text) : { text } });
+      });
+    });
+    sent.on("error", fail).end(options.body);
+  });
+}
+
+const post = (path: string, body: unknown, role = "operator") =>
+  call("POST", path, { role, body: JSON.stringify(body) });
+const deliver = async (body: Body<"delegation">): Promise<string> => {
+  const { wire, message } = await letters.write("delegation", body);
+  expect(await call("POST", "/inbox", { body: wire, type: ENVELOPE_MEDIA_TYPE })).toMatchObject({ status: 200 });
+  return message.id;
+};
+
+interface Enrolment {
+  state: string;
+  delegation: string | null;
+  error_code: string | null;
+}
+const enrolment = async (): Promise<Enrolment | undefined> =>
+  (await site.db.query<Enrolment>("SELECT state, delegation, error_code FROM enrolment")).rows[0];
+
+async function until<T>(look: () => Promise<T | undefined | false>, what: string): Promise<T> {
+  for (const deadline = Date.now() + 20_000; ; await sleep(50)) {
+    const found = await look();
+    if (found !== undefined && found !== false) return found;
+    if (Date.now() > deadline) throw new Error(`${what} didn't happen in time: ${JSON.stringify(await enrolment())}`);
+  }
+}
+
+describe("a child site", () => {
+  it("lets nobody but its operators in", async () => {
+    expect(await call("GET", "/healthz")).toMatchObject({ status: 200 });
+    expect(await call("GET", "/readyz")).toMatchObject({ status: 200 });
+    for (const path of ["/api/v1/site", "/api/v1/parties", "/api/v1/joins"]) {
+      expect(await call("GET", path)).toMatchObject({ status: 401, body: { code: "unauthorized" } });
+    }
+    expect(await call("GET", "/api/v1/site", { role: "operator" })).toMatchObject({
+      status: 200,
+      body: { party: "factory-y", grant: null, rootSha256: null },
+    });
+    for (const role of ["station", "technician"]) {
+      expect(await post("/api/v1/joins", { invitation }, role)).toMatchObject({ status: 401 });
+      expect(await post("/api/v1/invitations", { to: "x" }, role)).toMatchObject({ status: 401 });
+      expect(await post("/api/v1/delegations", {}, role)).toMatchObject({ status: 401 });
+    }
+  });
+
+  it("shows people a page that runs nothing", async () => {
+    const { status, body } = await call("GET", "/");
+    expect(status).toBe(200);
+    expect(body["text"]).toContain("<h1>Factory-Y</h1>");
+    expect(body["text"]).not.toContain("<script");
+  });
+
+  it("delegates nothing before it holds a grant", async () => {
+    const grant = { idPrefixes: ["d"], profiles: ["idevid"], quota: 1, pathLen: 0, depth: 0 };
+    const window = { notBefore: "2026-01-01T00:00:00.000Z", notAfter: "2040-01-01T00:00:00.000Z" };
+    expect(await post("/api/v1/delegations", { to: "technician-z", grant: { ...grant, ...window } })).toMatchObject({
+      body: { code: "grant-missing" },
+    });
+  });
+
+  it.each([
+    ["for another party", () => ({ ...invitation, to: "factory-q" })],
+    ["that has expired", () => ({ ...invitation, expires: "2020-01-01T00:00:00.000Z" })],
+  ])("takes no invitation %s", async (_what, change) => {
+    expect(await post("/api/v1/joins", { invitation: change() })).toMatchObject({
+      body: { code: "invitation-invalid" },
+    });
+    expect(await enrolment()).toBeUndefined();
+  });
+
+  it("joins: its own key, the nonce in the request, and a keyset in its ledger", async () => {
+    expect(await post("/api/v1/joins", { invitation })).toMatchObject({ status: 202, body: { parent: "company-x" } });
+    const { body } = await until(async () => received.find(({ type }) => type === "join"), "the join");
+    join_ = readBody("join", body);
+    const csr = parseCsr(fromBase64(join_.csr));
+    expect(csr.challengePassword).toBe(invitation.nonce);
+    expect(csr.subjectCn).toBe("Factory-Y CA");
+    // Posting it again is the same join.
+    expect(await post("/api/v1/joins", { invitation })).toMatchObject({ status: 202 });
+  });
+
+  it("keeps the nonce out of Temporal's history", async () => {
+    const { address, namespace } = config.temporal;
+    const connection = await Connection.connect({ address });
+    try {
+      const handle = new Client({ connection, namespace }).workflow.getHandle("acceptance/factory-y");
+      const history = Buffer.from(JSON.stringify(await handle.fetchHistory())).toString();
+      const payloads = [...history.matchAll(/"data":"([^"]+)"/g)].map(([, data]) =>
+        Buffer.from(data!, "base64").toString(),
+      );
+      expect(payloads.join("\n")).toContain("company-x");
+      expect(`${history}${payloads.join("\n")}`).not.toContain(invitation.nonce);
+    } finally {
+      await connection.close();
+    }
+  });
+
+  const wrongs: [string, string, () => Promise<Body<"delegation">>][] = [
+    [
+      "a certificate for another key",
+      "grant-mismatch",
+      async () => delegation(await honestGrant({}, await sign({ spki: parent.infra.key.spki }))),
+    ],
+    [
+      "a certificate under another name",
+      "grant-mismatch",
+      async () => delegation(await honestGrant({}, await sign({ commonName: "Factory-Q CA" }))),
+    ],
+    [
+      "a shorter path than the grant says",
+      "grant-mismatch",
+      async () => delegation(await honestGrant({}, await sign({ pathLen: 0 }))),
+    ],
+    ["a grant for another party", "grant-mismatch", async () => delegation(await honestGrant({ child: "factory-q" }))],
+    [
+      "a grant of another request",
+      "grant-mismatch",
+      async () => delegation(await honestGrant({ csrSha256: "0".repeat(64) })),
+    ],
+    [
+      "a grant of another invitation",
+      "grant-mismatch",
+      async () => delegation(await honestGrant({ nonceSha256: "0".repeat(64) })),
+    ],
+    [
+      "a keyset with another act key",
+      "grant-mismatch",
+      async () => {
+        const grant = await honestGrant();
+        return delegation({ ...grant, keyset: { ...grant.keyset, act: toBase64(parent.identity.act.spki) } });
+      },
+    ],
+    [
+      "another issuer than the certificate's",
+      "grant-mismatch",
+      async () => delegation(await honestGrant({ issuer: toBase64(parent.infra.key.spki) })),
+    ],
+    [
+      "a root that didn't sign it",
+      "path-invalid",
+      async () => {
+        const other = await selfSigned("Company-X Root", parent.infra.key);
+        return delegation(await honestGrant({ issuer: toBase64(other.spki) }), [other.der]);
+      },
+    ],
+    [
+      "a certificate with a broken signature",
+      "path-invalid",
+      async () => {
+        const certificate = await sign({});
+        certificate[certificate.length - 1]! ^= 1;
+        return delegation(await honestGrant({}, certificate));
+      },
+    ],
+    [
+      "a window that is over",
+      "grant-expired",
+      async () => delegation(await honestGrant({ notAfter: "2021-01-01T00:00:00.000Z" })),
+    ],
+    [
+      "an act that the parent's act key didn't sign",
+      "act-invalid",
+      async () => {
+        const act = await parent.token.generateKey({
+          label: `other-${randomBytes(2).toString("hex")}`,
+          algorithm: "ec-p256",
+        });
+        return delegation(await honestGrant(), [root.der], { ...parent, identity: { ...parent.identity, act } });
+      },
+    ],
+    [
+      "an act of another log",
+      "act-invalid",
+      async () =>
+        delegation(await honestGrant(), [root.der], {
+          ...parent,
+          identity: { ...parent.identity, origin: "countersign.example/elsewhere" },
+        }),
+    ],
+  ];
+
+  it.each(wrongs)("refuses %s (%s)", async (_what, code, make) => {
+    const message = await deliver(await make());
+    const refused = await until(async () => {
+      const row = await enrolment();
+      return row?.delegation === message && row;
+    }, "the refusal");
+    expect(refused).toMatchObject({ state: "refused", error_code: code });
+    expect(await findCurrentGrant(site.db)).toBeUndefined();
+    expect(await rootPin(site.db)).toBeUndefined();
+    expect(received.map(({ type }) => type)).toEqual(["join"]);
+  });
+
+  it("accepts what it asked for, pins the root, and says so", async () => {
+    await deliver(await delegation(await honestGrant()));
+    const { body } = await until(async () => received.find(({ type }) => type === "acceptance"), "the acceptance");
+    const { act } = parseEntry(fromBase64(readBody("acceptance", body).act));
+    const grant = await findCurrentGrant(site.db);
+    expect(act).toMatchObject({ type: "acceptance", party: "factory-y", grant: grant!.ref });
+    expect(Buffer.from((await rootPin(site.db))!.certificate)).toEqual(Buffer.from(root.der));
+    await until(async () => (await enrolment())?.state === "accepted", "the acceptance's state");
+    const { body: view } = await call("GET", "/api/v1/site", { role: "operator" });
+    expect(view).toMatchObject({
+      parent: "company-x",
+      grant: { quota: 10, used: 0 },
+      crl: expect.stringContaining("X509 CRL"),
+    });
+  });
+
+  it("doesn't change its root for a later grant", async () => {
+    const before = await findCurrentGrant(site.db);
+    const other = await selfSigned("Another Root");
+    const certificate = await sign({});
+    const message = await deliver(await delegation(await honestGrant({ revision: 2 }, certificate), [other.der]));
+    await until(async () => {
+      const { rows } = await site.db.query("SELECT 1 FROM inbox WHERE id = $1 AND applied IS NOT NULL", [message]);
+      return rows.length === 1;
+    }, "the message's effect");
+    await sleep(1000);
+    expect(await findCurrentGrant(site.db)).toEqual(before);
+    expect(await enrolment()).toMatchObject({ state: "accepted" });
+  });
+});
