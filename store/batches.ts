@@ -46,7 +46,7 @@ export async function insertBatch(tx: Tx, batch: NewBatch): Promise<boolean> {
       batch.manifestSha256,
       batch.keyId,
       batch.items.length,
-      batch.items,
+      encodeItems(batch.items),
     ],
   });
   if (rowCount === 1) return true;
@@ -64,14 +64,35 @@ interface Row {
   manifest: Uint8Array;
   manifest_sha256: string;
   key_id: string;
-  items: Uint8Array[];
+  items: Uint8Array;
   state: Batch["state"];
 }
 
 const COLUMNS = "id, lot, kind, manifest, manifest_sha256, key_id, items, state";
 
-function fromRow({ manifest_sha256, key_id, ...rest }: Row): Batch {
-  return { ...rest, manifestSha256: manifest_sha256, keyId: key_id };
+function fromRow({ manifest_sha256, key_id, items, ...rest }: Row): Batch {
+  return { ...rest, manifestSha256: manifest_sha256, keyId: key_id, items: decodeItems(items) };
+}
+
+function encodeItems(items: readonly Uint8Array[]): Uint8Array {
+  return Buffer.concat(
+    items.flatMap((item) => {
+      const length = Buffer.alloc(4);
+      length.writeUInt32BE(item.length);
+      return [length, item];
+    }),
+  );
+}
+
+function decodeItems(bytes: Uint8Array): Uint8Array[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const items: Uint8Array[] = [];
+  for (let at = 0; at < bytes.length;) {
+    const end = at + 4 + view.getUint32(at);
+    items.push(bytes.subarray(at + 4, end));
+    at = end;
+  }
+  return items;
 }
 
 /** @throws CountersignError `not-found` */

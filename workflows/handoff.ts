@@ -36,8 +36,10 @@ async function taker(id: string): Promise<void> {
   let state = "offered" as "offered" | "open" | "received";
   let refused: Outcome | undefined;
   setHandler(receiveHandoff, async ({ discrepancies }) => {
-    await condition(() => state !== "offered" || refused !== undefined);
+    // A template may be missing here, or a component be down: the check goes on, and the operator asks again.
+    await condition(() => state !== "offered" || refused !== undefined, "20 seconds");
     if (refused !== undefined) return refused;
+    if (state === "offered") return stillChecked(id);
     const decided = await outcome(() => activities.decideReceipt({ handoff: id, discrepancies }));
     if (!decided.ok) return decided;
     const recorded = await outcome(() => activities.recordReceipt({ handoff: id }));
@@ -57,4 +59,9 @@ async function taker(id: string): Promise<void> {
   if (state !== "received") state = "open";
   await condition(() => state === "received");
   await condition(allHandlersFinished);
+}
+
+function stillChecked(id: string): Outcome {
+  const message = `the offer ${id} is still being checked here: see the site's log, and try again`;
+  return { ok: false, error: { code: "timeout", message } };
 }

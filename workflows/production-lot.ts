@@ -46,8 +46,8 @@ export async function productionLot(input: ProductionLotInput): Promise<void> {
   setHandler(batchesArrived, (batches) => state.add(batches));
   setHandler(lotProgress, () => state.progress());
   setHandler(lotOpened, async () => {
-    await condition(() => opening !== undefined);
-    return opening!;
+    await condition(() => opening !== undefined, "30 seconds");
+    return opening ?? { ok: false, error: { code: "timeout", message: `lot ${input.lot} is still being opened` } };
   });
 
   if (input.request !== undefined) {

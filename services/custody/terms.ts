@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
-import { CountersignError } from "../../lib/domain/errors.ts";
+import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
 import type { Layout } from "../../lib/firmware/index.ts";
 import { profileDigest } from "../../lib/pki/profiles.ts";
@@ -80,6 +80,10 @@ export async function pinTerms(request: LotRequest, firmwareDir: string): Promis
       format: layout.format,
       templatePath: join(firmwareDir, layout.template),
       layout: placement,
+    }).catch((cause: unknown) => {
+      // What the operator named isn't there: asking again won't bring it.
+      if (!isCountersignError(cause) || cause.code !== "component-missing") throw cause;
+      throw new CountersignError("input-invalid", `the firmware folder has no template ${layout.template}`, { cause });
     });
     layouts.push({
       format: layout.format,
