@@ -1,5 +1,5 @@
-import { spawn } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { execFileSync, spawn } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { tempDir } from "../../../test/support/index.ts";
@@ -43,6 +43,21 @@ async function supervisor(options: ChildOptions): Promise<{ kill(): void; childP
     process_.stdout.once("data", (data: Buffer) => resolve(Number(data.toString())));
   });
   return { kill: () => process_.kill("SIGKILL"), childPid };
+}
+
+/** Of every process. A bare machine has /proc and no ps, a Mac the reverse. */
+function commandLines(): string[] {
+  if (!existsSync("/proc/self/cmdline"))
+    return execFileSync("ps", ["-A", "-o", "args="], { encoding: "utf8" }).split("\n");
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+      } catch {
+        return ""; // It has just ended.
+      }
+    });
 }
 
 describe("Child", () => {
@@ -118,17 +133,13 @@ describe("Child", () => {
     // The guard is told; were it not, it would signal whoever has the number by then.
     const child = await Child.start(shell("exit 0"));
     await child.exited;
-    const guards = async () => {
-      const ps = spawn("ps", ["-e", "-o", "args="], { stdio: ["ignore", "pipe", "inherit"] });
-      let out = "";
-      for await (const chunk of ps.stdout) out += String(chunk);
-      return out.split("\n").filter((line) => line.includes(child.logFile) || line.includes("unique-guard-name"));
-    };
+    const guards = () =>
+      commandLines().filter((line) => line.includes(child.logFile) || line.includes("unique-guard-name"));
     const named = await Child.start(shell("sleep 300; :", { name: "unique-guard-name" }));
-    expect((await guards()).length).toBeGreaterThan(0);
+    expect(guards().length).toBeGreaterThan(0);
     await named.stop();
     await new Promise((resolve) => setTimeout(resolve, 200));
-    expect(await guards()).toEqual([]);
+    expect(guards()).toEqual([]);
   });
 
   it("carries Node's IPC, and shows the child's end on it", async () => {

@@ -237,13 +237,17 @@ async function releaseDataDir(dataDir: string): Promise<void> {
   }
 }
 
+/** From /proc where there is one: a bare machine has no `ps`. */
 async function isPostgresOn(pid: number, dataDir: string): Promise<boolean> {
+  let command: string;
   try {
-    const { stdout } = await promisify(execFile)("ps", ["-ww", "-o", "args=", "-p", String(pid)]);
-    return stdout.includes("postgres") && stdout.includes(dataDir);
+    command = existsSync("/proc/self/cmdline")
+      ? readFileSync(`/proc/${pid}/cmdline`, "utf8")
+      : (await promisify(execFile)("ps", ["-ww", "-o", "args=", "-p", String(pid)])).stdout;
   } catch {
     return false;
   }
+  return command.includes("postgres") && command.includes(dataDir);
 }
 
 /** No PG* variable of ours reaches the server. */
