@@ -3,7 +3,7 @@ import { CountersignError } from "../domain/errors.ts";
 import type { KeyAlgorithm, SignatureAlgorithm, VerifySignature } from "../domain/signing.ts";
 import { algorithmFitsKey, algorithmIdentifier, signatureAlgorithmOf } from "./algorithms.ts";
 import { bitString, encodeElement, explicit, integer, oid, sequence, setOf } from "./der-write.ts";
-import { DerReader, inside, readWhole, TAG } from "./der.ts";
+import { inside, readWhole, TAG, type DerReader } from "./der.ts";
 import { stringText } from "./directory-string.ts";
 import { readExtensions, type Extension } from "./extensions.ts";
 import { buildName, nameFrom, type Name } from "./name.ts";

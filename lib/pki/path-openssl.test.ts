@@ -3,10 +3,11 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { tempDir } from "../../test/support/index.ts";
-import { pem } from "../../test/support/issuing.ts";
+import { issue, issueCa, issueCrl, pem, throwawayKey, throwawayRoot } from "../../test/support/issuing.ts";
 import { opensslBatch } from "../../test/support/judge.ts";
-import { AT, mutatedChain } from "../../test/support/mutated-chains.ts";
+import { AT, BASES, constrainedChain, mutatedChain, NAMES } from "../../test/support/mutated-chains.ts";
 import { validatePath } from "./path.ts";
+import { pemEncode } from "./pem.ts";
 import { webCryptoVerify } from "./verify.ts";
 
 /**
@@ -45,6 +46,35 @@ describe("validatePath against openssl verify -x509_strict", () => {
     return ["verify", "-x509_strict", ...time, ...PURPOSES[i % 3]!.args, ...trusted, file("leaf", pem(leaf!))];
   }
 
+  it("never accepts a name that openssl finds constrained", async () => {
+    const pairs = BASES.flatMap((base) =>
+      NAMES.flatMap((names) => (["permitted", "excluded"] as const).map((side) => constrainedChain(base, names, side))),
+    );
+    // Every third, each run of the suite the same; the names are hostile enough to be worth all of them now and then
+    const every = Number(process.env["NAMES_EVERY"] ?? 3);
+    const cases = pairs.filter((_, i) => i % every === 0);
+    const verdicts = await opensslBatch(cases.map(({ chain, root }, i) => command("names", i * 3, chain, root)));
+    const wrong: string[] = [];
+    const tooStrict: string[] = [];
+    let both = 0;
+    for (const [i, { chain, root, story }] of cases.entries()) {
+      const result = await validatePath({ chain, roots: [root], at: AT, verify: webCryptoVerify });
+      if (result.ok && !verdicts[i]!.ok) wrong.push(`${story}: ${verdicts[i]!.text}`);
+      if (!result.ok && verdicts[i]!.ok && result.reason === "name-constraint-violated") tooStrict.push(story);
+      if (result.ok && verdicts[i]!.ok) both++;
+    }
+    expect(wrong).toEqual([]);
+    // Stricter in these two of all 1,152 pairs: a base with a dot excludes its domain, a wildcard what it may stand for
+    const known = [
+      'excluded .example.com: [{"kind":"dns","value":"example.com"}]',
+      'excluded device.example.com: [{"kind":"dns","value":"*.example.com"}]',
+    ];
+    expect(
+      tooStrict.filter((story) => !known.some((one) => story.endsWith(one.slice(9)) && story.startsWith("excluded"))),
+    ).toEqual([]);
+    expect(both).toBeGreaterThan(cases.length / 4);
+  }, 120_000);
+
   it("never accepts what openssl refuses, over hundreds of spoiled chains", async () => {
     const seed = Number(process.env["PATH_SEED"] ?? 20261122);
     const cases = fc.sample(mutatedChain, { numRuns: 700, seed });
@@ -76,4 +106,58 @@ describe("validatePath against openssl verify -x509_strict", () => {
     expect(both).toBeGreaterThan(100);
     expect(neither).toBeGreaterThan(200);
   }, 120_000);
+
+  it("never accepts by CRLs what openssl refuses by them", async () => {
+    const root = throwawayRoot({ commonName: "Root" });
+    const ca = issueCa(root, { commonName: "CA" });
+    const leaf = issue(ca, "ldevid", { commonName: "dev-1" }, throwawayKey().spki);
+    const chain = [leaf.der, ca.certificate.der];
+    const start = Math.floor(Date.now() / 1000);
+    const crlOf = fc.record({
+      by: fc.constantFrom(root, root, ca, ca, { ...ca, key: throwawayKey() }),
+      from: fc.constantFrom(-3, -2, -1, -1, -1, 1),
+      hours: fc.integer({ min: 1, max: 6 }),
+      revoked: fc.uniqueArray(fc.constantFrom(leaf.serial, ca.certificate.serial, "01", "02", "03", "04"), {
+        maxLength: 2,
+      }),
+    });
+    const cases = fc.sample(fc.array(crlOf, { minLength: 1, maxLength: 4 }), { numRuns: 120, seed: 7 }).map((drafts) =>
+      drafts.map(({ by, from, hours, revoked }, i) => ({
+        by,
+        der: issueCrl(by, {
+          number: BigInt(i),
+          thisUpdate: new Date((start + from * 3600) * 1000),
+          nextUpdate: new Date((start + (from + hours) * 3600) * 1000),
+          revoked: revoked.map((serial) => ({ serial, revokedAt: new Date((start - 90_000) * 1000) })),
+        }),
+      })),
+    );
+    const at = new Date((start + 60) * 1000);
+    const runs = cases.map((crls, i) => {
+      const base = command("crl", i * 3, chain, root.certificate.der).map((arg, n, all) =>
+        all[n - 1] === "-attime" ? String(start + 60) : arg,
+      );
+      const file = join(dir, `crl-${i}.crl.pem`);
+      // openssl settles on one CRL before it checks the signature; ours passes over a forged one beside a genuine one
+      const genuine = crls.some(({ by }) => by === ca) ? crls.filter(({ by }) => by === ca || by === root) : crls;
+      writeFileSync(file, genuine.map((one) => pemEncode("X509 CRL", one.der)).join(""));
+      return ["verify", "-crl_check_all", ...(crls.length > 0 ? ["-CRLfile", file] : []), ...base.slice(1)];
+    });
+    const verdicts = await opensslBatch(runs);
+    let both = 0;
+    for (const [i, crls] of cases.entries()) {
+      const request = {
+        chain,
+        roots: [root.certificate],
+        at,
+        crls: crls.map(({ der }) => der),
+        revocation: "all",
+        verify: webCryptoVerify,
+      } as const;
+      const result = await validatePath(request);
+      if (result.ok) expect(verdicts[i], `case ${i}: ${verdicts[i]!.text}`).toMatchObject({ ok: true });
+      if (result.ok) both++;
+    }
+    expect(both).toBeGreaterThan(10);
+  }, 60_000);
 });

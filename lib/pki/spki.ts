@@ -2,7 +2,7 @@ import { sha256, sha256Hex } from "../domain/hash.ts";
 import { CountersignError } from "../domain/errors.ts";
 import type { KeyAlgorithm } from "../domain/signing.ts";
 import { ed25519Fault, weierstrassFault, type PointFault } from "./curves.ts";
-import { DerReader, readWhole, inside } from "./der.ts";
+import { inside, readWhole, type DerReader } from "./der.ts";
 import { OID } from "./oids.ts";
 import { pemEncode } from "./pem.ts";
 import { rsaWeakness } from "./rsa-weak.ts";

@@ -64,7 +64,7 @@ const gn = {
   ip: (base: string, mask: string) => der.implicit(7, Uint8Array.of(...ipOctets(base), ...ipOctets(mask))),
   directory: (organization: string) => der.explicit(4, buildName({ organization })),
 };
-const BASES = [
+export const BASES = [
   gn.dns("example.com"),
   gn.dns(".example.com"),
   gn.dns("device.example.com"),
@@ -90,7 +90,7 @@ const BASES = [
   gn.dns("exa mple"),
   der.implicit(7, Uint8Array.of(10, 0, 0, 0)),
 ];
-const NAMES: SubjectAltName[][] = [
+export const NAMES: SubjectAltName[][] = [
   [{ kind: "dns", value: "device.example.com" }],
   [{ kind: "dns", value: "example.com" }],
   [{ kind: "dns", value: "evil.com" }],
@@ -341,6 +341,23 @@ function draft(length: number, algorithm: number): Draft {
   return { certificates, keys, extras: [], dropped: new Set(), swapped: false };
 }
 
+/** A chain of three whose CA has one name constraint and whose leaf has these names. */
+export function constrainedChain(
+  base: Uint8Array,
+  names: readonly SubjectAltName[],
+  side: "permitted" | "excluded",
+): MutatedChain {
+  const made = draft(3, OTHERS.length);
+  put(made.certificates[1]!, side === "permitted" ? ext.nameConstraints([base], []) : ext.nameConstraints([], [base]));
+  put(leafOf(made), ext.san(names));
+  const [root, ca, leaf] = made.certificates.map(rawCertificate);
+  return {
+    story: `${side} ${Buffer.from(base).toString("latin1")}: ${JSON.stringify(names)}`,
+    chain: [leaf!, ca!],
+    root: root!,
+  };
+}
+
 /** A mutation of a subject or key is a mistake of that certificate alone; those below still name what was meant. */
 export const mutatedChain: fc.Arbitrary<MutatedChain> = fc
   .record({
@@ -371,5 +388,3 @@ export const mutatedChain: fc.Arbitrary<MutatedChain> = fc
     const rest = made.swapped ? [...extras, ...upper.toReversed()] : [...upper, ...extras];
     return { story: story.join(" + "), chain: [ders.at(-1)!, ...rest], root: ders[0]! };
   });
-
-export const MUTATION_COUNT = MUTATIONS.length;
