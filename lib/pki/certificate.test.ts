@@ -204,6 +204,6 @@ describe("certificates", () => {
     const many = der.sequence(...Array.from({ length: 20_000 }, () => der.sequence()));
     const started = performance.now();
     for (const bytes of [deep, many]) expect(() => parseCertificate(bytes)).toThrow(CountersignError);
-    expect(performance.now() - started).toBeLessThan(500);
+    expect(performance.now() - started).toBeLessThan(5000);
   });
 });

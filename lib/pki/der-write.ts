@@ -77,8 +77,19 @@ export function namedBitString(bits: readonly number[]): Uint8Array {
   return encodeElement(TAG.bitString, content);
 }
 
-/** OBJECT IDENTIFIER from its dotted form. */
+const MAX_KNOWN_OIDS = 256;
+const knownOids = new Map<string, Uint8Array>();
+
+/** OBJECT IDENTIFIER from its dotted form. Callers must not write into the result: it is shared. */
 export function oid(dotted: string): Uint8Array {
+  const known = knownOids.get(dotted);
+  if (known !== undefined) return known;
+  const encoded = encodeOid(dotted);
+  if (knownOids.size < MAX_KNOWN_OIDS) knownOids.set(dotted, encoded);
+  return encoded;
+}
+
+function encodeOid(dotted: string): Uint8Array {
   const arcs = dotted.split(".").map((arc) => BigInt(arc));
   const octets: number[] = [];
   const [first, second, ...rest] = arcs as [bigint, bigint, ...bigint[]];

@@ -234,17 +234,30 @@ function decodeOid(content: Uint8Array, offset: number): string {
   for (let i = 0; i < content.length; i++) {
     if (content[i]! >= 0x80) continue;
     if (content[start] === 0x80) throw derError("OBJECT IDENTIFIER arc not in its shortest form", offset);
-    let arc = 0n;
-    for (let j = start; j <= i; j++) arc = (arc << 7n) | BigInt(content[j]! & 0x7f);
+    let arc = i - start < 6 ? decodeSmallArc(content, start, i) : decodeArc(content, start, i);
     if (start === 0) {
-      const first = arc < 80n ? arc / 40n : 2n;
+      const first = arc < 40 ? 0 : arc < 80 ? 1 : 2;
       arcs.push(first.toString());
-      arc -= first * 40n;
+      arc = typeof arc === "bigint" ? arc - 80n : arc - first * 40;
     }
     arcs.push(arc.toString());
     start = i + 1;
   }
   return arcs.join(".");
+}
+
+/** Up to 42 bits: exact as a number. */
+function decodeSmallArc(content: Uint8Array, start: number, end: number): number | bigint {
+  let arc = 0;
+  for (let i = start; i <= end; i++) arc = arc * 128 + (content[i]! & 0x7f);
+  return arc;
+}
+
+/** Of more than 42 bits, so always above 79 as a first arc. */
+function decodeArc(content: Uint8Array, start: number, end: number): bigint {
+  let arc = 0n;
+  for (let i = start; i <= end; i++) arc = (arc << 7n) | BigInt(content[i]! & 0x7f);
+  return arc;
 }
 
 function hex(octet: number): string {

@@ -11,10 +11,11 @@ import { PROFILES, type Profile, type ProfileName } from "./profiles.ts";
 import { buildTbs, type TbsParams } from "./tbs.ts";
 import { NO_EXPIRY } from "./time.ts";
 
-const now = new Date();
 const root = throwawayRoot({ commonName: "Root" });
 const ca = issueCa(root, { commonName: "CA" }, { pathLen: 1 });
 const issuer = issuerFromCertificate(ca.certificate);
+// After the CA was made, or it wouldn't be valid yet
+const now = new Date();
 const key = throwawayKey();
 const serial = fromHex("4142434445464748494a4b4c4d4e4f50");
 

@@ -50,8 +50,8 @@ describe("validatePath against openssl verify -x509_strict", () => {
     const pairs = BASES.flatMap((base) =>
       NAMES.flatMap((names) => (["permitted", "excluded"] as const).map((side) => constrainedChain(base, names, side))),
     );
-    // Every third, each run of the suite the same; the names are hostile enough to be worth all of them now and then
-    const every = Number(process.env["NAMES_EVERY"] ?? 3);
+    // Every fifth, each run of the suite the same; the names are hostile enough to be worth all of them now and then
+    const every = Number(process.env["NAMES_EVERY"] ?? 5);
     const cases = pairs.filter((_, i) => i % every === 0);
     const verdicts = await opensslBatch(cases.map(({ chain, root }, i) => command("names", i * 3, chain, root)));
     const wrong: string[] = [];
@@ -73,11 +73,11 @@ describe("validatePath against openssl verify -x509_strict", () => {
       tooStrict.filter((story) => !known.some((one) => story.endsWith(one.slice(9)) && story.startsWith("excluded"))),
     ).toEqual([]);
     expect(both).toBeGreaterThan(cases.length / 4);
-  }, 120_000);
+  }, 240_000);
 
   it("never accepts what openssl refuses, over hundreds of spoiled chains", async () => {
     const seed = Number(process.env["PATH_SEED"] ?? 20261122);
-    const cases = fc.sample(mutatedChain, { numRuns: 700, seed });
+    const cases = fc.sample(mutatedChain, { numRuns: Number(process.env["PATH_CASES"] ?? 400), seed });
     const verdicts = await opensslBatch(cases.map(({ chain, root }, i) => command("all", i, chain, root)));
     const disputed: { what: string; args: string[] }[] = [];
     const tooStrict: string[] = [];
@@ -103,9 +103,9 @@ describe("validatePath against openssl verify -x509_strict", () => {
     expect(tooStrict).toEqual([]);
     // A comparison that refuses everything, or spoils nothing, would show nothing
     expect(disputed.length).toBeLessThan(20);
-    expect(both).toBeGreaterThan(100);
-    expect(neither).toBeGreaterThan(200);
-  }, 120_000);
+    expect(both).toBeGreaterThan(cases.length / 8);
+    expect(neither).toBeGreaterThan(cases.length / 4);
+  }, 240_000);
 
   it("never accepts by CRLs what openssl refuses by them", async () => {
     const root = throwawayRoot({ commonName: "Root" });
@@ -159,5 +159,5 @@ describe("validatePath against openssl verify -x509_strict", () => {
       if (result.ok) both++;
     }
     expect(both).toBeGreaterThan(10);
-  }, 60_000);
+  }, 240_000);
 });
