@@ -415,6 +415,33 @@ describe("custody", () => {
   });
 });
 
+describe("10,000 devices", () => {
+  it("change hands in one handoff", async () => {
+    const lot = "wide-1";
+    await openLot(y, lot, 10_000, "technician-z");
+    const { ref } = (await findLot(y.site.db, lot))!;
+    await y.site.db.query(
+      `INSERT INTO device (id, spki_sha256, lot, slot, csr_sha256, stage, built, prev)
+       SELECT 'dev-wide-' || n, encode(sha256(('k' || n)::bytea), 'hex'), $1, n, encode(sha256(('c' || n)::bytea), 'hex'),
+         'built', true, $2 FROM generate_series(1, 10000) AS n`,
+      [lot, JSON.stringify(ref)],
+    );
+    const id = `${lot}.h1`;
+    await claimRelease(y.site.custody, { id, lot, to: "technician-z" });
+    await startHandoff(y.workflows, id, "out");
+    await until("the release", async () => ((await getHandoff(y.site.db, id)).state === "released" ? true : undefined));
+    await deliver(y, z);
+    await until("the offer", async () => ((await getHandoff(z.site.db, id)).state === "open" ? true : undefined));
+    const handle = z.workflows.getHandle(lotWorkflowIds.handoff(id));
+    expect(await handle.executeUpdate(receiveHandoff, { args: [{ discrepancies: [] }] })).toEqual({ ok: true });
+    expect(await countLot(z.site.db, lot)).toMatchObject({ received: 10_000 });
+    const [first] = await listDevices(z.site.db, lot, { afterSlot: 0, limit: 1 });
+    expect(first!.prev.path).toHaveLength(14);
+    // Histories carry the handoff's id, never its list.
+    expect(JSON.stringify((await handle.fetchHistory()).events).length).toBeLessThan(50_000);
+  }, 60_000);
+});
+
 describe("2,000 devices", () => {
   it("go through one lot's workflow, with a chain each that openssl verifies", async () => {
     const lot = "big-1";

@@ -4,16 +4,19 @@ import { canonicalJson } from "../../lib/domain/json.ts";
 import type { PrevRef } from "../../lib/records/primitives.ts";
 import { findCurrentGrant, type CurrentGrant } from "../../store/grants.ts";
 import { findLot, insertLot, type Lot } from "../../store/lots.ts";
+import { getPeer } from "../../store/parties.ts";
 import { lotWorkflowId } from "../issuing/context.ts";
 import { nowOf, type CustodyContext } from "./context.ts";
 import { pinTerms, type LotRequest, type LotTerms } from "./terms.ts";
 
 /**
  * Opens a lot that this site builds. The same request again gives the lot that is open.
- * @throws CountersignError `already-exists` for other terms under this id, those of `validateLayout`, and the grant's
- *   refusals where this site issues the lot as well
+ * @throws CountersignError `already-exists` for other terms under this id, `not-found` for an issuer this site doesn't
+ *   know, those of `validateLayout`, and the grant's refusals where this site issues the lot as well
  */
 export async function openOwnLot(context: CustodyContext, request: LotRequest): Promise<Lot> {
+  // A lot for a party that can't be handed anything would never be certified.
+  if (request.issuer !== context.party) await getPeer(context.db, request.issuer);
   const terms = await pinTerms(request, context.firmwareDir);
   return await openLot(context, { ...terms, builder: context.party, issuer: request.issuer }, []);
 }

@@ -1,0 +1,297 @@
+import { execFile } from "node:child_process";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { Client, Connection } from "@temporalio/client";
+import { DefaultLogger, NativeConnection, Runtime, Worker } from "@temporalio/worker";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { custodyActivities } from "../../activities/custody.ts";
+import { firmwareActivities } from "../../activities/firmware.ts";
+import { issuingActivities } from "../../activities/issuing.ts";
+import { QUEUES } from "../../contracts/queues.ts";
+import { toBase64 } from "../../lib/domain/bytes.ts";
+import { pemEncode } from "../../lib/pki/pem.ts";
+import type { Identity } from "../../services/parties/identity.ts";
+import { PROJECT_ROOT, softhsmDir, tempDir, testTemporal } from "../../test/support/index.ts";
+import { issue, pem, throwawayKey } from "../../test/support/issuing.ts";
+import { lotSite, testDevice, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
+import { SiteClient, type ClientRole } from "../cli/site-client.ts";
+import { csrManifest, stationKeyOf } from "../cli/station-key.ts";
+import { postCsrs, postInstallations, Station, type StationResult } from "../cli/station.ts";
+import { createLogger } from "../http/logger.ts";
+import { createServer, type HttpsServer } from "../http/server.ts";
+import { workflowBundle } from "../site/workflow-bundle.ts";
+import { registerLots } from "./routes/lots.ts";
+
+/** The lot's routes over real TLS, with Temporal, Postgres and SoftHSM behind them, as the station and the CLI see them. */
+
+const PARTY = "technician-z";
+const LAYOUTS = [{ format: "esp-secure-cert", template: "esp-secure-cert.bin" }];
+
+let site: LotSite;
+let app: HttpsServer;
+let home: string;
+let station: SiteClient;
+let operator: SiteClient;
+let technician: SiteClient;
+const stops: (() => Promise<unknown> | unknown)[] = [];
+
+beforeAll(async () => {
+  Runtime.install({ logger: new DefaultLogger("ERROR") });
+  const { module } = softhsmDir();
+  site = await lotSite({ party: PARTY, module });
+  stops.push(() => site.close());
+  const { address, namespace } = await testTemporal();
+  const native = await NativeConnection.connect({ address });
+  const worker = await Worker.create({
+    connection: native,
+    namespace,
+    taskQueue: QUEUES.site,
+    workflowBundle: { codePath: await workflowBundle() },
+    activities: {
+      ...custodyActivities(site.custody),
+      ...issuingActivities(site.issuing),
+      ...firmwareActivities(site.custody),
+    },
+  });
+  const running = worker.run();
+  const connection = await Connection.connect({ address });
+  stops.push(async () => {
+    worker.shutdown();
+    await running;
+    await native.close();
+    await connection.close();
+  });
+
+  home = tempDir("home");
+  const infra = join(home, PARTY, "infra");
+  mkdirSync(infra, { recursive: true });
+  const infraPem = pem(site.infrastructure.certificate);
+  writeFileSync(join(infra, "ca.pem"), infraPem);
+  for (const role of ["operator", "station", "technician"]) {
+    const client = site.client(role);
+    writeFileSync(join(infra, `${role}.pem`), client.pem);
+    writeFileSync(join(infra, `${role}.key`), client.keyPem);
+  }
+  const key = throwawayKey();
+  const san = [{ kind: "ip" as const, value: Uint8Array.of(127, 0, 0, 1) }];
+  const server = issue(site.infrastructure, "server", { commonName: "gateway" }, key.spki, { san });
+  app = createServer({
+    tls: {
+      key: String(key.privateKey.export({ type: "pkcs8", format: "pem" })),
+      cert: pem(server),
+      clientCa: infraPem,
+    },
+    logger: createLogger({ name: "test", level: "silent" }),
+  });
+  const identity = {
+    party: PARTY,
+    infrastructure: { certificate: site.infrastructure.certificate.der, spki: site.infrastructure.key.spki },
+  } as Identity;
+  registerLots(app, {
+    db: site.db,
+    identity,
+    workflows: new Client({ connection, namespace }).workflow,
+    custody: site.custody,
+  });
+  await app.listen({ host: "127.0.0.1", port: 0 });
+  stops.push(() => app.close());
+  const url = `https://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
+  writeFileSync(join(home, PARTY, "site.json"), JSON.stringify({ party: PARTY, gateway: { url } }));
+  const open = (role: ClientRole) => SiteClient.open(PARTY, { home, role });
+  [operator, station, technician] = await Promise.all([open("operator"), open("station"), open("technician")]);
+  stops.push(() => [operator, station, technician].forEach((client) => client.close()));
+}, 120_000);
+afterAll(async () => {
+  for (const stop of stops.reverse()) await stop();
+});
+
+const pemOf = ({ csr }: TestDevice): string => pemEncode("CERTIFICATE REQUEST", csr);
+let lots = 0;
+async function openLot(slots: number): Promise<string> {
+  const id = `api-${++lots}`;
+  await operator.post("/api/v1/lots", { id, slots, issuer: PARTY, profile: "ldevid", layouts: LAYOUTS });
+  return id;
+}
+async function all(run: AsyncGenerator<StationResult>): Promise<StationResult[]> {
+  const results: StationResult[] = [];
+  for await (const result of run) results.push(result);
+  return results;
+}
+
+describe("lots", () => {
+  it("open once, and again with the same terms only", async () => {
+    const id = await openLot(3);
+    const terms = { id, slots: 3, issuer: PARTY, profile: "ldevid", layouts: LAYOUTS };
+    expect(await operator.post("/api/v1/lots", terms)).toMatchObject({ id, state: "open" });
+    const other = operator.post("/api/v1/lots", { ...terms, slots: 4 });
+    await expect(other).rejects.toMatchObject({ code: "already-exists" });
+    const { lots } = await station.get<{ lots: { id: string }[] }>("/api/v1/lots");
+    expect(lots.map((lot) => lot.id)).toContain(id);
+  });
+
+  it.each([
+    [{ slots: 0 }, "input-invalid"],
+    [{ profile: "root" }, "input-invalid"],
+    [{ issuer: "nobody" }, "not-found"],
+    [{ layouts: [{ format: "esp-secure-cert", template: "../site.json" }] }, "input-invalid"],
+    [{ layouts: [{ format: "esp-secure-cert", template: "none.bin" }] }, "input-invalid"],
+    [{ extra: 1 }, "input-invalid"],
+  ])("refuse %o with %s", async (change, code) => {
+    const terms = { id: "api-bad", slots: 3, issuer: PARTY, profile: "ldevid", layouts: LAYOUTS, ...change };
+    await expect(operator.post("/api/v1/lots", terms)).rejects.toMatchObject({ code });
+    await expect(operator.get("/api/v1/lots/api-bad")).rejects.toMatchObject({ code: "lot-not-found" });
+  });
+
+  it("are for operators to open, batches for stations, installations for technicians", async () => {
+    const id = await openLot(1);
+    await expect(station.post("/api/v1/lots", {})).rejects.toMatchObject({ code: "unauthorized" });
+    const path = `/api/v1/lots/${id}`;
+    await expect(technician.postNdjson(`${path}/batches`, [])).rejects.toMatchObject({ code: "unauthorized" });
+    await expect(station.postNdjson(`${path}/installations`, [])).rejects.toMatchObject({ code: "unauthorized" });
+    await expect(postCsrs(operator, { lot: id, kind: "built", csrs: [] })).rejects.toMatchObject({ code: "usage" });
+  });
+});
+
+describe("a station", () => {
+  it("gets answers in order over many batches, garbage in its place", async () => {
+    const lot = await openLot(700);
+    const csrs = testDevices(600).map(pemOf);
+    csrs.splice(300, 0, "garbage", pemEncode("CERTIFICATE REQUEST", Uint8Array.of(0x30, 0)));
+    const seen: number[] = [];
+    const run = Station.at(station).then((s) => s.sign(lot, csrs, { parallel: 3, onProgress: (n) => seen.push(n) }));
+    const results = await all(await run);
+    expect(results).toHaveLength(602);
+    expect(results[300]!.error!.code).toBe("pem-invalid");
+    expect(results[301]!.error!.code).toMatch(/^(csr|der)-invalid$/);
+    const good = results.filter((result) => result.chain !== undefined);
+    expect(good).toHaveLength(600);
+    expect(seen.at(-1)).toBe(602);
+    expect(good[0]!.chain!.match(/BEGIN CERTIFICATE/g)).toHaveLength(2);
+    expect(await operator.get(`/api/v1/lots/${lot}`)).toMatchObject({ counts: { built: 600, certified: 600 } });
+    const page = await operator.get<{ devices: { deviceId: string; slot: number; state: string; chain: string }[] }>(
+      `/api/v1/devices?lot=${lot}&afterSlot=590&limit=500`,
+    );
+    expect(page.devices.map((device) => device.slot)).toEqual([591, 592, 593, 594, 595, 596, 597, 598, 599, 600]);
+    expect(page.devices[0]).toMatchObject({ state: "certified" });
+    const one = page.devices[0]!;
+    expect(await operator.get(`/api/v1/devices/${one.deviceId}`)).toMatchObject({ lot, chain: one.chain });
+  });
+
+  it("posts the same batch again and gets the first answer", async () => {
+    const lot = await openLot(5);
+    const [device] = testDevices(1);
+    const manifest = await csrManifest(await stationKeyOf(station), "built", lot, [device!.csr]);
+    const lines = [{ manifest: toBase64(manifest) }, { csr: pemOf(device!) }];
+    const path = `/api/v1/lots/${lot}/batches`;
+    const first = await station.postNdjson<{ batch: string }>(path, lines);
+    expect(await station.postNdjson(path, lines)).toEqual(first);
+    const answer = await station.get(`/api/v1/batches/${first.batch}?wait=20`);
+    expect(answer).toMatchObject({ state: "done", results: [{ index: 0, deviceId: device!.id, slot: 1 }] });
+  });
+
+  it("is refused with a line's number for what isn't a batch", async () => {
+    const lot = await openLot(5);
+    const [device] = testDevices(1);
+    const manifest = toBase64(await csrManifest(await stationKeyOf(station), "built", lot, [device!.csr]));
+    const csr = { csr: pemOf(device!) };
+    for (const [lines, code] of [
+      [[], "input-invalid"],
+      [[{ manifest }], "input-invalid"],
+      [[{ manifest: "?" }, csr], "input-invalid"],
+      [[{ manifest: toBase64(Uint8Array.of(1)) }, csr], "envelope-invalid"],
+      [[{ manifest }, csr, csr], "input-invalid"],
+      [[{ manifest }, { ...csr, more: 1 }], "input-invalid"],
+      [[{ manifest }, { csr: 7 }], "input-invalid"],
+      [[{ manifest }, ...Array.from({ length: 257 }, () => csr)], "input-too-large"],
+    ] as const) {
+      await expect(station.postNdjson(`/api/v1/lots/${lot}/batches`, lines)).rejects.toMatchObject({ code });
+    }
+    await expect(station.get("/api/v1/batches/none")).rejects.toMatchObject({ code: "not-found" });
+  });
+});
+
+describe("injection and installation", () => {
+  it("follow certification", async () => {
+    const lot = await openLot(5);
+    const devices = testDevices(5);
+    const certified = await all(await Station.at(station).then((s) => s.sign(lot, devices.map(pemOf))));
+    expect(certified.every((result) => result.chain !== undefined)).toBe(true);
+    await operator.post(`/api/v1/lots/${lot}/injections`, { limit: 2 });
+    const end = await operator.poll<{ state: string; done: number }>(
+      `/api/v1/lots/${lot}/injections`,
+      ({ state }) => state === "done",
+    );
+    expect(end).toMatchObject({ done: 2, failed: 0 });
+    const deviceIds = devices.slice(0, 3).map((device) => device.id);
+    const installed = await postInstallations(technician, { lot, deviceIds, place: "Hall B" });
+    expect(installed.map((result) => result.deviceId)).toEqual(deviceIds);
+    const { devices: views } = await operator.get<{
+      devices: { state: string; receipt: unknown; imagePath: string }[];
+    }>(`/api/v1/devices?lot=${lot}`);
+    expect(views.map((view) => view.state)).toEqual(["installed", "installed", "installed", "certified", "certified"]);
+    expect(JSON.parse(readFileSync(join(views[0]!.imagePath, "..", "receipt.json"), "utf8"))).toEqual(
+      views[0]!.receipt,
+    );
+  });
+});
+
+describe("countersign sign", () => {
+  function countersign(args: readonly string[], input = ""): Promise<{ code: number; stdout: string; stderr: string }> {
+    return new Promise((resolve) => {
+      const child = execFile(
+        join(PROJECT_ROOT, "node_modules", ".bin", "node"),
+        [join(PROJECT_ROOT, "apps", "cli", "main.ts"), ...args],
+        { env: { ...process.env, COUNTERSIGN_HOME: home }, maxBuffer: 64 << 20 },
+        (error, stdout, stderr) => resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+      );
+      child.stdin!.end(input);
+    });
+  }
+
+  it("takes NDJSON, gives NDJSON in the same order, and exits 1 when any was refused", async () => {
+    const lot = await openLot(20);
+    const devices = testDevices(4);
+    const lines = devices.map((device) => JSON.stringify({ csr: pemOf(device) }));
+    const bad = [
+      lines[0],
+      "not json",
+      JSON.stringify({ csr: pemOf(testDevice("elsewhere-1")) }),
+      lines[1],
+      JSON.stringify({ csr: "" }),
+      lines[2],
+    ];
+    const first = await countersign(["sign", "--lot", lot, "--site", PARTY, "-"], `${bad.join("\n")}\n`);
+    expect(first.code).toBe(1);
+    const out = first.stdout
+      .trim()
+      .split("\n")
+      .map((line) => JSON.parse(line) as StationResult);
+    expect(out.map((result) => result.deviceId ?? result.error!.code)).toEqual([
+      devices[0]!.id,
+      "input-invalid",
+      "device-id-outside-namespace",
+      devices[1]!.id,
+      "pem-invalid",
+      devices[2]!.id,
+    ]);
+    for (const result of out) expect(Object.keys(result)).toEqual(result.error ? ["error"] : ["deviceId", "chain"]);
+    const second = await countersign(["sign", "--lot", lot, "--site", PARTY, "-"], `${lines.join("\n")}\n`);
+    expect(second.code).toBe(0);
+    expect(second.stdout.split("\n")[0]).toBe(first.stdout.split("\n")[0]);
+    expect((await countersign(["sign", "--lot", "none", "--site", PARTY, "-"])).code).toBe(1);
+    expect((await countersign(["sign", "--site", PARTY, "-"])).code).toBe(2);
+  }, 60_000);
+
+  it("takes files and folders, PEM and DER", async () => {
+    const lot = await openLot(20);
+    const [a, b] = testDevices(2);
+    const dir = tempDir("csrs");
+    writeFileSync(join(dir, "a.pem"), pemOf(a!));
+    writeFileSync(join(dir, "b.der"), b!.csr);
+    const out = join(dir, "chains");
+    const { code } = await countersign(["sign", "--lot", lot, "--site", PARTY, "--out", out, dir]);
+    expect(code).toBe(0);
+    for (const device of [a!, b!]) expect(readFileSync(join(out, `${device.id}.pem`), "utf8")).toContain("BEGIN");
+  }, 60_000);
+});
