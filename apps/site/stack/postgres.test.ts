@@ -155,7 +155,11 @@ if (process.getuid?.() === 0)
       const closed = join(tempDir("closed"), "home");
       mkdirSync(join(closed, "state"), { recursive: true });
       chmodSync(closed, 0o700);
-      const postgres = await startPostgres(options(join(closed, "state")));
+      // A temporary folder that is closed as well.
+      process.env["TMPDIR"] = closed;
+      const postgres = await startPostgres(options(join(closed, "state"))).finally(() => {
+        delete process.env["TMPDIR"];
+      });
       const real = (await promisify(execFile)("readlink", ["-f", join(closed, "state", "postgres")])).stdout.trim();
       try {
         expect(await query(postgres.adminUrl, "SHOW data_directory")).toEqual([{ data_directory: real }]);

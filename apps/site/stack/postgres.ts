@@ -1,7 +1,6 @@
 import { execFile } from "node:child_process";
 import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { CountersignError } from "../../../lib/domain/errors.ts";
@@ -192,7 +191,8 @@ async function initialise(
   password: string,
   account: Account | undefined,
 ): Promise<void> {
-  const scratch = mkdtempSync(join(tmpdir(), "countersign-"));
+  // Beside the cluster: the account can walk there, which TMPDIR doesn't promise.
+  const scratch = mkdtempSync(join(dirname(dataDir), "initdb-"));
   const passwordFile = join(scratch, "password");
   try {
     writeFileSync(passwordFile, `${password}\n`, { mode: 0o600 });
