@@ -112,6 +112,7 @@ export const ERROR_KINDS = {
   "component-missing": "unavailable",
   "component-unreachable": "unavailable",
   timeout: "unavailable",
+  interrupted: "unavailable",
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof ERROR_KINDS;

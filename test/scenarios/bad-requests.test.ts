@@ -1,11 +1,11 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { freePort } from "../../apps/site/stack/ports.ts";
 import { pemEncode } from "../../lib/pki/pem.ts";
 import { makeCsr, throwawayKey } from "../support/issuing.ts";
-import { openssl } from "../support/judge.ts";
+import { opensslBytes } from "../support/judge.ts";
 import { countersign, type Run } from "./countersign.ts";
 
 /** A factory hands in what factories hand in: most of it right. Everything wrong is named, the rest goes through. */
@@ -21,20 +21,14 @@ function badSignature(): string {
   return pemEncode("CERTIFICATE REQUEST", der);
 }
 
-function weakRsa(): string {
-  const made = openssl([
-    "req",
-    "-new",
-    "-newkey",
-    "rsa:1024",
-    "-nodes",
-    "-keyout",
-    "/dev/null",
-    "-subj",
-    "/CN=dev-weak",
-  ]);
-  return made.text.slice(made.text.indexOf("-----BEGIN CERTIFICATE REQUEST"));
+/** Made by openssl: what our own encoder wouldn't write. */
+function opensslCsr(...args: string[]): string {
+  const fixed = ["req", "-new", "-nodes", "-batch", "-keyout", "/dev/null"];
+  return Buffer.from(opensslBytes([...fixed, ...args])).toString("utf8");
 }
+
+const weakRsa = () => opensslCsr("-newkey", "rsa:1024", "-subj", "/CN=dev-weak");
+const bell = () => opensslCsr("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=dev\u0007bell");
 
 const lines: [csr: string, refusal: RegExp | undefined][] = [
   [good[0]!, undefined],
@@ -42,7 +36,7 @@ const lines: [csr: string, refusal: RegExp | undefined][] = [
   [weakRsa(), /key-(weak|unsupported)/],
   [good[1]!, undefined],
   [csr("../../etc/passwd"), /device-id-invalid/],
-  [csr("dev\u0007bell"), /device-id-invalid|csr-invalid|der-invalid/],
+  [bell(), /device-id-invalid/],
   [csr("dev-key-a", key), undefined],
   [csr("dev-key-b", key), /key-other-device-id/],
   [first, undefined],
@@ -61,6 +55,7 @@ let result: Run;
 
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), "countersign-csrs-"));
+  await chmod(dir, 0o711); // the database runs as an account of its own
   out = join(dir, "out");
   const file = join(dir, "csrs.ndjson");
   await writeFile(file, lines.map(([text]) => `${JSON.stringify({ csr: text })}\n`).join(""));

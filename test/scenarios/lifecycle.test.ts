@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { existsSync, readFileSync } from "node:fs";
+import { chmod, mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
@@ -15,6 +15,7 @@ let env: NodeJS.ProcessEnv;
 
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), "countersign-life-"));
+  await chmod(dir, 0o711); // the database runs as an account of its own
   env = { COUNTERSIGN_HOME: join(dir, "home"), HUB_PORT: String(await freePort()), TMPDIR: dir };
 });
 
@@ -46,8 +47,10 @@ async function up(): Promise<{ info: StackFile; pids: number[]; exited: Promise<
   });
   const exited = new Promise<number | null>((resolve) => child.once("exit", (code) => resolve(code)));
   const file = join(env["COUNTERSIGN_HOME"]!, "stack.json");
-  await until(() => existsSync(file) || child.exitCode !== null, 120_000);
-  const info = stackFile.parse(JSON.parse(await readFile(file, "utf8")));
+  // One that a killed stack left behind names another process.
+  const ours = () => existsSync(file) && readFileSync(file, "utf8").includes(`"pid": ${child.pid},`);
+  await until(() => ours() || child.exitCode !== null, 120_000);
+  const info = stackFile.parse(JSON.parse(readFileSync(file, "utf8")));
   const pids = [info.pid, info.hub.pid, ...info.sites.flatMap((site) => [site.pid, site.temporal.pid])];
   if (info.postgres.pid !== null) pids.push(info.postgres.pid);
   return { info, pids, exited, pid: child.pid! };

@@ -1,12 +1,14 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { printWhere, startStack, untilStopped } from "../commands/stack.ts";
+import { removeState } from "../../site/stack/state.ts";
+import { printWhere } from "../commands/stack.ts";
 import { note, paint, print } from "../output.ts";
 import { prepareOut } from "../out/evidence.ts";
 import { stateFolder } from "../site-client.ts";
-import { playCustody, type CustodyPlan } from "./custody.ts";
+import { playCustody, type CustodyPlan, type CustodyResult } from "./custody.ts";
+import { runStack } from "./running.ts";
 import { readCsrFile } from "./csr-file.ts";
 
 export interface StartOptions {
@@ -24,30 +26,26 @@ export async function runStart(options: StartOptions): Promise<void> {
   const plan = await planOf(options);
   const ownHome = options.once === true && process.env["COUNTERSIGN_HOME"] === undefined;
   const home = ownHome ? await mkdtemp(join(tmpdir(), "countersign-")) : stateFolder();
-  const interrupted = new Interruption();
   try {
-    const stack = await startStack(home);
-    interrupted.whenStopped(() => stack.stop());
-    try {
-      const result = await interrupted.race(playCustody(stack.info, home, plan));
-      note(
-        `${paint("bold", `${result.certified} devices`)} certified (${result.devicesPerSecond} a second), ` +
-          `${result.connected} connected, ${result.telemetry} messages` +
-          (result.refused > 0 ? `, ${paint("yellow", `${result.refused} refused`)}` : ""),
-      );
-      if (plan.out !== undefined) print(`evidence: ${plan.out}`);
-      if (options.once !== true) {
-        printWhere(stack.info);
-        print(`console: ${stack.info.sites[0]!.url}/ (Ctrl-C stops everything)`);
-        await untilStopped(stack);
-      }
-    } finally {
-      await stack.stop();
-    }
+    await runStack(home, async (stack, stopped) => {
+      report(await playCustody(stack.info, home, plan), plan);
+      if (options.once === true) return;
+      printWhere(stack.info);
+      print(`console: ${stack.info.sites[0]!.url}/ (Ctrl-C stops everything)`);
+      await stopped;
+    });
   } finally {
-    interrupted.end();
-    if (ownHome) await rm(home, { recursive: true, force: true });
+    if (ownHome) await removeState(home);
   }
+}
+
+function report(result: CustodyResult, plan: CustodyPlan): void {
+  const refused = result.refused > 0 ? `, ${paint("yellow", `${result.refused} refused`)}` : "";
+  const rate = `${result.devicesPerSecond} a second`;
+  note(
+    `${paint("bold", `${result.certified} devices`)} certified (${rate}), ${result.connected} connected, ${result.telemetry} messages${refused}`,
+  );
+  if (plan.out !== undefined) print(`evidence: ${plan.out}`);
 }
 
 async function planOf(options: StartOptions): Promise<CustodyPlan> {
@@ -62,40 +60,4 @@ async function planOf(options: StartOptions): Promise<CustodyPlan> {
     ...(csrs ? { csrs } : {}),
     ...(out === undefined ? {} : { out }),
   };
-}
-
-/** Ctrl-C in the middle of the chain: what runs is left where it is, and the stack is stopped in order. */
-class Interruption {
-  #reject: ((reason: Error) => void) | undefined;
-  #stop: (() => Promise<void>) | undefined;
-  readonly #handler = (): void => {
-    note("stopping ...");
-    this.#reject?.(new CountersignError("timeout", "interrupted: the custody chain was left unfinished"));
-    void this.#stop?.();
-  };
-
-  constructor() {
-    process.on("SIGINT", this.#handler);
-    process.on("SIGTERM", this.#handler);
-  }
-
-  whenStopped(stop: () => Promise<void>): void {
-    this.#stop = stop;
-  }
-
-  async race<T>(work: Promise<T>): Promise<T> {
-    const interrupted = new Promise<never>((_resolve, reject) => (this.#reject = reject));
-    // What is cut off may still fail, of the stack's end; that failure is no news.
-    work.catch(() => undefined);
-    try {
-      return await Promise.race([work, interrupted]);
-    } finally {
-      this.end();
-    }
-  }
-
-  end(): void {
-    process.off("SIGINT", this.#handler);
-    process.off("SIGTERM", this.#handler);
-  }
 }

@@ -49,3 +49,13 @@ export async function readStackFile(home: string): Promise<StackFile> {
     );
   return parsed.data;
 }
+
+/** Does a process with this id run (whoever owns it)? */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}

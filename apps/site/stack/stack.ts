@@ -9,7 +9,7 @@ import { findPkcs11Module, PROJECT_ROOT } from "./machine.ts";
 import { isPortFree, rememberedPorts } from "./ports.ts";
 import { openPostgres, type Postgres } from "./postgres.ts";
 import { httpsGet } from "./probe.ts";
-import { stackFilePath, type SiteEntry, type StackFile } from "./stack-file.ts";
+import { isAlive, stackFilePath, type SiteEntry, type StackFile } from "./stack-file.ts";
 import { startTemporal, type Temporal } from "./temporal.ts";
 
 export interface StackOptions {
@@ -119,15 +119,6 @@ function refuseSecond(home: string): void {
     "state-conflict",
     `a stack already runs from ${home} (process ${pid}): stop it with \`countersign down\``,
   );
-}
-
-export function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 }
 
 async function launch(home: string, started: Started, onStep: (what: string) => void): Promise<StackFile> {
