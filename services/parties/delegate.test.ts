@@ -1,0 +1,257 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { nodeVerify, type CaKey } from "../../hsm/index.ts";
+import { toBase64 } from "../../lib/domain/bytes.ts";
+import { newSerial } from "../../lib/pki/serial.ts";
+import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import { selfIssuer } from "../../lib/pki/issuer.ts";
+import { lintTbs } from "../../lib/pki/lint.ts";
+import { PROFILES } from "../../lib/pki/profiles.ts";
+import { buildTbs } from "../../lib/pki/tbs.ts";
+import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
+import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
+import { randomBytes } from "node:crypto";
+import { findIntent } from "../../store/authority.ts";
+import { inTransaction, type Db } from "../../store/db.ts";
+import { getDelegation, requestDelegation } from "../../store/delegations.ts";
+import { currentGrant, debitQuota, findCurrentGrant, pinRoot, storeGrant } from "../../store/grants.ts";
+import {
+  Correspondent,
+  invite,
+  joinBody,
+  makeTestParty,
+  siteDatabase,
+  type TestParty,
+} from "../../test/support/parties.ts";
+import { softhsmDir } from "../../test/support/index.ts";
+import { delegationIntent, onlineIssuer, prepareChild, signChild, type Issuer } from "./delegate.ts";
+import { Inbox } from "./inbox.ts";
+import { profileRefs } from "./terms.ts";
+
+/** Factory-Y as a grantor: its own grant, its online CA key, and a child that has joined. */
+let db: Db;
+let factory: TestParty;
+let child: TestParty;
+let ca: Certificate;
+const NOW = new Date("2027-01-01T00:00:00.000Z");
+
+beforeAll(async () => {
+  const hsm = softhsmDir();
+  factory = await makeTestParty(hsm, "factory-y");
+  child = await makeTestParty(hsm, "technician-z");
+  ca = await selfSigned(factory.ca);
+  db = await siteDatabase();
+});
+afterAll(async () => {
+  await db?.end();
+  await Promise.all([factory?.close(), child?.close()]);
+});
+beforeEach(async () => {
+  await db.query("TRUNCATE peer, invitation, delegation, inbox, outbox, ca_intent, grant_received, root_pin CASCADE");
+  const { wire } = await new Correspondent(child, "factory-y").write(
+    "join",
+    await joinBody(child, await invite(db, factory, "technician-z")),
+  );
+  await new Inbox({ db, party: "factory-y", verify: nodeVerify }).receive(wire);
+});
+
+async function selfSigned(key: CaKey): Promise<Certificate> {
+  const subject = { organization: "Factory-Y", commonName: "Factory-Y CA" };
+  const validity = { notBefore: wholeSeconds(new Date("2026-01-01T00:00:00Z")), notAfter: NO_EXPIRY };
+  const issuer = selfIssuer({ name: subject, spki: key.spki, ...validity });
+  const tbs = buildTbs(PROFILES.root, { issuer, serial: newSerial(randomBytes), ...validity, subject, spki: key.spki });
+  return parseCertificate(await key.signCertificate(lintTbs(tbs, PROFILES.root, issuer)));
+}
+
+const OWN: Omit<Grant, "keyset"> = {
+  id: "factory-y-1",
+  revision: 1,
+  issuer: "",
+  child: "factory-y",
+  certificate: "",
+  csrSha256: "0".repeat(64),
+  nonceSha256: "0".repeat(64),
+  idPrefixes: ["dev-"],
+  profiles: profileRefs(["idevid", "ldevid"]),
+  quota: 100,
+  notBefore: "2026-01-01T00:00:00.000Z",
+  notAfter: "2030-01-01T00:00:00.000Z",
+  pathLen: 2,
+  depth: 2,
+  approvals: { threshold: 0 },
+};
+
+async function hold(change: Partial<Grant> = {}, leafHash = "a".repeat(64)): Promise<void> {
+  const fields = { ...OWN, ...change, certificate: toBase64(ca.der) } as Grant;
+  const ref = { origin: "countersign.example/company-x", leafHash };
+  await inTransaction(db, (tx) =>
+    storeGrant(tx, { ref, parent: "company-x", entry: new Uint8Array(1), fields, certificate: ca.der, upstream: [] }),
+  );
+}
+
+const TERMS: GrantTerms = {
+  idPrefixes: ["dev-z-"],
+  profiles: ["idevid"],
+  quota: 40,
+  notBefore: "2026-06-01T00:00:00.000Z",
+  notAfter: "2029-01-01T00:00:00.000Z",
+  pathLen: 1,
+  depth: 1,
+  caProfile: "intermediate-embedded",
+};
+const ask = (change: Partial<GrantTerms> = {}): Promise<void> =>
+  inTransaction(db, (tx) => requestDelegation(tx, "technician-z", { ...TERMS, ...change }, "site"));
+const issuer = async (): Promise<Issuer> => onlineIssuer(await currentGrant(db), "http://127.0.0.1:1");
+const prepare = async (now = NOW): Promise<void> => prepareChild(db, "technician-z", await issuer(), now);
+const used = async (): Promise<number | undefined> => (await findCurrentGrant(db))?.used;
+
+describe("an online CA", () => {
+  it("signs the child's CA once, for one debit, however often and at once it is asked", async () => {
+    await hold();
+    await ask();
+    await Promise.all([prepare(), prepare(), prepare()]);
+    const by = await issuer();
+    const signed = await Promise.all([1, 2, 3].map(() => signChild(db, "technician-z", by, factory.ca)));
+    await prepare();
+    expect(new Set(signed.map(toBase64)).size).toBe(1);
+    const certificate = parseCertificate(signed[0]!);
+    expect(Buffer.from(certificate.spki)).toEqual(Buffer.from(child.ca.spki));
+    expect(certificate.basicConstraints).toMatchObject({ ca: true, pathLen: 1 });
+    expect(await used()).toBe(40);
+  });
+
+  const refusals: [string, string, Partial<GrantTerms>, Partial<Grant>, Date?][] = [
+    ["more devices than it has", "quota-exceeded", { quota: 101 }, {}],
+    ["a prefix outside its own", "grant-exceeded", { idPrefixes: ["dev-z-", "de"] }, {}],
+    ["an earlier window", "grant-exceeded", { notBefore: "2025-12-31T23:59:59.999Z" }, {}],
+    ["a later window", "grant-exceeded", { notAfter: "2030-01-01T00:00:00.001Z" }, {}],
+    ["a window that is over", "grant-exceeded", { notAfter: "2026-12-31T00:00:00.000Z" }, {}],
+    ["a profile it has not", "profile-not-granted", { profiles: ["idevid", "server"] }, {}],
+    [
+      "a profile of other content",
+      "profile-not-granted",
+      {},
+      { profiles: [{ name: "idevid", sha256: "1".repeat(64) }] },
+    ],
+    ["as deep a tree as its own", "delegation-too-deep", { depth: 2, pathLen: 2 }, { pathLen: 3 }],
+    ["as long a path as its own", "delegation-too-deep", { depth: 0, pathLen: 2 }, {}],
+    ["anything at depth 0", "delegation-too-deep", { depth: 0, pathLen: 0 }, { depth: 0 }],
+    ["anything after its grant", "grant-expired", {}, { notAfter: "2026-12-31T00:00:00.000Z" }],
+    ["anything before its grant", "grant-not-yet-valid", {}, { notBefore: "2027-06-01T00:00:00.000Z" }],
+  ];
+  it.each(refusals)("gives away not %s (%s), and nothing is stored", async (_what, code, terms, own) => {
+    await hold(own);
+    await ask(terms);
+    await expect(prepare()).rejects.toMatchObject({ code });
+    expect(await findIntent(db, delegationIntent("technician-z"))).toBeUndefined();
+    expect(await used()).toBe(0);
+    await expect(issuer().then((by) => signChild(db, "technician-z", by, factory.ca))).rejects.toMatchObject({
+      code: "not-found",
+    });
+  });
+
+  it("signs nothing that no operator asked for", async () => {
+    await hold();
+    await expect(prepare()).rejects.toMatchObject({ code: "unauthorized" });
+    await expect(issuer().then((by) => signChild(db, "technician-z", by, factory.ca))).rejects.toMatchObject({
+      code: "unauthorized",
+    });
+  });
+
+  it("signs nothing that was asked of the ceremony", async () => {
+    await hold();
+    await inTransaction(db, (tx) => requestDelegation(tx, "technician-z", TERMS, "ceremony"));
+    await expect(prepare()).rejects.toMatchObject({ code: "unauthorized" });
+  });
+
+  it("takes no other terms once bytes are stored for the first ones", async () => {
+    await hold();
+    await ask();
+    await ask();
+    await prepare();
+    await expect(ask({ quota: 41 })).rejects.toMatchObject({ code: "state-conflict" });
+    expect((await getDelegation(db, "technician-z")).terms).toMatchObject({ quota: 40 });
+  });
+
+  it.each([
+    ["another key", () => ({ spki: factory.infra.key.spki })],
+    ["another name", () => ({ subject: { organization: "TECHNICIAN-Z", commonName: "Somebody else" } })],
+    ["another path length", () => ({ pathLen: 0 })],
+  ])("doesn't sign bytes that were swapped for ones with %s", async (_what, change) => {
+    await hold();
+    await ask();
+    await prepare();
+    const by = await issuer();
+    const subject = { organization: "TECHNICIAN-Z", commonName: "TECHNICIAN-Z CA" };
+    const swapped = buildTbs(PROFILES["intermediate-embedded"], {
+      issuer: {
+        ...selfIssuer({
+          name: { organization: "Factory-Y", commonName: "Factory-Y CA" },
+          spki: ca.spki,
+          notBefore: ca.notBefore,
+          notAfter: ca.notAfter,
+        }),
+        pathLen: undefined,
+      },
+      serial: newSerial(randomBytes),
+      notBefore: wholeSeconds(NOW),
+      notAfter: NO_EXPIRY,
+      subject,
+      spki: child.ca.spki,
+      pathLen: 1,
+      ...change(),
+    });
+    await db.query("UPDATE ca_intent SET tbs = $1", [swapped]);
+    await expect(signChild(db, "technician-z", by, factory.ca)).rejects.toMatchObject({ code: "unauthorized" });
+  });
+
+  it("asks only the key that the intent names", async () => {
+    await hold();
+    await ask();
+    await prepare();
+    const by = await issuer();
+    await expect(signChild(db, "technician-z", by, child.ca)).rejects.toMatchObject({ code: "unauthorized" });
+  });
+});
+
+describe("the quota", () => {
+  it("is never exceeded by debits at once, and a rolled-back one is given back", async () => {
+    await hold({ quota: 50 });
+    const debit = (n: number, fail = false): Promise<unknown> =>
+      inTransaction(db, async (tx) => {
+        await debitQuota(tx, n);
+        if (fail) throw new Error("undone");
+      });
+    const outcomes = await Promise.allSettled(Array.from({ length: 30 }, (_, i) => debit(3, i % 3 === 0)));
+    const done = outcomes.filter(({ status }) => status === "fulfilled").length;
+    expect(await used()).toBe(3 * done);
+    expect(done).toBe(16);
+    await expect(debit(3)).rejects.toMatchObject({
+      code: "quota-exceeded",
+      details: { quota: 50, used: 48, asked: 3 },
+    });
+    await debit(2);
+    expect(await used()).toBe(50);
+  });
+
+  it("stays used under a later grant", async () => {
+    await hold({ quota: 50 });
+    await inTransaction(db, (tx) => debitQuota(tx, 20));
+    await hold({ quota: 200, revision: 2 }, "b".repeat(64));
+    await hold({ quota: 50 });
+    expect(await findCurrentGrant(db)).toMatchObject({ used: 20, quota: 200, ref: { leafHash: "b".repeat(64) } });
+  });
+
+  it("is nobody's without a grant", async () => {
+    await expect(inTransaction(db, (tx) => debitQuota(tx, 1))).rejects.toMatchObject({ code: "grant-missing" });
+    await expect(currentGrant(db)).rejects.toMatchObject({ code: "grant-missing" });
+  });
+});
+
+describe("the root", () => {
+  it("is pinned for good", async () => {
+    const pin = (sha256: string): Promise<void> => inTransaction(db, (tx) => pinRoot(tx, new Uint8Array(1), sha256));
+    await pin("1".repeat(64));
+    await pin("1".repeat(64));
+    await expect(pin("2".repeat(64))).rejects.toMatchObject({ code: "state-conflict" });
+  });
+});
