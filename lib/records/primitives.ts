@@ -8,10 +8,16 @@ export const serialHex = z.string().regex(/^[0-9a-f]{2,40}$/, "expected a serial
 
 /** Padded base64 of at most `maxBytes` decoded bytes. */
 export function base64(maxBytes: number) {
-  return z
-    .string()
-    .max(4 * Math.ceil(maxBytes / 3))
-    .regex(/^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/, "expected padded base64");
+  return (
+    z
+      .string()
+      .max(4 * Math.ceil(maxBytes / 3))
+      // The bits that padding leaves over are zero: one spelling for each byte string, as fromBase64 demands.
+      .regex(
+        /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$/,
+        "expected padded base64",
+      )
+  );
 }
 
 /** RFC 3339 in UTC, with milliseconds: one spelling for each instant. */
