@@ -112,6 +112,11 @@ export interface ParsedEntry {
 export function parseEntry(entry: Uint8Array): ParsedEntry {
   const isDsse = startsWithPayload(entry);
   const dsse = isDsse ? parseDsse(entry, PAYLOAD_TYPES.statement) : undefined;
+  // As for the Statement in it: a repeated key or another spelling would let two readers see two acts in one leaf, or
+  // one act lie under two leaves.
+  if (dsse && !equalBytes(canonicalJson(dsse.envelope), entry)) {
+    throw new CountersignError("envelope-invalid", "the envelope's bytes aren't canonical JSON");
+  }
   const bytes = dsse?.payload ?? entry;
   const act = parseStatement(bytes);
   const expected = ACT_CLASSES[act.type].class;
