@@ -143,6 +143,7 @@ async function check(
   const state = newState(passport, root, policies, findings, verify);
   const checkpoints = await openCheckpoints(passport, state, policies);
   const history: PassportAct[] = [];
+  const last = new Map<string, number>();
 
   for (const [i, { origin, index, entry, path }] of passport.acts.entries()) {
     const where = { origin, index };
@@ -151,6 +152,11 @@ async function check(
     if (checkpoint === undefined || party === undefined) {
       throw new Refusal("log-missing", `act ${i} is in ${origin}, for which the passport has no checkpoint`, where);
     }
+    // A ledger's own order is what says that a grant was accepted before it was used.
+    if (index <= (last.get(origin) ?? -1)) {
+      throw new Refusal("act-repeated", `act ${i} is not after the one before it in ${origin}`, where);
+    }
+    last.set(origin, index);
     const raw = fromBase64(entry);
     const hash = leafHash(raw);
     const { size, root: treeRoot } = checkpoint;
@@ -231,6 +237,7 @@ function newState(
     lots: new Map(),
     devices: new Map(),
     deviceByKey: new Map(),
+    deviceByCsr: new Map(),
     handoffs: new Map(),
     serials: new Set(),
     hubs: [],
@@ -250,6 +257,8 @@ async function openCheckpoints(
     if (opened.has(origin)) throw new Refusal("passport-invalid", `it has two checkpoints of ${origin}`);
     const policy = policies.get(party.id)!;
     const newest = await openUnderPolicy(utf8(checkpoint), policy, state.verify);
+    if (newest.origin !== origin)
+      throw new Refusal("checkpoint-invalid", `a checkpoint of ${newest.origin} is not one of ${origin}`);
     opened.set(origin, newest);
     if (before === undefined) continue;
     const older = await openUnderPolicy(utf8(before), policy, state.verify);
@@ -272,6 +281,7 @@ async function apply(
   if (act.origin !== party.log.name || act.party !== party.id) {
     return wrong(state, at, "act-invalid", "it belongs to another ledger");
   }
+  if (act.subject.length !== 1) return wrong(state, at, "act-invalid", "it is about more than one subject");
   const key = refKey({ origin: party.log.name, leafHash: at.leafHash });
   if (state.seen.has(key)) return wrong(state, at, "act-repeated", "it is there twice");
   for (const ref of antecedents(parsed)) {

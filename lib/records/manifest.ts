@@ -23,6 +23,13 @@ export const manifest = z.strictObject({
 });
 export type Manifest = z.infer<typeof manifest>;
 
+/** Role (subject OU) of the certificate that signs each kind of batch. */
+export const MANIFEST_SIGNERS: Readonly<Record<Manifest["kind"], string>> = {
+  built: "station",
+  certify: "station",
+  install: "technician",
+};
+
 /** Where a line record's evidence came from. */
 export const intake = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("manifest"), digest: sha256Hex, index: z.int().min(0), path: auditPath }),

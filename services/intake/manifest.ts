@@ -6,20 +6,13 @@ import { leafHash, rootOf } from "../../lib/ledger/tree.ts";
 import { signatureAlgorithmForKey } from "../../lib/pki/algorithms.ts";
 import { keyAlgorithmOf } from "../../lib/pki/spki.ts";
 import { parseDsse, PAYLOAD_TYPES, verifyDsse } from "../../lib/records/dsse.ts";
-import { manifest as manifestSchema, type Manifest } from "../../lib/records/manifest.ts";
+import { manifest as manifestSchema, MANIFEST_SIGNERS, type Manifest } from "../../lib/records/manifest.ts";
 import { nodeSha256 } from "../ledger/index.ts";
 
 /** Items in one posted batch: one activity's worth. */
 export const MAX_BATCH_ITEMS = 256;
 /** The DSSE envelope around a manifest with its certificate. */
 export const MAX_MANIFEST_BYTES = 32 * 1024;
-
-/** Subject OU of the certificate that signs each kind of batch. */
-const SIGNERS: Readonly<Record<Manifest["kind"], readonly string[]>> = {
-  built: ["station"],
-  certify: ["station"],
-  install: ["technician"],
-};
 
 export interface VerifiedManifest {
   readonly manifest: Manifest;
@@ -92,9 +85,9 @@ function signerKey(manifest: Manifest, { infrastructure, now }: { infrastructure
     throw new CountersignError("input-invalid", "the manifest names another key than its certificate holds");
   }
   const roles = certificate.subject.split("\n").filter((line) => line.startsWith("OU="));
-  const allowed = SIGNERS[manifest.kind];
-  if (roles.length !== 1 || !allowed.includes(roles[0]!.slice(3))) {
-    throw new CountersignError("unauthorized", `a ${manifest.kind} batch is signed by a ${allowed.join(" or ")}`);
+  const allowed = MANIFEST_SIGNERS[manifest.kind];
+  if (roles.length !== 1 || roles[0]!.slice(3) !== allowed) {
+    throw new CountersignError("unauthorized", `a ${manifest.kind} batch is signed by a ${allowed}`);
   }
   return spki;
 }

@@ -1,12 +1,20 @@
 import { createHash, randomBytes } from "node:crypto";
 import { fromHex, toBase64, toHex, utf8 } from "../../lib/domain/bytes.ts";
 import type { Certificate } from "../../lib/pki/certificate.ts";
+import { profileDigest } from "../../lib/pki/profiles.ts";
 import { formatPolicy, formatVkey, KEY_TYPE, noteKey, ed25519Raw } from "../../lib/ledger/index.ts";
 import { inclusionProofs, leafHash } from "../../lib/ledger/tree.ts";
 import type { ActFields, ActType } from "../../lib/records/acts.ts";
 import { PAYLOAD_TYPES, signDsse } from "../../lib/records/dsse.ts";
 import { keysetProofMessage, type Keyset } from "../../lib/records/keyset.ts";
-import { commitment, csrItem, handoffItem, installItem, type Manifest } from "../../lib/records/manifest.ts";
+import {
+  commitment,
+  csrItem,
+  handoffItem,
+  installItem,
+  MANIFEST_SIGNERS,
+  type Manifest,
+} from "../../lib/records/manifest.ts";
 import type { Policy } from "../../lib/records/policy.ts";
 import type { ActRef, BlobRef, PrevRef } from "../../lib/records/primitives.ts";
 import { buildStatement, type Act, type Subject } from "../../lib/records/statement.ts";
@@ -21,6 +29,9 @@ import { MemoryLog, testKey, type TestKey } from "./memory-log.ts";
  */
 
 export const sha = (bytes: Uint8Array | string): string => createHash("sha256").update(bytes).digest("hex");
+
+/** Before anything that happens in a world, whose clock runs slower than the real one. */
+const hourAgo = (): Date => new Date(Date.now() - 3_500_000);
 
 export class TestParty {
   readonly id: string;
@@ -42,7 +53,7 @@ export class TestParty {
     this.ca = ca;
     this.log = log;
     this.#clock = clock;
-    this.infrastructure = throwawayRoot({ commonName: `${id} infrastructure` });
+    this.infrastructure = throwawayRoot({ commonName: `${id} infrastructure` }, undefined, { at: hourAgo() });
     const witness = noteKey(`${id}.example/witness`, KEY_TYPE.cosignature, ed25519Raw(this.witness.spki));
     const keys = {
       party: id,
@@ -115,10 +126,16 @@ export class TestParty {
     return this.log.append(this.pending.splice(0));
   }
 
-  /** A batch that a station of this party signs; gives each item's intake. */
-  async manifest(kind: Manifest["kind"], lot: string, items: readonly Uint8Array[]) {
-    const key = testKey("p256");
-    const certificate = issue(this.infrastructure, "client", { commonName: `${this.id} station` }, key.spki);
+  /** A batch that a station (or technician) of this party signs; gives each item's intake. */
+  async manifest(
+    kind: Manifest["kind"],
+    lot: string,
+    items: readonly Uint8Array[],
+    signer: { key?: TestKey; role?: string; change?: Partial<Manifest> } = {},
+  ) {
+    const { key = testKey("p256"), role = MANIFEST_SIGNERS[kind], change } = signer;
+    const name = { commonName: `${role}@${this.id}`, organizationalUnit: role };
+    const certificate = issue(this.infrastructure, "client", name, key.spki, { at: hourAgo() });
     const { root, paths } = inclusionProofs(items.map((item) => leafHash(item)));
     const payload = canonicalJson({
       schema: 1,
@@ -130,6 +147,7 @@ export class TestParty {
       created: this.#clock(),
       count: items.length,
       root: toHex(root),
+      ...change,
     } satisfies Manifest);
     const dsse = await signDsse(PAYLOAD_TYPES.manifest, payload, key, key.keyId);
     const { sha256: digest } = this.blob("manifest", dsse);
@@ -159,7 +177,7 @@ export async function testWorld(count: number): Promise<TestWorld> {
   const x = await TestParty.create("company-x", rootCa, clock);
   const y = await TestParty.create("factory-y", yCa, clock);
   const z = await TestParty.create("technician-z", zCa, clock);
-  const profile = { name: "idevid", sha256: sha("idevid profile") };
+  const profile = { name: "idevid", sha256: profileDigest("idevid") };
   const named = (party: TestParty): Subject => ({ name: party.id, digest: { sha256: sha(party.ca.key.spki) } });
 
   // Trust, from the root down.
@@ -330,13 +348,14 @@ export async function testWorld(count: number): Promise<TestWorld> {
     return { salt: toHex(salt), place: commit("installed.place", "Hall 3"), time: commit("installed.time", clock()) };
   });
   const installItems = devices.map((d, i) => installItem(d.id, installations[i]!.place, installations[i]!.time));
-  const installIntakes = await z.manifest("install", lot, installItems);
+  const technician = testKey("p256");
+  const installIntakes = await z.manifest("install", lot, installItems, { key: technician });
   for (const [i, d] of devices.entries()) {
     const { place, time } = installations[i]!;
     z.line(
       "installed",
       subjectOf(d),
-      { lot, slot: d.slot, technician: sha("technician"), intake: installIntakes[i]!, place, time },
+      { lot, slot: d.slot, technician: technician.keyId, intake: installIntakes[i]!, place, time },
       { grant: zGrant, prev: [injected[i]!] },
     );
   }

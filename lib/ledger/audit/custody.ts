@@ -18,6 +18,9 @@ import {
 
 export function onLotOpened(at: Placed<"lot-opened">, party: PartyState, state: AuditState): void {
   const terms = at.act.fields;
+  if (terms.builder !== party.id && terms.issuer !== party.id) {
+    return wrong(state, at, "lot-invalid", "a party opens a lot that it neither builds nor issues", terms.lot);
+  }
   const known = state.lots.get(terms.lot);
   if (known) {
     if (known.openedBy.has(party.id)) return wrong(state, at, "lot-invalid", "the lot was opened twice", terms.lot);
@@ -27,9 +30,6 @@ export function onLotOpened(at: Placed<"lot-opened">, party: PartyState, state: 
     }
     known.openedBy.add(party.id);
     return;
-  }
-  if (terms.builder !== party.id && terms.issuer !== party.id) {
-    return wrong(state, at, "lot-invalid", "a party opens a lot that it neither builds nor issues", terms.lot);
   }
   state.lots.set(terms.lot, {
     id: terms.lot,
@@ -67,7 +67,10 @@ export function onBuilt(at: Placed<"built">, party: PartyState, state: AuditStat
     return wrong(state, at, "device-invalid", "the device was built before", subject.name);
   if (state.deviceByKey.has(spkiSha256))
     return wrong(state, at, "device-invalid", "another device has this key", subject.name);
+  if (state.deviceByCsr.has(csrSha256))
+    return wrong(state, at, "device-invalid", "another device has this request", subject.name);
   lot.built.set(slot, subject.name);
+  state.deviceByCsr.set(csrSha256, subject.name);
   state.deviceByKey.set(spkiSha256, subject.name);
   state.devices.set(subject.name, {
     id: subject.name,
@@ -99,7 +102,8 @@ export async function onReleased(at: Placed<"handoff-released">, party: PartySta
   if (from !== party.id) return wrong(state, at, "handoff-invalid", `it releases what ${from} has`, id);
   if (!openLot(at, lot, party, state)) return;
   if (state.handoffs.has(id)) return wrong(state, at, "handoff-invalid", "the handoff was released before", id);
-  const blob = at.act.blobs.find((b) => b.name === "list");
+  const [blob, second] = at.act.blobs.filter((b) => b.name === "list");
+  if (second) return wrong(state, at, "handoff-invalid", "it names two lists", id);
   const bytes = blob && (await state.blob(party.id, blob.sha256));
   if (!bytes) return wrong(state, at, "handoff-invalid", "its list doesn't lie beside the ledger", id);
   let items: HandoffItem[];

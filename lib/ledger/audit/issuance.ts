@@ -3,11 +3,19 @@ import { sha256, sha256Hex } from "../../domain/hash.ts";
 import { isCountersignError } from "../../domain/errors.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
 import { validatePath } from "../../pki/path.ts";
+import { OID } from "../../pki/oids.ts";
 import { pemEncode } from "../../pki/pem.ts";
 import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
 import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { parseDsse, PAYLOAD_TYPES, verifyDsse } from "../../records/dsse.ts";
-import { csrItem, installItem, manifest as manifestSchema, type Intake } from "../../records/manifest.ts";
+import {
+  csrItem,
+  installItem,
+  manifest as manifestSchema,
+  MANIFEST_SIGNERS,
+  type Manifest,
+} from "../../records/manifest.ts";
+import { deviceProfileFault } from "./device-profile.ts";
 import { fromUtf8 } from "../../domain/bytes.ts";
 import { heldDevice, openLot, pathLeadsTo } from "./custody.ts";
 import {
@@ -39,6 +47,8 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   lot.certified.set(slot, name);
   party.certified++;
   checkGrant(at, party, state, name);
+  if (at.act.fields.purpose !== "initial" || at.act.fields.renews)
+    wrong(state, at, "certificate-invalid", "it renews a certificate that nothing shows", name);
   if (profile.sha256 !== lot.terms.profile.sha256)
     wrong(state, at, "certificate-invalid", "the profile is not the lot's", name);
   const device = heldDevice(at, party, state);
@@ -48,7 +58,7 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
     return wrong(state, at, "certificate-invalid", "the certificate holds another key than the device's", name);
   }
   checkIntent(at, party, state, certificate, name);
-  await checkIntake(at, at.act.fields.intake, "certify", csrItem(device.csrSha256), party, state, name);
+  await checkIntake(at, "certify", csrItem(device.csrSha256), device.csrSha256, party, state);
   device.certificate = certificate;
   device.certificateAct = at.leafHash;
 }
@@ -101,6 +111,9 @@ async function checkCertificate(
   if (certificate.subject.cn !== name) {
     wrong(state, at, "certificate-invalid", `it names ${String(certificate.subject.cn)}`, name);
   }
+  const issuer = party.chain[0];
+  const fault = issuer && deviceProfileFault(certificate, at.act.fields.profile, issuer);
+  if (fault !== undefined) wrong(state, at, "certificate-invalid", fault, name);
   const serial = `${party.id}#${certificate.serial}`;
   if (state.serials.has(serial)) wrong(state, at, "certificate-invalid", "the serial number was used before", name);
   state.serials.add(serial);
@@ -119,6 +132,10 @@ function checkIntent(
   if (!intent || intent.lot !== at.act.fields.lot) {
     return wrong(state, at, "intent-missing", "no intent of this lot was logged before it", name);
   }
+  const { intake } = at.act.fields;
+  if (intake.kind === "manifest" && intake.digest !== intent.manifest) {
+    wrong(state, at, "intent-missing", "the intent was for another batch", name);
+  }
   if (!pathLeadsTo(sha256(certificate.tbs), index, intent.count, path, intent.root)) {
     wrong(state, at, "intent-missing", "the bytes that were signed are not among those intended", name);
   }
@@ -126,15 +143,22 @@ function checkIntent(
 
 /** The batch that a station or technician signed must hold this item; its DSSE bytes lie beside the ledger. */
 async function checkIntake(
-  at: Placed,
-  intake: Intake,
-  kind: "built" | "certify" | "install",
+  at: Placed<"built" | "certified" | "installed">,
+  kind: Manifest["kind"],
   item: Uint8Array,
+  /** the device's request, which EST names itself; undefined where EST has no part */
+  csrSha256: string | undefined,
   party: PartyState,
   state: AuditState,
-  name: string,
 ): Promise<void> {
-  if (intake.kind === "est") return;
+  const { intake, lot } = at.act.fields;
+  const name = at.act.subject[0]!.name;
+  if (intake.kind === "est") {
+    if (csrSha256 === undefined || intake.csrSha256 !== csrSha256) {
+      wrong(state, at, "intake-invalid", "no enrolment of this device's request stands behind it", name);
+    }
+    return;
+  }
   const bytes = await state.blob(party.id, intake.digest);
   if (!bytes)
     return wrong(state, at, "intake-invalid", "the signed batch it names doesn't lie beside the ledger", name);
@@ -143,6 +167,10 @@ async function checkIntake(
     const manifest = manifestSchema.parse(JSON.parse(fromUtf8(payload)));
     if (manifest.kind !== kind)
       return wrong(state, at, "intake-invalid", `the batch was signed to ${manifest.kind}`, name);
+    if (manifest.lot !== lot) return wrong(state, at, "intake-invalid", `the batch was for lot ${manifest.lot}`, name);
+    if ("technician" in at.act.fields && at.act.fields.technician !== manifest.keyId) {
+      wrong(state, at, "intake-invalid", "the technician it names is not who signed the batch", name);
+    }
     if (!pathLeadsTo(item, intake.index, manifest.count, intake.path, manifest.root)) {
       wrong(state, at, "intake-invalid", "the signed batch doesn't hold this device", name);
     }
@@ -162,7 +190,7 @@ export async function checkManifestSigner(
   if (!bytes || !party.keyset) return wrong(state, at, "intake-invalid", "the signed batch it names is missing");
   try {
     const dsse = parseDsse(bytes, PAYLOAD_TYPES.manifest);
-    const { certificate } = manifestSchema.parse(JSON.parse(fromUtf8(dsse.payload)));
+    const { certificate, keyId: named, kind, created } = manifestSchema.parse(JSON.parse(fromUtf8(dsse.payload)));
     const signer = parseCertificate(fromBase64(certificate));
     if (
       !(await state.verify({
@@ -173,8 +201,17 @@ export async function checkManifestSigner(
     ) {
       return wrong(state, at, "intake-invalid", "the batch's signer is not certified by the party's infrastructure CA");
     }
-    if (!(await verifyDsse(dsse, keyOf(signer.spki), state.verify))) {
+    if (keyId(signer.spki) !== named || !(await verifyDsse(dsse, keyOf(signer.spki), state.verify))) {
       wrong(state, at, "intake-invalid", "the batch is not signed by the certificate it names");
+    }
+    // Two clocks: the signer's for the end, the site's, whose CA certified the signer, for the beginning.
+    const valid = new Date(at.act.time) >= signer.notBefore && new Date(created) <= signer.notAfter;
+    if (signer.basicConstraints?.ca === true || !valid) {
+      wrong(state, at, "intake-invalid", "the batch's signer is a CA, or its certificate was not valid then");
+    }
+    const roles = signer.subject.rdns.flat().filter((attribute) => attribute.type === OID.organizationalUnitName);
+    if (roles.length !== 1 || roles[0]?.text !== MANIFEST_SIGNERS[kind]) {
+      wrong(state, at, "intake-invalid", `a ${kind} batch is not signed by a ${MANIFEST_SIGNERS[kind]}`);
     }
   } catch {
     wrong(state, at, "intake-invalid", "the signed batch it names can't be read");
@@ -186,8 +223,8 @@ function keyOf(spki: Uint8Array) {
 }
 
 export async function checkBuiltIntake(at: Placed<"built">, party: PartyState, state: AuditState): Promise<void> {
-  const { intake, csrSha256 } = at.act.fields;
-  await checkIntake(at, intake, "built", csrItem(csrSha256), party, state, at.act.subject[0]!.name);
+  const { csrSha256 } = at.act.fields;
+  await checkIntake(at, "built", csrItem(csrSha256), csrSha256, party, state);
 }
 
 /** The bytes that an injected chain must have: everything but the root. */
@@ -203,7 +240,7 @@ export function injectedChain(
 }
 
 export function onInjected(at: Placed<"injected">, party: PartyState, state: AuditState): void {
-  const { receipt, readBack, lot: lotId } = at.act.fields;
+  const { receipt, readBack, chains, layoutSha256, lot: lotId } = at.act.fields;
   const name = at.act.subject[0]!.name;
   const device: DeviceState | undefined = heldDevice(at, party, state);
   if (!device) return;
@@ -212,12 +249,25 @@ export function onInjected(at: Placed<"injected">, party: PartyState, state: Aud
   if (receipt.deviceId !== name || receipt.lot !== device.lot || receipt.slot !== device.slot) {
     wrong(state, at, "injection-invalid", "the receipt is about another device", name);
   }
+  const lot = state.lots.get(lotId);
+  if (!lot) return;
+  if (device.injected) wrong(state, at, "injection-invalid", "a chain was injected before", name);
+  const layout = lot.terms.layouts[(device.slot - 1) % lot.terms.layouts.length]!;
+  if (
+    layoutSha256 !== layout.sha256 ||
+    receipt.format !== layout.format ||
+    receipt.original.sha256 !== layout.template.sha256
+  ) {
+    wrong(state, at, "injection-invalid", "the firmware is not the one that the lot's terms name for the slot", name);
+  }
   const expected = sha256Hex(injectedChain(device.certificate, party.chain, receipt.chain.encoding));
   if (receipt.chain.sha256 !== expected || readBack.sha256 !== expected) {
     wrong(state, at, "injection-invalid", "the chain in the image is not the device's", name);
   }
-  const lot = state.lots.get(lotId);
-  if (lot) lot.injected++;
+  if (chains.length !== 1 || chains[0]!.sha256 !== expected || chains[0]!.certificates !== party.chain.length) {
+    wrong(state, at, "injection-invalid", "the chains it names are not those of the image", name);
+  }
+  lot.injected++;
   device.injected = true;
 }
 
@@ -228,8 +278,8 @@ export async function onInstalled(at: Placed<"installed">, party: PartyState, st
   if (!device.certificate)
     return wrong(state, at, "custody-broken", "the device was installed without a certificate", name);
   if (device.installed) return wrong(state, at, "custody-broken", "the device was installed before", name);
-  const { intake, place, time, lot: lotId } = at.act.fields;
-  await checkIntake(at, intake, "install", installItem(name, place, time), party, state, name);
+  const { place, time, lot: lotId } = at.act.fields;
+  await checkIntake(at, "install", installItem(name, place, time), undefined, party, state);
   const lot = state.lots.get(lotId);
   if (lot) lot.installed++;
   device.installed = true;

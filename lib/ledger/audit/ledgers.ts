@@ -150,6 +150,7 @@ function newState(
     lots: new Map(),
     devices: new Map(),
     deviceByKey: new Map(),
+    deviceByCsr: new Map(),
     handoffs: new Map(),
     serials: new Set(),
     hubs: [],
@@ -220,6 +221,8 @@ async function onEvent(
   if (act.origin !== party.log.name || act.party !== party.id) {
     return wrong(state, at, "act-invalid", "it belongs to another ledger");
   }
+  // Every check looks at the one subject; a second would be claimed and looked at by nobody.
+  if (act.subject.length !== 1) return wrong(state, at, "act-invalid", "it is about more than one subject");
   const key = refKey({ origin: party.log.name, leafHash });
   if (state.seen.has(key)) return wrong(state, at, "act-repeated", "the same act was logged before");
   for (const ref of event.missing)

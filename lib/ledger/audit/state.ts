@@ -76,6 +76,8 @@ export interface HandoffState {
 /** Everything an audit has learnt so far, going through all ledgers in causal order. */
 export interface AuditState {
   readonly root: Certificate;
+  /** whose ledger holds the root's ceremony */
+  rootParty?: string;
   readonly verify: VerifySignature;
   readonly findings: Findings;
   readonly parties: Map<string, PartyState>;
@@ -87,6 +89,7 @@ export interface AuditState {
   readonly lots: Map<string, LotState>;
   readonly devices: Map<string, DeviceState>;
   readonly deviceByKey: Map<string, string>;
+  readonly deviceByCsr: Map<string, string>;
   readonly handoffs: Map<string, HandoffState>;
   readonly serials: Set<string>;
   readonly hubs: ActFields<"hub-registered">[];

@@ -54,7 +54,8 @@ export async function onKeyset(at: Placed<"keyset">, party: PartyState, state: A
   if (keyset.party !== party.id) return wrong(state, at, "keyset-invalid", `it names party ${keyset.party}`);
   const fault = await checkKeyset(keyset, party.log, state);
   if (fault) return wrong(state, at, "keyset-invalid", fault);
-  party.keyset ??= keyset;
+  if (party.keyset) return wrong(state, at, "keyset-invalid", "the party named its keys before");
+  party.keyset = keyset;
   party.keysetAct = { origin: party.log.name, leafHash: at.leafHash };
 }
 
@@ -64,11 +65,19 @@ export async function onCeremony(at: Placed<"ceremony">, party: PartyState, stat
     return wrong(state, at, "root-mismatch", "the ceremony made another root than the pinned one");
   }
   if (keyset.party !== party.id) return wrong(state, at, "keyset-invalid", `it names party ${keyset.party}`);
+  // The root and its CRL are public: anybody's ledger can hold a ceremony of them. Two that claim the root are one lie.
+  if (state.rootParty !== undefined) {
+    return wrong(state, at, "ceremony-invalid", `the ledger of ${state.rootParty} holds a ceremony of this root`);
+  }
+  if (party.keyset || party.chain.length > 0) {
+    return wrong(state, at, "ceremony-invalid", "the party has keys or a grant already: a ceremony is its first act");
+  }
   if (!equalBytes(fromBase64(keyset.ca), state.root.spki)) {
     return wrong(state, at, "keyset-invalid", "the keyset's CA key is not the root's");
   }
   const fault = await checkKeyset(keyset, party.log, state);
   if (fault) return wrong(state, at, "keyset-invalid", fault);
+  state.rootParty = party.id;
   party.keyset = keyset;
   party.chain = [state.root];
   try {
@@ -85,7 +94,7 @@ export async function onCeremony(at: Placed<"ceremony">, party: PartyState, stat
 export async function onDelegation(at: Placed<"delegation">, party: PartyState, state: AuditState): Promise<void> {
   const fields = at.act.fields;
   const ref = { origin: party.log.name, leafHash: at.leafHash };
-  const exceeded = beyondOwnGrant(at, party);
+  const exceeded = beyondOwnGrant(at, party, state);
   if (exceeded) wrong(state, at, "grant-exceeded", exceeded, fields.child);
   party.delegated += fields.quota;
   if (party.grant && party.delegated + party.certified > party.grant.fields.quota) {
@@ -115,8 +124,6 @@ export async function onDelegation(at: Placed<"delegation">, party: PartyState, 
   }
   const fault = await checkKeyset(fields.keyset, child.log, state);
   if (fault) wrong(state, at, "keyset-invalid", fault, fields.child);
-  child.grant = grant;
-  child.chain = chain;
 }
 
 async function childChain(
@@ -159,10 +166,12 @@ async function childChain(
 }
 
 /** A grant may give on only what its giver has. */
-function beyondOwnGrant(at: Placed<"delegation">, party: PartyState): string | undefined {
+function beyondOwnGrant(at: Placed<"delegation">, party: PartyState, state: AuditState): string | undefined {
   const own = party.grant;
-  if (!own) return party.chain.length === 1 ? undefined : "the party has no grant itself";
+  if (!own) return party.id === state.rootParty ? undefined : "the party has accepted no grant itself";
   const { fields } = at.act;
+  if (at.act.time < own.fields.notBefore || at.act.time > own.fields.notAfter)
+    return "the party's own grant is not in force at this time";
   if (!fields.parentGrant || refKey(fields.parentGrant) !== refKey(own.ref))
     return "it doesn't name the party's own grant";
   if (own.fields.depth < 1 || fields.depth >= own.fields.depth) return "the party may not delegate on so deep";
@@ -190,5 +199,11 @@ export function onAcceptance(at: Placed<"acceptance">, party: PartyState, state:
   if (sha256Hex(concatBytes(...grant.chain.map((c) => c.der))) !== at.act.fields.chainSha256) {
     return wrong(state, at, "certificate-invalid", "it accepts another chain than the grant's");
   }
+  // A grant takes effect by its child's own signature: what a stranger delegates to a party changes nothing about it.
+  if (party.chain.length > 0) {
+    return wrong(state, at, "grant-exceeded", "the party has accepted another grant, or is the root's own");
+  }
   grant.accepted = true;
+  party.grant = grant;
+  party.chain = grant.chain;
 }

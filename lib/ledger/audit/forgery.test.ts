@@ -1,0 +1,356 @@
+import { beforeAll, describe, expect, it } from "vitest";
+import { MemoryLog, opensslVerify, testKey } from "../../../test/support/memory-log.ts";
+import { issueCa } from "../../../test/support/issuing.ts";
+import { sha, testWorld, type TestParty, type TestWorld } from "../../../test/support/world.ts";
+import { equalBytes, fromHex, fromUtf8, toBase64, toHex, utf8 } from "../../domain/bytes.ts";
+import { algorithmIdentifier } from "../../pki/algorithms.ts";
+import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
+import { bitString, sequence } from "../../pki/der-write.ts";
+import { issuerFromCertificate } from "../../pki/issuer.ts";
+import { profileNamed, type ProfileName } from "../../pki/profiles.ts";
+import { buildTbs, type TbsParams } from "../../pki/tbs.ts";
+import type { ActFields, ActType } from "../../records/acts.ts";
+import { PAYLOAD_TYPES, signDsse } from "../../records/dsse.ts";
+import { keysetProofMessage } from "../../records/keyset.ts";
+import { csrItem, installItem } from "../../records/manifest.ts";
+import { buildStatement, parseEntry, parseStatement, type Act, type AnyAct } from "../../records/statement.ts";
+import { leafHash } from "../tree.ts";
+import { auditLedgers } from "./ledgers.ts";
+
+/** Ledgers as a party would forge them that has all its own keys: correctly signed, and not true. */
+
+type Edit = (act: AnyAct) => AnyAct | AnyAct[] | undefined;
+
+/** The party's ledger with some of its acts otherwise; acts that name an altered one name the altered one. */
+async function rewritten(party: TestParty, edit: Edit, more: readonly Uint8Array[] = []): Promise<MemoryLog> {
+  const renamed = new Map<string, string>();
+  const entries: Uint8Array[] = [];
+  for (const old of party.log.entries) {
+    const { statement, dsse } = parseEntry(old);
+    const text = fromUtf8(statement).replace(/[0-9a-f]{64}/g, (hash) => renamed.get(hash) ?? hash);
+    const edited = edit(parseStatement(utf8(text)));
+    for (const act of edited === undefined ? [] : [edited].flat()) {
+      const bytes = buildStatement(act as Act);
+      // What stays as it was keeps its signature: other ledgers name it by its leaf.
+      const same = equalBytes(bytes, statement);
+      const entry = same
+        ? old
+        : dsse
+          ? await signDsse(PAYLOAD_TYPES.statement, bytes, party.act, party.act.keyId)
+          : bytes;
+      entries.push(entry);
+      renamed.set(toHex(leafHash(old)), toHex(leafHash(entry)));
+    }
+  }
+  const log = new MemoryLog(party.origin, party.log.signer);
+  await log.append([...entries, ...more]);
+  return log;
+}
+
+const keep: Edit = (act) => act;
+const only =
+  <T extends ActType>(type: T, change: (act: Act<T>) => Act<T> | Act<T>[] | undefined): Edit =>
+  (act) =>
+    act.type === type ? (change(act as unknown as Act<T>) as AnyAct | AnyAct[] | undefined) : act;
+const fieldsOf = <T extends ActType>(type: T, change: (fields: ActFields<T>) => Partial<ActFields<T>>): Edit =>
+  only(type, (act) => ({ ...act, fields: { ...act.fields, ...change(act.fields) } }));
+/** Of what follows the certificate nothing is left. */
+const upToCertified =
+  (edit: Edit): Edit =>
+  (act) =>
+    act.type === "injected" || act.type === "installed" ? undefined : edit(act);
+
+describe("an audit of forged ledgers", () => {
+  let world: TestWorld;
+  beforeAll(async () => {
+    world = await testWorld(1);
+  });
+
+  async function audit(party?: TestParty, log?: MemoryLog) {
+    const parties = new Map([world.x, world.y, world.z].map((one) => [one.id, one]));
+    const { report } = await auditLedgers({
+      root: world.root,
+      policy: world.policy,
+      verify: opensslVerify,
+      fetch: async (id, path) => {
+        const one = parties.get(id)!;
+        if (path.startsWith("blobs/")) return one.blobs.get(path.slice(6));
+        return (one === party && log ? log : one.log).fetch(path);
+      },
+    });
+    return report;
+  }
+  async function codes(party: TestParty, edit: Edit, more?: readonly Uint8Array[]) {
+    const report = await audit(party, await rewritten(party, edit, more));
+    return [...new Set(report.findings.filter((f) => f.severity === "error").map((f) => f.code))];
+  }
+  function find<T extends ActType>(party: TestParty, type: T): Act<T> & { leafHash: string } {
+    for (const entry of party.log.entries) {
+      const { act } = parseEntry(entry);
+      if (act.type === type) return { ...(act as unknown as Act<T>), leafHash: toHex(leafHash(entry)) };
+    }
+    throw new Error(`no ${type} act`);
+  }
+  /** Recorded, signed and not yet in the log. */
+  async function signed<T extends ActType>(party: TestParty, ...args: Parameters<TestParty["signed"]>) {
+    const ref = await party.signed<T>(...(args as Parameters<typeof party.signed<T>>));
+    return { ref, entry: party.pending.pop()! };
+  }
+  const grantOf = (party: TestParty) => find(party, "acceptance").grant!;
+
+  it("finds nothing where nothing is forged, rewritten or not", async () => {
+    expect((await audit()).findings).toEqual([]);
+    expect(await codes(world.z, keep)).toEqual([]);
+    expect(await codes(world.y, keep)).toEqual([]);
+  });
+
+  /** Any bytes under the technician's CA, as its own program would never sign them. */
+  function certificateOf(name: ProfileName, more: Partial<TbsParams> = {}): Certificate {
+    const { ca } = world.z;
+    const before = parseCertificate(Buffer.from(find(world.z, "certified").fields.certificate, "base64"));
+    const { notBefore, notAfter, spki } = before;
+    const issuer = issuerFromCertificate(ca.certificate);
+    const serial = fromHex(sha(name)).slice(0, 16);
+    serial[0]! &= 0x7f;
+    serial[0]! |= 0x40;
+    const subject = { commonName: before.subject.cn };
+    const tbs = buildTbs(profileNamed(name), { issuer, serial, notBefore, notAfter, subject, spki, ...more });
+    const bytes = "bytes" in tbs ? (tbs as { bytes: Uint8Array }).bytes : tbs;
+    return parseCertificate(sequence(bytes, algorithmIdentifier(ca.key.algorithm), bitString(ca.key.sign(bytes))));
+  }
+  const certifying = (certificate: Certificate): Edit =>
+    upToCertified((act) => {
+      if (act.type === "intent") {
+        const tbsRoot = toHex(leafHash(fromHex(sha(certificate.tbs))));
+        return { ...act, fields: { ...act.fields, tbsRoot } };
+      }
+      if (act.type !== "certified") return act;
+      return { ...act, fields: { ...act.fields, certificate: toBase64(certificate.der) } };
+    });
+
+  it("sees a certificate that isn't of the lot's profile, however well its path holds", async () => {
+    expect(await codes(world.z, certifying(certificateOf("idevid")))).toEqual([]);
+    const forgeries = [
+      certificateOf("intermediate-embedded", { pathLen: 0 }),
+      certificateOf("server", { san: [{ kind: "dns", value: "hub.example" }] } as Partial<TbsParams>),
+      certificateOf("ldevid"),
+      certificateOf("idevid", { subject: { commonName: "DEV-00001", organization: "Company-X" } }),
+      certificateOf("idevid", { notAfter: new Date(world.z.ca.certificate.notAfter.getTime() + 1000) }),
+    ];
+    const answers = [];
+    for (const certificate of forgeries) answers.push(await codes(world.z, certifying(certificate)));
+    expect(answers).toEqual([
+      ["certificate-invalid"],
+      ["certificate-invalid"],
+      ["certificate-invalid"],
+      [], // an organization is the profile's to allow
+      ["certificate-invalid"],
+    ]);
+  });
+
+  it("knows no renewal of a first certificate", async () => {
+    const renewal = fieldsOf("certified", () => ({ purpose: "renewal" as const }));
+    expect(await codes(world.z, renewal)).toEqual(["certificate-invalid"]);
+  });
+
+  it("sees another firmware than the lot's terms name, and a second injection", async () => {
+    const receipt = (change: object): Edit =>
+      fieldsOf("injected", (fields) => ({ receipt: { ...fields.receipt, ...change } }));
+    const other = { original: { path: "firmware/blank.bin", sha256: sha("backdoor") } };
+    expect(await codes(world.z, receipt(other))).toEqual(["injection-invalid"]);
+    expect(await codes(world.z, receipt({ format: "esp-flash" }))).toEqual(["injection-invalid"]);
+    const layout = fieldsOf("injected", () => ({ layoutSha256: sha("another layout") }));
+    expect(await codes(world.z, layout)).toEqual(["injection-invalid"]);
+    const chains = fieldsOf("injected", (f) => ({ chains: [{ ...f.chains[0]!, sha256: sha("another chain") }] }));
+    expect(await codes(world.z, chains)).toEqual(["injection-invalid"]);
+    const twice: Edit = (act) => {
+      if (act.type === "installed") return undefined;
+      if (act.type !== "injected") return act;
+      const first = toHex(leafHash(buildStatement(act as Act)));
+      const image = { path: "devices/other.bin", sha256: sha("another image") };
+      const again = { ...act.fields, receipt: { ...act.fields.receipt, image } };
+      return [act, { ...act, prev: [{ origin: act.origin, leafHash: first }], fields: again }];
+    };
+    expect(await codes(world.z, twice)).toEqual(["injection-invalid"]);
+  });
+
+  it("wants each batch signed for this lot, by the role that signs its kind and the technician it names", async () => {
+    const { z } = world;
+    const { fields, subject } = find(z, "installed");
+    const items = [installItem(subject[0]!.name, fields.place, fields.time)];
+    const installed = (intake: object, technician: string): Edit =>
+      fieldsOf("installed", () => ({ intake, technician }) as Partial<ActFields<"installed">>);
+    expect(
+      await codes(
+        z,
+        fieldsOf("installed", () => ({ technician: sha("somebody else") })),
+      ),
+    ).toEqual(["intake-invalid"]);
+    const key = testKey("p256");
+    const [station] = await z.manifest("install", "LOT-1", items, { key, role: "station" });
+    expect(await codes(z, installed(station!, key.keyId))).toEqual(["intake-invalid"]);
+    const [elsewhere] = await z.manifest("install", "LOT-2", items, { key });
+    expect(await codes(z, installed(elsewhere!, key.keyId))).toEqual(["intake-invalid"]);
+    const [good] = await z.manifest("install", "LOT-1", items, { key });
+    expect(await codes(z, installed(good!, key.keyId))).toEqual([]);
+    const [misnamed] = await z.manifest("install", "LOT-1", items, { key, change: { keyId: sha("no key") } });
+    expect(await codes(z, installed(misnamed!, sha("no key")))).toEqual(["intake-invalid"]);
+    const [late] = await z.manifest("install", "LOT-1", items, {
+      key,
+      change: { created: "2999-01-01T00:00:00.000Z" },
+    });
+    expect(await codes(z, installed(late!, key.keyId))).toEqual(["intake-invalid"]);
+
+    const est = { kind: "est", csrSha256: sha("csr 0"), clientCertificateSha256: sha("client") };
+    expect(await codes(z, installed(est, key.keyId))).toEqual(["intake-invalid"]);
+    const otherRequest = { ...est, csrSha256: sha("csr 1") } as ActFields<"certified">["intake"];
+    expect(
+      await codes(
+        z,
+        fieldsOf("certified", () => ({ intake: otherRequest })),
+      ),
+    ).toEqual(["intake-invalid"]);
+    const [unintended] = await z.manifest("certify", "LOT-1", [csrItem(sha("csr 0"))]);
+    expect(
+      await codes(
+        z,
+        fieldsOf("certified", () => ({ intake: unintended! })),
+      ),
+    ).toEqual(["intent-missing"]);
+  });
+
+  it("lets no party name its keys twice, or claim the root's ceremony for itself", async () => {
+    const { x, y, z } = world;
+    const subject = find(z, "keyset").subject[0]!;
+    const swapped = { ...z.keyset, act: toBase64(testKey("p256").spki) };
+    const { entry } = await signed(z, "keyset", subject, { keyset: { ...swapped, proofs: await proofs(z, swapped) } });
+    expect(await codes(z, keep, [entry])).toEqual(["keyset-invalid"]);
+
+    const { fields } = find(x, "ceremony");
+    const keyset = { ...y.keyset, ca: fields.keyset.ca };
+    const claim = { ...fields, keyset: { ...keyset, proofs: await proofs(y, keyset) } };
+    const ceremony = await signed(y, "ceremony", find(y, "keyset").subject[0]!, claim);
+    expect(await codes(y, keep, [ceremony.entry])).toEqual(["ceremony-invalid"]);
+  });
+
+  async function proofs(party: TestParty, { proofs: old, ...keys }: TestParty["keyset"]) {
+    return { ...old, witness: { signature: toBase64(await party.witness.sign(keysetProofMessage(keys))) } };
+  }
+
+  it("lets a grant take effect by its child's acceptance, once", async () => {
+    const { y, z } = world;
+    const first = find(y, "delegation");
+    const other = issueCa(
+      y.ca,
+      { commonName: "Technician-Z CA" },
+      { pathLen: 0, key: z.ca.key, at: new Date(Date.now() - 3_000_000) },
+    );
+    const second = await signed(
+      y,
+      "delegation",
+      first.subject[0]!,
+      {
+        ...first.fields,
+        id: "factory-y-technician-z-2",
+        quota: 4000,
+        certificate: toBase64(other.certificate.der),
+      },
+      { prev: first.prev, grant: first.grant! },
+    );
+    // By itself it changes nothing about the child, and stays open.
+    const log = await rewritten(y, keep, [second.entry]);
+    const report = await audit(y, log);
+    expect(report.errors).toBe(0);
+    expect(report.findings).toMatchObject([{ severity: "open", code: "not-accepted" }]);
+
+    const before = find(z, "acceptance");
+    const chain = [other.certificate, y.ca.certificate, world.root];
+    const accepted = await signed(
+      z,
+      "acceptance",
+      before.subject[0]!,
+      {
+        keyset: before.fields.keyset,
+        chainSha256: sha(Buffer.concat(chain.map((c) => c.der))),
+      },
+      { prev: [before.fields.keyset, second.ref], grant: second.ref },
+    );
+    const parties = new Map([world.x, y, z].map((one) => [one.id, one]));
+    const logs = new Map([
+      [y.id, log],
+      [z.id, await rewritten(z, keep, [accepted.entry])],
+    ]);
+    const { report: both } = await auditLedgers({
+      root: world.root,
+      policy: world.policy,
+      verify: opensslVerify,
+      fetch: async (id, path) =>
+        path.startsWith("blobs/")
+          ? parties.get(id)!.blobs.get(path.slice(6))
+          : (logs.get(id) ?? parties.get(id)!.log).fetch(path),
+    });
+    expect(both.findings.filter((f) => f.severity === "error")).toMatchObject([{ code: "grant-exceeded" }]);
+  });
+
+  it("lets nobody delegate before its own grant, or outside its window", async () => {
+    const late = only("delegation", (act) => ({ ...act, time: "2999-01-01T00:00:00.000Z" }));
+    expect(await codes(world.y, late)).toContain("grant-exceeded");
+    const early = only("acceptance", () => undefined);
+    expect(await codes(world.y, early)).toContain("grant-exceeded");
+  });
+
+  it("wants one request, one list and one subject where there must be one", async () => {
+    const { x, y, z } = world;
+    const grant = grantOf(y);
+    const terms = { ...find(y, "lot-opened").fields, lot: "LOT-2", issuer: y.id, slots: 2 };
+    const lot = await signed(y, "lot-opened", { name: "LOT-2", digest: { sha256: sha("LOT-2") } }, terms, { grant });
+    const [intake] = await y.manifest("built", "LOT-2", [csrItem(sha("one request"))]);
+    const entries = [1, 2].map((slot) => {
+      const key = testKey("p256");
+      const subject = { name: `DEV-9000${slot}`, digest: { sha256: key.keyId } };
+      const fields = { lot: "LOT-2", slot, spki: toBase64(key.spki), csrSha256: sha("one request"), intake: intake! };
+      return y.statement("built", subject, fields, { prev: [lot.ref], grant });
+    });
+    expect(await codes(y, keep, [lot.entry, entries[0]!])).toEqual([]);
+    expect(await codes(y, keep, [lot.entry, ...entries])).toEqual(["device-invalid"]);
+
+    const twoLists = only("handoff-released", (act) => ({
+      ...act,
+      blobs: [...act.blobs, { ...act.blobs[0]!, size: 1 }],
+    }));
+    expect(await codes(y, twoLists)).toContain("handoff-invalid");
+    const twoSubjects = only("installed", (act) => ({
+      ...act,
+      subject: [...act.subject, { name: "DEV-2", digest: { sha256: sha("2") } }],
+    }));
+    expect(await codes(z, twoSubjects)).toEqual(["act-invalid"]);
+
+    const stranger = await signed(x, "lot-opened", find(y, "lot-opened").subject[0]!, find(y, "lot-opened").fields);
+    expect(await codes(x, keep, [stranger.entry])).toEqual(["lot-invalid"]);
+  });
+
+  it("reads each leaf in one way only, and answers where it can't", async () => {
+    const { y, z } = world;
+    const { entry } = await signed(
+      z,
+      "hub-registered",
+      { name: z.id, digest: { sha256: sha("z") } },
+      {
+        hub: "hub",
+        caSha256: sha(world.root.der),
+        codeSha256: sha("code"),
+      },
+      { grant: grantOf(z) },
+    );
+    expect(await codes(z, keep, [entry])).toEqual([]);
+    const text = fromUtf8(entry);
+    const spaced = utf8(text.replace(",", ", "));
+    const doubled = utf8(text.replace(/\}$/, `,"payloadType":"application/vnd.in-toto+json"}`));
+    for (const other of [spaced, doubled]) expect(await codes(z, keep, [entry, other])).toEqual(["act-invalid"]);
+
+    // Base64 that leaves bits over is no other spelling of the same bytes, and no way to stop an auditor.
+    const built = fromUtf8(y.log.entries.find((one) => fromUtf8(one).includes("act:built:"))!);
+    const bent = utf8(built.replace(/"spki":"[^"]*"/, '"spki":"AB=="'));
+    expect(await codes(y, keep, [bent])).toEqual(["act-invalid"]);
+  });
+});
