@@ -19,9 +19,9 @@ async function main(): Promise<void> {
     logger.fatal({ err: error }, "a component ended by itself");
     process.exit(exitCodeOf(error));
   };
-  let starting: Promise<Site> | undefined;
-  stopOnSignals(async () => (await starting)?.stop(), { logger });
-  starting = Site.start(config, logger, fail);
+  const starting = Site.start(config, logger, fail);
+  // Told to stop while it starts, it starts first: what is half there can't be ended in order.
+  stopOnSignals(async () => (await starting).stop(), { logger });
   const site = await starting;
   logger.info({ url: config.gateway.url, publicPort: site.gateway.publicPort }, "ready");
 }

@@ -47,8 +47,10 @@ class Started {
 
   async stop(): Promise<void> {
     for (let part = this.#stops.pop(); part; part = this.#stops.pop()) {
+      const since = performance.now();
       try {
         await part.stop();
+        this.#logger.debug({ part: part.name, ms: Math.round(performance.now() - since) }, "stopped");
       } catch (error) {
         this.#logger.error({ err: error, part: part.name }, "a component didn't stop cleanly");
       }
