@@ -13,6 +13,7 @@ import {
   statSync,
   symlinkSync,
 } from "node:fs";
+import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { which } from "./machine.ts";
@@ -90,7 +91,8 @@ export function reachableBinaries(native: string, version: string, account: Acco
 /**
  * Makes the cluster's folder (0700, the account's) and returns its real path. The state folder above it gets o+x when
  * needed: names in it can't be listed, and all secrets are in 0700 folders. Where a folder higher up is closed, the
- * cluster lies in /var/lib/countersign and `dataDir` is a link to it.
+ * cluster lies in /var/lib/countersign and `dataDir` is a link to it; it stays there when the state folder is deleted,
+ * since a folder that was moved or isn't mounted looks the same.
  */
 export function reachableDataDir(dataDir: string, account: Account | undefined): string {
   const parent = dirname(dataDir);
@@ -114,10 +116,12 @@ export function reachableDataDir(dataDir: string, account: Account | undefined):
   return real;
 }
 
+/** o+x on the state folder, and on the private temporary folders (mkdtemp) that it may lie in. */
 function openParent(path: string, account: Account): boolean {
   if (reachable(path, account)) return true;
   const parent = dirname(path);
-  if (!reachable(parent, account)) return false;
+  const temporary = [tmpdir(), "/tmp"].some((root) => parent.startsWith(`${realpathSync(root)}/`));
+  if (!(temporary ? openParent(parent, account) : reachable(parent, account))) return false;
   chmodSync(parent, (statSync(parent).mode & 0o7777) | 0o001);
   return true;
 }

@@ -1,6 +1,15 @@
 import { execFile, spawn } from "node:child_process";
-import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import pg from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -151,8 +160,21 @@ describe("the embedded Postgres after a crash", () => {
 // Only root has to give the cluster to another account.
 if (process.getuid?.() === 0)
   describe("as root, below a folder that is closed to others", () => {
+    it("keeps a temporary cluster in place, in private temporary folders", async () => {
+      const home = join(tempDir("private"), "a", "b");
+      mkdirSync(home, { recursive: true, mode: 0o700 });
+      process.env["TMPDIR"] = home;
+      const postgres = await startPostgres(options(home)).finally(() => {
+        delete process.env["TMPDIR"];
+      });
+      await postgres.stop();
+      expect(lstatSync(join(home, "postgres")).isDirectory()).toBe(true);
+      expect(statSync(home).mode & 0o777).toBe(0o701);
+      expect(statSync(join(home, "secrets")).mode & 0o777).toBe(0o700);
+    });
+
     it("keeps the cluster elsewhere, behind a link", async () => {
-      const closed = join(tempDir("closed"), "home");
+      const closed = join(mkdtempSync("/var/tmp/countersign-closed-"), "home");
       mkdirSync(join(closed, "state"), { recursive: true });
       chmodSync(closed, 0o700);
       // A temporary folder that is closed as well.
@@ -168,7 +190,7 @@ if (process.getuid?.() === 0)
         expect(reachable(real, postgresAccount()!)).toBe(true);
       } finally {
         await postgres.stop();
-        await promisify(execFile)("rm", ["-rf", real]);
+        await promisify(execFile)("rm", ["-rf", real, dirname(closed)]);
       }
     });
   });
