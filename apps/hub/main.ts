@@ -17,7 +17,7 @@ try {
   const config = loadHubConfig(values.config);
   const logger = createLogger({ name: "hub", level: config.log });
   const hub = await startHub(config, logger);
-  stopOnSignals(hub.stop, { logger, stdin: values["stop-with-stdin"] });
+  stopOnSignals(() => hub.stop(), { logger, stdin: values["stop-with-stdin"] });
   process.send?.({ ready: true, apiPort: hub.apiPort, mqttPort: hub.mqttPort });
 } catch (error) {
   process.stderr.write(`hub: ${error instanceof Error ? error.message : String(error)}\n`);

@@ -50,7 +50,7 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
   const { logger } = options;
   const sessions = new WeakMap<object, Session>();
   const connected = new Map<string, Session>();
-  const refusals: Record<string, number> = Object.create(null);
+  const refusals = Object.create(null) as Record<string, number>;
   const bySource = new DenialWindow({ limit: 200, windowMs: 10_000 });
   const byCertificate = new DenialWindow({ limit: 5, windowMs: 10_000 });
 

@@ -36,8 +36,8 @@ export function parseEventTopic(topic: string, deviceId: string): EventTopic | u
   const pairs = bag === "" ? [] : bag.split("&");
   if (pairs.length > MAX_PROPERTIES) return undefined;
   // Without a prototype: names come from the wire.
-  const system: Record<string, string> = Object.create(null);
-  const properties: Record<string, string> = Object.create(null);
+  const system = Object.create(null) as Record<string, string>;
+  const properties = Object.create(null) as Record<string, string>;
   for (const pair of pairs) {
     if (pair === "") continue;
     const split = pair.indexOf("=");

@@ -1,6 +1,7 @@
 import { equalBytes } from "../domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../domain/errors.ts";
 import type { VerifySignature } from "../domain/signing.ts";
+import { isSignedBy } from "./algorithms.ts";
 import { parseCertificate, type Certificate } from "./certificate.ts";
 import { parseCrl, type Crl } from "./crl-parse.ts";
 import { sameName } from "./name.ts";
@@ -175,7 +176,7 @@ async function signatureFault(
   verify: VerifySignature,
 ): Promise<PathError | undefined> {
   let byIssuer = known.get(certificate);
-  if (byIssuer === undefined) known.set(certificate, (byIssuer = new Map()));
+  if (byIssuer === undefined) known.set(certificate, (byIssuer = new Map<Certificate, PathError | undefined>()));
   if (!byIssuer.has(issuer)) byIssuer.set(issuer, await checkSignature(certificate, issuer, index, verify));
   return byIssuer.get(issuer);
 }
@@ -188,9 +189,8 @@ async function checkSignature(
 ): Promise<PathError | undefined> {
   const fault = signatureAlgorithmFault(certificate, issuer);
   if (fault !== undefined) return new PathError("signature-algorithm-unsupported", index, fault);
-  const { signatureAlgorithm: algorithm, tbs: message, signature } = certificate;
-  const good = await verify({ spki: issuer.spki, algorithm: algorithm!, message, signature });
-  return good === true ? undefined : new PathError("signature-invalid", index, "its signature isn't its issuer's");
+  const good = await isSignedBy(certificate, issuer.spki, verify);
+  return good ? undefined : new PathError("signature-invalid", index, "its signature isn't its issuer's");
 }
 
 /** A root is trusted by its bytes, and yet must be what it says: self-issued and signed by itself. */
