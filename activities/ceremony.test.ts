@@ -1,4 +1,5 @@
 import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ApplicationFailure } from "@temporalio/common";
@@ -10,10 +11,15 @@ import { nodeVerify } from "../hsm/index.ts";
 import { utf8 } from "../lib/domain/bytes.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
+import { issuerFromCertificate } from "../lib/pki/issuer.ts";
 import { pemEncode } from "../lib/pki/pem.ts";
+import { profileNamed } from "../lib/pki/profiles.ts";
+import { newSerial } from "../lib/pki/serial.ts";
+import { keyId } from "../lib/pki/spki.ts";
+import { buildTbs } from "../lib/pki/tbs.ts";
 import type { CeremonyDocument } from "../lib/records/ceremony.ts";
 import { Inbox } from "../services/parties/inbox.ts";
-import { currentCrl, findCaCertificate, findIntent, hubIntent } from "../store/authority.ts";
+import { currentCrl, findCaCertificate, findIntent, hubIntent, storeIntent } from "../store/authority.ts";
 import { getDelegation } from "../store/delegations.ts";
 import type { Db } from "../store/db.ts";
 import {
@@ -24,6 +30,7 @@ import {
   siteDatabase,
   type TestParty,
 } from "../test/support/parties.ts";
+import { throwawayKey } from "../test/support/issuing.ts";
 import { softhsmDir, tempDir, tool, type SoftHsm } from "../test/support/index.ts";
 import { ceremonyActivities } from "./ceremony.ts";
 
@@ -237,6 +244,39 @@ describe("a ceremony", () => {
       [rows[0]!.issuer_key_id, rootTbs],
     );
     expect(await refusal(run.signChild({ ...sha256, child: "factory-y" }))).toMatchObject({ code: "unauthorized" });
+  });
+
+  it("signs no other thing that somebody stored in the place of a CRL or a hub's certificate", async () => {
+    const { run, sha256, db, document, rootToken } = await setting("ec-p256");
+    await run.makeRoot(sha256);
+    const root = parseCertificate((await findCaCertificate(db))!.certificate);
+    const mallory = throwawayKey();
+    const rootKeyId = keyId(root.spki);
+    const hub = hubIntent(document.hub!.name);
+    const crl = `crl/${rootKeyId}/1`;
+    for (const id of [hub, crl]) {
+      await storeIntent(db, {
+        id,
+        kind: "intermediate",
+        profile: "intermediate-embedded",
+        issuerKeyId: rootKeyId,
+        subjectKeyId: null,
+        request: {},
+        tbs: buildTbs(profileNamed("intermediate-embedded"), {
+          issuer: issuerFromCertificate(root),
+          serial: newSerial(randomBytes),
+          notBefore: root.notBefore,
+          notAfter: root.notAfter,
+          subject: { commonName: document.hub!.code },
+          spki: mallory.spki,
+          pathLen: 1,
+        }),
+      });
+    }
+    expect(await refusal(run.signHubVerification(sha256))).toMatchObject({ code: "unauthorized" });
+    expect(await refusal(run.signRootCrl(sha256))).toMatchObject({ code: "unauthorized" });
+    for (const id of [hub, crl]) expect((await findIntent(db, id))!.result).toBeNull();
+    expect(await rootToken.hasKey("root")).toBe(true);
   });
 
   it("never signs for a child that the document doesn't name", async () => {

@@ -111,7 +111,10 @@ export function ceremonyActivities(deps: CeremonyDeps): CeremonyActivities {
     }
     const stored = parseTbsCertificate(intent.tbs);
     const issuer = selfIssuer({ name, spki: key.spki, notBefore: stored.notBefore, notAfter: stored.notAfter });
-    return signIntent(db, id, key, issuer);
+    if (stored.notAfter.getTime() !== notAfter.getTime() || stored.basicConstraints?.pathLen !== pathLen) {
+      throw new CountersignError("unauthorized", "the bytes stored for the root aren't what the document asks for");
+    }
+    return signIntent(db, id, key, issuer, { kind: "root", profile: "root" });
   }
 
   return withFailures<CeremonyActivities>({
@@ -179,7 +182,7 @@ export function ceremonyActivities(deps: CeremonyDeps): CeremonyActivities {
       if (parseTbsCertificate(intent.tbs).subject.cn !== hub.code) {
         throw new CountersignError("state-conflict", `another code of ${hub.name} was signed for already`);
       }
-      await signIntent(db, id, key, issuer);
+      await signIntent(db, id, key, issuer, { kind: "hub-verification", profile: profile.name });
       return { hub: hub.name };
     },
   });

@@ -76,12 +76,25 @@ export function requestedSubject(subject: Name): NameParts {
 }
 
 /**
- * Signs a stored intent and keeps the first result, which everyone gets from then on.
+ * Signs a stored intent and keeps the first result, which everyone gets from then on. What it is to become is the
+ * caller's to say: whoever writes the database may have put other bytes under this id, which another profile would pass.
  * @throws CountersignError `not-found` (no intent: nothing is signed that wasn't stored before), `profile-violation`,
- *   `unauthorized` (the intent is another CA's), and what the token throws
+ *   `unauthorized` (the intent is another CA's, or for something else), and what the token throws
  */
-export async function signIntent(db: Db, id: string, key: CaKey, issuer: IssuerInfo): Promise<Uint8Array> {
+export async function signIntent(
+  db: Db,
+  id: string,
+  key: CaKey,
+  issuer: IssuerInfo,
+  expected: Pick<CaIntent, "kind" | "profile">,
+): Promise<Uint8Array> {
   const intent = await requireIntent(db, id);
+  if (intent.kind !== expected.kind || intent.profile !== expected.profile) {
+    throw new CountersignError(
+      "unauthorized",
+      `what is stored as ${id} is a ${intent.kind} of profile ${intent.profile}, not a ${expected.kind} of ${expected.profile}`,
+    );
+  }
   if (intent.result) return intent.result;
   if (intent.issuerKeyId !== keyId(key.spki) || intent.issuerKeyId !== keyId(issuer.spki)) {
     throw new CountersignError(
@@ -90,9 +103,9 @@ export async function signIntent(db: Db, id: string, key: CaKey, issuer: IssuerI
     );
   }
   const signed =
-    intent.kind === "crl"
+    expected.kind === "crl"
       ? await key.signCrl(lintCrl(intent.tbs, issuer))
-      : await key.signCertificate(lintTbs(intent.tbs, profileNamed(intent.profile), issuer));
+      : await key.signCertificate(lintTbs(intent.tbs, profileNamed(expected.profile), issuer));
   return storeResult(db, id, signed);
 }
 
@@ -127,7 +140,7 @@ export async function issueCrl(
     request: { number: crl.number, days: crl.days },
     tbs: buildCrl({ issuer, number: BigInt(crl.number), thisUpdate, nextUpdate, revoked: [] }),
   });
-  const der = await signIntent(db, id, key, issuer);
+  const der = await signIntent(db, id, key, issuer, { kind: "crl", profile: "crl" });
   const parsed = parseCrl(der);
   await storeCrl(db, {
     keyId: caKeyId,

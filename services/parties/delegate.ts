@@ -89,7 +89,8 @@ export async function signChild(db: Db, child: string, issuer: Issuer, key: CaKe
   ) {
     throw new CountersignError("unauthorized", `the bytes stored for ${child} aren't what was granted to it`);
   }
-  const certificate = await signIntent(db, intent.id, key, issuerFromCertificate(issuer.certificate));
+  const expected = { kind: "intermediate", profile: terms.caProfile } as const;
+  const certificate = await signIntent(db, intent.id, key, issuerFromCertificate(issuer.certificate), expected);
   return inTransaction(db, (tx) => storeChildCertificate(tx, child, certificate));
 }
 
