@@ -14,7 +14,11 @@ const PAIRS: Readonly<Record<string, { publicKey: KeyObject; privateKey: KeyObje
 };
 const CASES: readonly [SignatureAlgorithm, string, string | null][] = [
   ["ecdsa-p256-sha256", "p256", "sha256"],
+  ["ecdsa-p256-sha384", "p256", "sha384"],
+  ["ecdsa-p256-sha512", "p256", "sha512"],
+  ["ecdsa-p384-sha256", "p384", "sha256"],
   ["ecdsa-p384-sha384", "p384", "sha384"],
+  ["ecdsa-p384-sha512", "p384", "sha512"],
   ["ed25519", "ed25519", null],
   ["rsa-pkcs1-sha256", "rsa", "sha256"],
   ["rsa-pkcs1-sha384", "rsa", "sha384"],

@@ -9,7 +9,11 @@ interface Scheme {
 
 const SCHEMES: Readonly<Record<SignatureAlgorithm, Scheme>> = {
   "ecdsa-p256-sha256": { hash: "sha256", keyType: "ec", curve: "prime256v1" },
+  "ecdsa-p256-sha384": { hash: "sha384", keyType: "ec", curve: "prime256v1" },
+  "ecdsa-p256-sha512": { hash: "sha512", keyType: "ec", curve: "prime256v1" },
+  "ecdsa-p384-sha256": { hash: "sha256", keyType: "ec", curve: "secp384r1" },
   "ecdsa-p384-sha384": { hash: "sha384", keyType: "ec", curve: "secp384r1" },
+  "ecdsa-p384-sha512": { hash: "sha512", keyType: "ec", curve: "secp384r1" },
   ed25519: { hash: null, keyType: "ed25519" },
   "rsa-pkcs1-sha256": { hash: "sha256", keyType: "rsa" },
   "rsa-pkcs1-sha384": { hash: "sha384", keyType: "rsa" },

@@ -5,7 +5,16 @@
 
 /** ECDSA signatures are DER (RFC 3279), Ed25519 ones 64 raw bytes (RFC 8032), RSA ones PKCS#1 v1.5. */
 export type SignatureAlgorithm =
-  "ecdsa-p256-sha256" | "ecdsa-p384-sha384" | "ed25519" | "rsa-pkcs1-sha256" | "rsa-pkcs1-sha384" | "rsa-pkcs1-sha512";
+  | "ecdsa-p256-sha256"
+  | "ecdsa-p256-sha384"
+  | "ecdsa-p256-sha512"
+  | "ecdsa-p384-sha256"
+  | "ecdsa-p384-sha384"
+  | "ecdsa-p384-sha512"
+  | "ed25519"
+  | "rsa-pkcs1-sha256"
+  | "rsa-pkcs1-sha384"
+  | "rsa-pkcs1-sha512";
 
 export type KeyAlgorithm = "ec-p256" | "ec-p384" | "ed25519" | "rsa-2048" | "rsa-3072" | "rsa-4096";
 

@@ -49,7 +49,7 @@ describe("certificates", () => {
       keyUsage: ["keyCertSign", "cRLSign"],
       crlUrls: ["http://crl.example/x.crl"],
       selfIssued: false,
-      signatureAlgorithm: "ecdsa-p256-sha256",
+      signatureScheme: "ecdsa-sha256",
     });
   });
 
@@ -150,7 +150,7 @@ describe("certificates", () => {
   it("with an unknown algorithm parse, and name none", () => {
     const pss = der.sequence(der.oid("1.2.840.113549.1.1.10"));
     expect(
-      parseCertificate(rawCertificate({ ...base(), innerAlgorithm: pss, outerAlgorithm: pss })).signatureAlgorithm,
+      parseCertificate(rawCertificate({ ...base(), innerAlgorithm: pss, outerAlgorithm: pss })).signatureScheme,
     ).toBeUndefined();
   });
 

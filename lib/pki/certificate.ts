@@ -1,7 +1,6 @@
 import { equalBytes, toHex } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
-import type { SignatureAlgorithm } from "../domain/signing.ts";
-import { signatureAlgorithmOf } from "./algorithms.ts";
+import { signatureSchemeOf, type SignatureScheme } from "./algorithms.ts";
 import { derError, inside, readWhole, TAG, type DerElement } from "./der.ts";
 import { readExtensionValues, type ExtensionValues } from "./extension-values.ts";
 import { readExtensions, type Extension } from "./extensions.ts";
@@ -16,7 +15,7 @@ export interface TbsCertificate extends ExtensionValues {
   /** Lower-case hex of the serial number's magnitude, whole octets, no sign octet */
   readonly serial: string;
   /** undefined for an algorithm we don't take */
-  readonly signatureAlgorithm: SignatureAlgorithm | undefined;
+  readonly signatureScheme: SignatureScheme | undefined;
   readonly issuer: Name;
   readonly notBefore: Date;
   readonly notAfter: Date;
@@ -101,7 +100,7 @@ function readTbs(element: DerElement): { parsed: TbsCertificate; identifier: Uin
   reader.end();
   const parsed: TbsCertificate = {
     serial: toHex(serial[0] === 0 ? serial.subarray(1) : serial),
-    signatureAlgorithm: signatureAlgorithmOf(identifier),
+    signatureScheme: signatureSchemeOf(identifier),
     issuer,
     notBefore,
     notAfter,

@@ -1,7 +1,7 @@
 import { equalBytes } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import type { VerifySignature } from "../domain/signing.ts";
-import { algorithmFitsKey } from "./algorithms.ts";
+import { algorithmFor, isSignedBy } from "./algorithms.ts";
 import type { Certificate } from "./certificate.ts";
 import type { Crl } from "./crl-parse.ts";
 import { sameName } from "./name.ts";
@@ -17,11 +17,11 @@ export async function checkCrl(crl: Crl, issuer: Certificate, verify: VerifySign
   if (!identifies(crl, issuer)) throw invalid("crl-issuer", "it names another key of its issuer");
   if (issuer.keyUsage?.includes("cRLSign") !== true) throw invalid("crl-issuer", "its issuer may not sign CRLs");
   if (crl.unsupported !== undefined) throw invalid("crl-unsupported", crl.unsupported);
-  const { signatureAlgorithm: algorithm, tbs: message, signature } = crl;
-  if (algorithm === undefined || !algorithmFitsKey(algorithm, keyAlgorithmOf(issuer.spki))) {
+  const { signatureScheme } = crl;
+  if (signatureScheme === undefined || algorithmFor(signatureScheme, keyAlgorithmOf(issuer.spki)) === undefined) {
     throw invalid("crl-unsupported", "its signature algorithm isn't one of ours, or not its issuer key's");
   }
-  if ((await verify({ spki: issuer.spki, algorithm, message, signature })) !== true) {
+  if (!(await isSignedBy(crl, issuer.spki, verify))) {
     throw invalid("crl-signature-invalid", "its signature is not its issuer's");
   }
 }

@@ -1,7 +1,6 @@
 import { equalBytes, toHex } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
-import type { SignatureAlgorithm } from "../domain/signing.ts";
-import { signatureAlgorithmOf } from "./algorithms.ts";
+import { signatureSchemeOf, type SignatureScheme } from "./algorithms.ts";
 import { DerReader, inside, readWhole, TAG, type DerElement } from "./der.ts";
 import { readAuthorityKeyIdentifier, type AuthorityKeyIdentifier } from "./extension-values.ts";
 import { readExtensions, type Extension } from "./extensions.ts";
@@ -34,7 +33,7 @@ export interface RevokedEntry {
 
 /** TBSCertList (RFC 5280 section 5.1), version 2 only. */
 export interface TbsCrl {
-  readonly signatureAlgorithm: SignatureAlgorithm | undefined;
+  readonly signatureScheme: SignatureScheme | undefined;
   readonly issuer: Name;
   readonly thisUpdate: Date;
   readonly nextUpdate: Date;
@@ -102,7 +101,7 @@ function readTbsCrl(element: DerElement): { parsed: TbsCrl; identifier: Uint8Arr
   const number = value(OID.cRLNumber);
   const aki = value(OID.authorityKeyIdentifier);
   const parsed: TbsCrl = {
-    signatureAlgorithm: signatureAlgorithmOf(identifier),
+    signatureScheme: signatureSchemeOf(identifier),
     issuer,
     thisUpdate,
     nextUpdate,

@@ -1,7 +1,7 @@
 import { equalBytes, fromHex } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import type { SignatureAlgorithm } from "../domain/signing.ts";
-import { algorithmIdentifier } from "./algorithms.ts";
+import { algorithmIdentifier, schemeOf } from "./algorithms.ts";
 import * as der from "./der-write.ts";
 import { parseTbsCrl, REASONS, type RevocationReason } from "./crl-parse.ts";
 import type { IssuerInfo } from "./issuer.ts";
@@ -101,7 +101,8 @@ export class LintedCrlTbs {
 export function lintCrl(tbs: Uint8Array, issuer: IssuerInfo): LintedCrlTbs {
   const bytes = tbs.slice();
   const crl = parseTbsCrl(bytes);
-  if (crl.signatureAlgorithm !== issuer.algorithm) throw violation("its signature algorithm isn't the issuer key's");
+  if (crl.signatureScheme !== schemeOf(issuer.algorithm))
+    throw violation("its signature algorithm isn't the issuer key's");
   if (!equalBytes(crl.issuer.der, issuer.name)) throw violation("its issuer isn't the CA's subject");
   const aki = crl.aki;
   if (aki?.keyIdentifier === undefined || !equalBytes(aki.keyIdentifier, issuer.ski) || aki.certIssuer !== undefined) {

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import * as x509 from "@peculiar/x509";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { nodeVerify } from "../../hsm/verify.ts";
 import { tempDir } from "../../test/support/index.ts";
 import { makeCsr, throwawayKey } from "../../test/support/issuing.ts";
 import { openssl, opensslBytes } from "../../test/support/judge.ts";
@@ -85,6 +86,54 @@ describe("certification requests", () => {
     await checkCsr(csr, webCryptoVerify);
   });
 
+  it.each([
+    ["P-256", "sha256", "ecdsa-p256-sha256"],
+    ["P-256", "sha384", "ecdsa-p256-sha384"],
+    ["P-256", "sha512", "ecdsa-p256-sha512"],
+    ["P-384", "sha256", "ecdsa-p384-sha256"],
+    ["P-384", "sha384", "ecdsa-p384-sha384"],
+    ["P-384", "sha512", "ecdsa-p384-sha512"],
+    ["RSA", "sha256", "rsa-pkcs1-sha256"],
+    ["RSA", "sha512", "rsa-pkcs1-sha512"],
+  ])("by openssl with %s and %s are read, and prove possession to both verifiers", async (kind, hash, algorithm) => {
+    const newKey = kind === "RSA" ? ["rsa:2048"] : ["ec", "-pkeyopt", `ec_paramgen_curve:${kind}`];
+    const made = opensslBytes([
+      "req",
+      "-new",
+      "-nodes",
+      "-keyout",
+      "/dev/null",
+      "-newkey",
+      ...newKey,
+      `-${hash}`,
+      "-subj",
+      "/CN=dev-9",
+    ]);
+    const csr = parseCsr(made);
+    expect(csr).toMatchObject({ subjectCn: "dev-9", signatureAlgorithm: algorithm });
+    for (const verify of [webCryptoVerify, nodeVerify]) {
+      await checkCsr(csr, verify);
+      const forged = { ...csr, tbs: csr.tbs.with(-1, csr.tbs.at(-1)! ^ 1) };
+      await expect(checkCsr(forged, verify)).rejects.toMatchObject({ code: "csr-signature-invalid" });
+    }
+  });
+
+  it.each(["sha1", "sha224"])("by openssl with %s are refused", (hash) => {
+    const newKey = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
+    const made = opensslBytes([
+      "req",
+      "-new",
+      "-nodes",
+      "-keyout",
+      "/dev/null",
+      ...newKey,
+      `-${hash}`,
+      "-subj",
+      "/CN=x",
+    ]);
+    expect(() => parseCsr(made)).toThrow(expect.objectContaining({ code: "key-unsupported" }) as Error);
+  });
+
   it("are refused without proof of possession", async () => {
     const info = csrInfo({ cn: "dev-1", spki: key.spki });
     const forged = parseCsr(assembleCsr(info, key.algorithm, throwawayKey().sign(info)));
@@ -114,7 +163,7 @@ describe("certification requests", () => {
       key.algorithm,
       "der-invalid",
     ],
-    ["an algorithm that isn't the key's", csrInfo({ cn: "x", spki: key.spki }), "ecdsa-p384-sha384", "key-unsupported"],
+    ["an algorithm that isn't the key's", csrInfo({ cn: "x", spki: key.spki }), "ed25519", "key-unsupported"],
     [
       "a key off the curve",
       der.sequence(der.integer(0), name, key.spki.with(-1 + key.spki.length, key.spki.at(-1)! ^ 1), der.explicit(0)),

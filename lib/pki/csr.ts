@@ -1,7 +1,7 @@
 import { utf8 } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import type { KeyAlgorithm, SignatureAlgorithm, VerifySignature } from "../domain/signing.ts";
-import { algorithmFitsKey, algorithmIdentifier, signatureAlgorithmOf } from "./algorithms.ts";
+import { algorithmFor, algorithmIdentifier, signatureSchemeOf } from "./algorithms.ts";
 import { bitString, encodeElement, explicit, integer, oid, sequence, setOf } from "./der-write.ts";
 import { inside, readWhole, TAG, type DerReader } from "./der.ts";
 import { stringText } from "./directory-string.ts";
@@ -53,11 +53,13 @@ export function parseCsr(input: Uint8Array | string): Csr {
   const attributes = readAttributes(reader.enterOptional(0xa0));
   reader.end();
 
-  const signatureAlgorithm = signatureAlgorithmOf(identifier);
-  if (signatureAlgorithm === undefined || !algorithmFitsKey(signatureAlgorithm, key.algorithm)) {
+  const scheme = signatureSchemeOf(identifier);
+  const signatureAlgorithm = scheme && algorithmFor(scheme, key.algorithm);
+  if (signatureAlgorithm === undefined) {
     throw new CountersignError(
       "key-unsupported",
-      `the CSR's signature algorithm doesn't fit its ${key.algorithm} key: use SHA-256 with P-256, SHA-384 with P-384`,
+      `the CSR's signature algorithm is none we take with its ${key.algorithm} key: use SHA-256, SHA-384 or SHA-512 ` +
+        "with ECDSA or RSA (PKCS #1 v1.5), or Ed25519",
     );
   }
   return {

@@ -1,4 +1,5 @@
 import { equalBytes } from "../domain/bytes.ts";
+import { schemeOf } from "./algorithms.ts";
 import { DEVICE_ID } from "../domain/ids.ts";
 import { TAG } from "./der.ts";
 import type { TbsCertificate } from "./certificate.ts";
@@ -30,7 +31,7 @@ const RULES: Record<string, Rule> = {
   serial: ({ tbs }) => tbs.serial.length < 16 && "the serial number has fewer than 8 octets",
 
   "signature-algorithm": ({ tbs, issuer }) =>
-    tbs.signatureAlgorithm !== issuer.algorithm && "the signature algorithm isn't the issuer key's",
+    tbs.signatureScheme !== schemeOf(issuer.algorithm) && "the signature algorithm isn't the issuer key's",
 
   "issuer-name": ({ tbs, issuer }) =>
     (tbs.issuer.rdns.length === 0 || !equalBytes(tbs.issuer.der, issuer.name)) &&

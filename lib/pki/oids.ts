@@ -9,6 +9,7 @@ export const OID = {
   // RFC 5758, RFC 4055
   ecdsaWithSha256: "1.2.840.10045.4.3.2",
   ecdsaWithSha384: "1.2.840.10045.4.3.3",
+  ecdsaWithSha512: "1.2.840.10045.4.3.4",
   sha256WithRsaEncryption: "1.2.840.113549.1.1.11",
   sha384WithRsaEncryption: "1.2.840.113549.1.1.12",
   sha512WithRsaEncryption: "1.2.840.113549.1.1.13",
@@ -43,9 +44,14 @@ export const OID = {
   extKeyUsage: "2.5.29.37",
   freshestCRL: "2.5.29.46",
   inhibitAnyPolicy: "2.5.29.54",
+  // RFC 6960 section 4.2.2.2.1
+  ocspNoCheck: "1.3.6.1.5.5.7.48.1.5",
+  // RFC 4108 section 5
+  hardwareModuleName: "1.3.6.1.5.5.7.8.4",
   // RFC 5280 section 4.2.1.12 key purposes
   serverAuth: "1.3.6.1.5.5.7.3.1",
   clientAuth: "1.3.6.1.5.5.7.3.2",
+  ocspSigning: "1.3.6.1.5.5.7.3.9",
   anyExtendedKeyUsage: "2.5.29.37.0",
   qualifierCps: "1.3.6.1.5.5.7.2.1",
   qualifierUserNotice: "1.3.6.1.5.5.7.2.2",

@@ -1,6 +1,6 @@
 import { equalBytes } from "../domain/bytes.ts";
 import { isCountersignError } from "../domain/errors.ts";
-import { algorithmFitsKey } from "./algorithms.ts";
+import { algorithmFor } from "./algorithms.ts";
 import type { Certificate } from "./certificate.ts";
 import { DerReader } from "./der.ts";
 import { constraintFault } from "./name-constraints.ts";
@@ -65,14 +65,12 @@ function checkKey({ spki }: Certificate, i: number): void {
   }
 }
 
-/** Whether the issuer's key can have made the signature named in the certificate. */
-export function signatureAlgorithmFault(certificate: Certificate, issuer: Certificate): string | undefined {
-  const { signatureAlgorithm } = certificate;
-  if (signatureAlgorithm === undefined) return "signed with an algorithm we don't take";
+/** Why the issuer's key can't have made a signature of the certificate's algorithm, or undefined. */
+export function signatureAlgorithmFault({ signatureScheme }: Certificate, issuer: Certificate): string | undefined {
+  if (signatureScheme === undefined) return "signed with an algorithm we don't take";
   try {
-    return algorithmFitsKey(signatureAlgorithm, keyAlgorithmOf(issuer.spki))
-      ? undefined
-      : "its signature algorithm isn't its issuer key's (SHA-256 with P-256, SHA-384 with P-384)";
+    const fits = algorithmFor(signatureScheme, keyAlgorithmOf(issuer.spki)) !== undefined;
+    return fits ? undefined : "its signature algorithm isn't one of its issuer's key";
   } catch {
     return "its issuer's key is not one we take";
   }

@@ -15,7 +15,7 @@ export const webCryptoVerify: VerifySignature = async ({ spki, algorithm, messag
     const { subtle } = globalThis.crypto;
     const importing = importParams(algorithm);
     const key = await subtle.importKey("spki", new Uint8Array(spki), importing, false, ["verify"]);
-    const width = algorithm === "ecdsa-p256-sha256" ? 32 : algorithm === "ecdsa-p384-sha384" ? 48 : undefined;
+    const width = algorithm.startsWith("ecdsa-p256") ? 32 : algorithm.startsWith("ecdsa-p384") ? 48 : undefined;
     const raw = width === undefined ? new Uint8Array(signature) : ecdsaRaw(signature, width);
     return await subtle.verify(importing, key, raw, new Uint8Array(message));
   } catch {
@@ -29,8 +29,8 @@ function importParams(
   const params = { name: "", hash: "", namedCurve: "" };
   if (algorithm === "ed25519") return { ...params, name: "Ed25519" };
   const hash = HASHES[algorithm.slice(-6) as keyof typeof HASHES];
-  if (algorithm === "ecdsa-p256-sha256") return { name: "ECDSA", namedCurve: "P-256", hash };
-  if (algorithm === "ecdsa-p384-sha384") return { name: "ECDSA", namedCurve: "P-384", hash };
+  if (algorithm.startsWith("ecdsa-p256")) return { name: "ECDSA", namedCurve: "P-256", hash };
+  if (algorithm.startsWith("ecdsa-p384")) return { name: "ECDSA", namedCurve: "P-384", hash };
   return { ...params, name: "RSASSA-PKCS1-v1_5", hash };
 }
 

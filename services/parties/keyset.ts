@@ -4,9 +4,8 @@ import { sha256 } from "../../lib/domain/hash.ts";
 import type { VerifySignature } from "../../lib/domain/signing.ts";
 import { openCheckpoint, signCheckpoint } from "../../lib/ledger/checkpoint.ts";
 import { ed25519Spki, KEY_TYPE, parseVkey } from "../../lib/ledger/note.ts";
-import { signatureAlgorithmForKey } from "../../lib/pki/algorithms.ts";
+import { isSignedBy } from "../../lib/pki/algorithms.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
-import { keyAlgorithmOf } from "../../lib/pki/spki.ts";
 import { keysetProofMessage, type Keyset } from "../../lib/records/keyset.ts";
 import { digestOf } from "./envelope.ts";
 import { logVkey, witnessVkey, type Identity } from "./identity.ts";
@@ -95,12 +94,7 @@ async function checkInfrastructure(
   const certificate = parseCertificate(der);
   if (toBase64(certificate.spki) !== keyset.infrastructure)
     throw refuse("its infrastructure certificate has another key");
-  const selfSigned = await verify({
-    spki: certificate.spki,
-    algorithm: certificate.signatureAlgorithm ?? signatureAlgorithmForKey(keyAlgorithmOf(certificate.spki)),
-    message: certificate.tbs,
-    signature: certificate.signature,
-  });
+  const selfSigned = await isSignedBy(certificate, certificate.spki, verify);
   if (!certificate.selfIssued || !selfSigned || certificate.basicConstraints?.ca !== true) {
     throw refuse("its infrastructure certificate isn't a self-signed CA's");
   }

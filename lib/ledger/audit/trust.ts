@@ -5,7 +5,7 @@ import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
 import { parseCrl } from "../../pki/crl.ts";
 import { validatePath } from "../../pki/path.ts";
 import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
-import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
+import { isSignedBy, signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { verifyDsse } from "../../records/dsse.ts";
 import { keysetProofMessage, type Keyset } from "../../records/keyset.ts";
 import type { ParsedEntry } from "../../records/statement.ts";
@@ -81,9 +81,7 @@ export async function onCeremony(at: Placed<"ceremony">, party: PartyState, stat
   party.keyset = keyset;
   party.chain = [state.root];
   try {
-    const { tbs, signature, signatureAlgorithm: algorithm } = parseCrl(fromBase64(crl));
-    const { spki } = state.root;
-    if (algorithm && (await state.verify({ spki, algorithm, message: tbs, signature }))) return;
+    if (await isSignedBy(parseCrl(fromBase64(crl)), state.root.spki, state.verify)) return;
     wrong(state, at, "ceremony-invalid", "the root's CRL is not signed by the root");
   } catch (error) {
     if (!isCountersignError(error)) throw error;
