@@ -57,6 +57,11 @@ export interface HandoffItem {
   readonly prev: string;
 }
 
+/** A receipt's discrepancy that begins with the device's ID keeps the device out. */
+export function isKeptOut(deviceId: string, discrepancies: readonly string[]): boolean {
+  return discrepancies.some((text) => text.startsWith(`${deviceId}: `));
+}
+
 export function handoffItem(item: HandoffItem): Uint8Array {
   return canonicalJson(["handoff", item.deviceId, item.spkiSha256, item.csrSha256, item.slot, item.prev]);
 }

@@ -2,7 +2,7 @@ import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
-import type { HandoffItem } from "../../lib/records/manifest.ts";
+import { isKeptOut, type HandoffItem } from "../../lib/records/manifest.ts";
 import { inTransaction, type Tx } from "../../store/db.ts";
 import { insertDevices, lockDevices } from "../../store/devices.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
@@ -171,7 +171,7 @@ async function takeIn(
   received: { origin: string; leafHash: string },
 ): Promise<void> {
   const paths = listPaths(items);
-  const kept = (item: HandoffItem): boolean => !handoff.discrepancies!.some((d) => d.startsWith(`${item.deviceId}: `));
+  const kept = (item: HandoffItem): boolean => !isKeptOut(item.deviceId, handoff.discrepancies!);
   const devices = items.flatMap((item, index) =>
     kept(item)
       ? [

@@ -2,7 +2,7 @@ import { fromBase64, fromHex, fromUtf8, toHex } from "../../domain/bytes.ts";
 import { sha256, sha256Hex } from "../../domain/hash.ts";
 import { z } from "zod";
 import type { PrevRef } from "../../records/primitives.ts";
-import { handoffItem, type HandoffItem } from "../../records/manifest.ts";
+import { handoffItem, isKeptOut, type HandoffItem } from "../../records/manifest.ts";
 import { leafHash, rootFromInclusion, rootOf } from "../tree.ts";
 import {
   refKey,
@@ -167,6 +167,8 @@ export function onReceived(at: Placed<"handoff-received">, party: PartyState, st
   for (const item of handoff.items) {
     const device = state.devices.get(item.deviceId);
     if (!device) continue;
+    // What the taker signed as not arrived is in nobody's hands: it can't be certified and denied at once.
+    if (isKeptOut(item.deviceId, received.discrepancies)) continue;
     device.holder = party.id;
     device.last = { origin: party.log.name, leafHash: at.leafHash };
     device.list = { item, root: received.listRoot, count: received.count };

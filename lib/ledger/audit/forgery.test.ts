@@ -153,6 +153,19 @@ describe("an audit of forged ledgers", () => {
     expect(await codes(world.z, renewal)).toEqual(["certificate-invalid"]);
   });
 
+  it("sees a device certified that its taker says it never got", async () => {
+    const denied = only("handoff-received", (act) => ({
+      ...act,
+      fields: { ...act.fields, discrepancies: ["DEV-00001: not in the box"] },
+    }));
+    expect(await codes(world.z, denied)).toEqual(["custody-broken"]);
+    const remark = only("handoff-received", (act) => ({
+      ...act,
+      fields: { ...act.fields, discrepancies: ["DEV-00001 came in a wet box"] },
+    }));
+    expect(await codes(world.z, remark)).toEqual([]);
+  });
+
   it("sees another firmware than the lot's terms name, and a second injection", async () => {
     const receipt = (change: object): Edit =>
       fieldsOf("injected", (fields) => ({ receipt: { ...fields.receipt, ...change } }));
