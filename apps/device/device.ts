@@ -34,7 +34,7 @@ export async function makeCsr(
 }
 
 async function madeKey(tray: Tray, deviceId: string): Promise<{ key: DeviceKey; created: boolean }> {
-  const chip = chipOf(tray, assertDeviceId(deviceId));
+  const chip = chipOf(tray, deviceId);
   enlist(tray, [deviceId]);
   makePin(chip.pin.file);
   const made = await makeDeviceKey(chip).catch(unlessThere);
@@ -43,7 +43,8 @@ async function madeKey(tray: Tray, deviceId: string): Promise<{ key: DeviceKey; 
 
 /** Notes devices in the tray's list before their tokens are made, so that none is ever there unlisted. */
 export function enlist(tray: Tray, deviceIds: readonly string[]): void {
-  const missing = deviceIds.filter((id) => !tray.devices.includes(id));
+  // A list with an ID that isn't one couldn't be read again.
+  const missing = deviceIds.map(assertDeviceId).filter((id) => !tray.devices.includes(id));
   if (missing.length === 0) return;
   tray.devices.push(...missing);
   saveTray(tray);
