@@ -23,6 +23,7 @@ export function registerStack(program: Command): void {
       'take ready CSRs, NDJSON lines {"csr": PEM}, instead of making devices: no keys, images or connects',
     )
     .option("--out <dir>", "write the evidence there")
+    .option("--json", "print the outcome as JSON, and where everything is unless --once")
     .addHelpText("after", "\nExample:\n  $ npm start -- --once --devices 100 --out out")
     .action(async (options: StartOptions) => {
       const { runStart } = await import("../scenario/start.ts");
@@ -32,11 +33,13 @@ export function registerStack(program: Command): void {
   program
     .command("up")
     .description("start the embedded stack in the foreground; Ctrl-C or `countersign down` stops it")
+    .option("--json", "print where everything is as JSON")
     .addHelpText("after", "\nExample:\n  $ countersign up")
-    .action(async () => {
+    .action(async (options: { json?: boolean }) => {
       const { runStack } = await import("../scenario/running.ts");
       await runStack(stateFolder(), async (stack, stopped) => {
-        printWhere(stack.info);
+        if (options.json) printJson({ running: true, ...stack.info });
+        else printWhere(stack.info);
         await stopped;
       });
     });
@@ -45,7 +48,8 @@ export function registerStack(program: Command): void {
     .command("down")
     .description("stop the embedded stack")
     .addHelpText("after", "\nExample:\n  $ countersign down")
-    .action(async () => {
+    .option("--json", "print the process that was stopped as JSON")
+    .action(async (options: { json?: boolean }) => {
       const { pid } = await readStackFile(stateFolder());
       if (isAlive(pid)) process.kill(pid, "SIGTERM");
       for (let waited = 0; isAlive(pid); waited += 100) {
@@ -53,7 +57,8 @@ export function registerStack(program: Command): void {
           throw new CountersignError("timeout", `process ${pid} is still stopping; look at it with \`ps ${pid}\``);
         await new Promise((resolve) => setTimeout(resolve, 100));
       }
-      note("stopped");
+      if (options.json) printJson({ running: false, pid });
+      else note("stopped");
     });
 
   program
@@ -76,7 +81,7 @@ export function registerStack(program: Command): void {
 
 function wholeNumber(text: string): number {
   const value = Number(text);
-  if (!Number.isInteger(value) || value < 0 || value > 1_000_000) {
+  if (!/^\d+$/.test(text) || value > 1_000_000) {
     throw new CountersignError("usage", `${text} is not a whole number from 0 to 1000000`);
   }
   return value;

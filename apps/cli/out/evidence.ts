@@ -42,11 +42,15 @@ const OURS = new Set([
   "firmware",
 ]);
 
+/** What an output folder of ours has from its first moment on. */
+const OUR_MARK = "ledger";
+
 /**
- * Makes room for a new output folder: an older one of ours is replaced, anything else is left alone.
+ * Looks whether the output can be written there: into a new or empty folder, or in the place of an older one of ours.
+ * That one is left as it is until there is something new to put there.
  * @throws CountersignError `usage` when the folder holds something that isn't ours
  */
-export async function prepareOut(dir: string): Promise<void> {
+export async function checkOut(dir: string): Promise<string[]> {
   await mkdir(dir, { recursive: true });
   const names = await readdir(dir);
   const strange = names.find((name) => !OURS.has(name));
@@ -56,7 +60,10 @@ export async function prepareOut(dir: string): Promise<void> {
       `--out ${dir} holds ${strange}, which is none of ours: name an empty or new folder`,
     );
   }
-  for (const name of names) await rm(join(dir, name), { recursive: true, force: true });
+  if (names.length > 0 && !names.includes(OUR_MARK)) {
+    throw new CountersignError("usage", `--out ${dir} isn't empty, and no output of ours: name an empty or new folder`);
+  }
+  return names;
 }
 
 /** Writes the output folder that scripts and auditors rely on (docs/commands.md). The summary comes last. */
@@ -68,6 +75,7 @@ export async function writeEvidence(
   refused: readonly object[],
   firmwareDir: string,
 ): Promise<void> {
+  for (const name of await checkOut(dir)) await rm(join(dir, name), { recursive: true, force: true });
   const logs = await step("Ledgers are copied", () => copyLedgers(dir, stack));
   const { root, cas } = certificatesIn(logs);
   const policy: Policy = {

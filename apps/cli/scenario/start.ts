@@ -4,8 +4,8 @@ import { join, resolve } from "node:path";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { removeState } from "../../site/stack/state.ts";
 import { printWhere } from "../commands/stack.ts";
-import { note, paint, print } from "../output.ts";
-import { prepareOut } from "../out/evidence.ts";
+import { note, paint, print, printJson } from "../output.ts";
+import { checkOut } from "../out/evidence.ts";
 import { stateFolder } from "../site-client.ts";
 import { playCustody, type CustodyPlan, type CustodyResult } from "./custody.ts";
 import { runStack } from "./running.ts";
@@ -17,6 +17,7 @@ export interface StartOptions {
   images?: number;
   csrs?: string;
   out?: string;
+  json?: boolean;
 }
 
 const DEFAULT_IMAGES = 100;
@@ -28,10 +29,15 @@ export async function runStart(options: StartOptions): Promise<void> {
   const home = ownHome ? await mkdtemp(join(tmpdir(), "countersign-")) : stateFolder();
   try {
     await runStack(home, async (stack, stopped) => {
-      report(await playCustody(stack.info, home, plan), plan);
+      const result = await playCustody(stack.info, home, plan);
+      report(result);
+      if (options.json) printJson({ ...result, out: plan.out ?? null, ...(options.once ? {} : { stack: stack.info }) });
+      else if (plan.out !== undefined) print(`evidence: ${plan.out}`);
       if (options.once === true) return;
-      printWhere(stack.info);
-      print(`console: ${stack.info.sites[0]!.url}/ (Ctrl-C stops everything)`);
+      if (!options.json) {
+        printWhere(stack.info);
+        print(`console: ${stack.info.sites[0]!.url}/ (Ctrl-C stops everything)`);
+      }
       await stopped;
     });
   } finally {
@@ -39,13 +45,12 @@ export async function runStart(options: StartOptions): Promise<void> {
   }
 }
 
-function report(result: CustodyResult, plan: CustodyPlan): void {
+function report(result: CustodyResult): void {
   const refused = result.refused > 0 ? `, ${paint("yellow", `${result.refused} refused`)}` : "";
   const rate = `${result.devicesPerSecond} a second`;
   note(
     `${paint("bold", `${result.certified} devices`)} certified (${rate}), ${result.connected} connected, ${result.telemetry} messages${refused}`,
   );
-  if (plan.out !== undefined) print(`evidence: ${plan.out}`);
 }
 
 async function planOf(options: StartOptions): Promise<CustodyPlan> {
@@ -53,7 +58,7 @@ async function planOf(options: StartOptions): Promise<CustodyPlan> {
   const devices = csrs?.length ?? options.devices;
   if (devices < 1) throw new CountersignError("usage", "there is nothing to do: --devices is at least 1");
   const out = options.out === undefined ? undefined : resolve(options.out);
-  if (out !== undefined) await prepareOut(out);
+  if (out !== undefined) await checkOut(out);
   return {
     devices,
     images: csrs ? 0 : Math.min(devices, options.images ?? DEFAULT_IMAGES),
