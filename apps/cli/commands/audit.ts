@@ -46,7 +46,7 @@ export function registerAudit(program: Command): void {
     .option("--json", "print the answer as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  $ countersign audit log out/ledger/factory-y --vkey \"$(jq -r '.parties[1].vkey' out/summary.json)\"",
+      "\nExample:\n  $ countersign audit log out/ledger/factory-y --vkey VKEY\n\nVKEY is the party's `vkey` in out/summary.json, or what `countersign party show` says.",
     )
     .action(async (source: string, _own: unknown, command: Command) => {
       await auditOne(source, command.optsWithGlobals());
@@ -57,6 +57,8 @@ async function auditFolder(dir: string, options: Options & { root: string; polic
   const root = await readRoot(options.root);
   const policy = await readPolicy(options.policy);
   await assertFolder(join(dir, "ledger"));
+  // A mistyped --previous holds no checkpoint that anything could contradict.
+  if (options.previous !== undefined) await assertFolder(join(options.previous, "ledger"));
   let progress: Progress | undefined;
   const result = await auditLedgers({
     root,
@@ -130,7 +132,7 @@ async function auditOne(source: string, options: { vkey: string; previous?: stri
   }
   const result = await auditLog({
     fetch,
-    log: parseVkey(options.vkey),
+    log: verifierKey(options.vkey),
     verify: webCryptoVerify,
     sha256: nodeSha256,
     ...(previous ? { previous } : {}),
@@ -142,6 +144,15 @@ async function auditOne(source: string, options: { vkey: string; previous?: stri
   const { origin, size, root } = result.checkpoint;
   if (options.json) return printJson({ ok: true, origin, size, root: Buffer.from(root).toString("hex") });
   print(`${paint("green", "verified")} ${origin}: ${size} entries, every one of them in the signed tree`);
+}
+
+/** On the command line a key that can't be read is misuse, not evidence. */
+function verifierKey(text: string) {
+  try {
+    return parseVkey(text);
+  } catch (cause) {
+    throw new CountersignError("usage", `--vkey: ${(cause as Error).message}`, { cause });
+  }
 }
 
 async function assertFolder(path: string): Promise<void> {

@@ -33,7 +33,7 @@ export function registerChain(program: Command): void {
     .option("--json", "print the answer as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  $ countersign chain verify out/devices/dev-0001/chain.pem --root out/root.pem --crl out/parties/company-x/crl.pem",
+      "\nExample:\n  $ countersign chain verify out/devices/dev-1-0001/chain.pem --root out/root.pem --crl out/parties/company-x/crl.pem",
     )
     .action(async (file: string, options: Options) => {
       const at = options.at === undefined ? new Date() : new Date(options.at);
@@ -44,11 +44,14 @@ export function registerChain(program: Command): void {
       const crls = await Promise.all(
         options.crl.map(async (path) => {
           const crl = Buffer.from(await readNeeded(path, "the CRL"));
-          return parseCrl(crl[0] === 0x30 ? crl : (pemDecode(crl.toString("utf8"), "X509 CRL")[0] ?? new Uint8Array()))
-            .der;
+          return asEvidence(path, () =>
+            parseCrl(crl[0] === 0x30 ? crl : (pemDecode(crl.toString("utf8"), "X509 CRL")[0] ?? new Uint8Array())),
+          ).der;
         }),
       );
-      const certificates = parseEvidence(Buffer.from(bytes).toString("utf8"));
+      const certificates = asEvidence(file, () =>
+        parseCertificatesPem(Buffer.from(bytes).toString("utf8").replaceAll("\0", "")),
+      );
       const result = await validatePath({
         chain: certificates.map((c) => c.der),
         roots: [root.der],
@@ -67,10 +70,10 @@ export function registerChain(program: Command): void {
 }
 
 /** Evidence that can't be parsed is a no, not a misuse. */
-function parseEvidence(pem: string) {
+function asEvidence<T>(file: string, parse: () => T): T {
   try {
-    return parseCertificatesPem(pem.replaceAll("\0", ""));
+    return parse();
   } catch (cause) {
-    throw new CountersignError("path-invalid", `the chain can't be read: ${(cause as Error).message}`, { cause });
+    throw new CountersignError("path-invalid", `${file} can't be read: ${(cause as Error).message}`, { cause });
   }
 }

@@ -37,18 +37,24 @@ export async function readBounded(path: string): Promise<Uint8Array | undefined>
   }
 }
 
-/** @throws CountersignError `not-found` */
+/** @throws CountersignError `usage` */
 export async function readNeeded(path: string, what: string): Promise<Uint8Array> {
   const bytes = await readBounded(path);
-  if (!bytes) throw new CountersignError("usage", `${what} ${path} doesn't exist`);
+  if (!bytes) throw new CountersignError("usage", `${what} ${path} doesn't exist, or is no file`);
   return bytes;
 }
 
 /** The pinned root: the one certificate of a PEM (or DER) file. */
 export async function readRoot(path: string): Promise<Certificate> {
   const bytes = await readNeeded(path, "the root certificate");
-  const certificates =
-    bytes[0] === 0x30 ? [parseCertificate(bytes)] : parseCertificatesPem(Buffer.from(bytes).toString("utf8"));
+  let certificates: Certificate[];
+  try {
+    certificates =
+      bytes[0] === 0x30 ? [parseCertificate(bytes)] : parseCertificatesPem(Buffer.from(bytes).toString("utf8"));
+  } catch (cause) {
+    const message = `${path} is no root certificate in PEM or DER: ${(cause as Error).message}`;
+    throw new CountersignError("certificate-invalid", message, { cause });
+  }
   if (certificates.length !== 1)
     throw new CountersignError("usage", `${path} holds ${certificates.length} certificates: name one root`);
   return certificates[0]!;
