@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { HubClient, type HubCaShown, type HubDeviceShown } from "../hub-client.ts";
 import { print, printJson, table } from "../output.ts";
+import { SiteClient } from "../site-client.ts";
 
 interface Json {
   json?: boolean;
@@ -48,16 +49,18 @@ export function registerHub(program: Command): void {
   ca.command("verify")
     .argument("<name>", "the CA's name on the hub")
     .description("prove possession of the CA's key: hand in its certificate and the verification certificate")
-    .requiredOption("--ca <pem>", "file with the CA's certificate")
-    .requiredOption("--certificate <pem>", "file with the certificate that carries the code, signed by the CA")
+    .option("--ca <pem>", "file with the CA's certificate")
+    .option("--certificate <pem>", "file with the certificate that carries the code, signed by the CA")
+    .option("--site <id>", "without these files: whose ceremony signed the code", "company-x")
     .option("--json", "machine-readable")
     .addHelpText(
       "after",
-      "\nExample:\n  countersign hub ca verify company-x --ca root.pem --certificate verification.pem\n",
+      "\nExample:\n  $ countersign hub ca verify company-x-root --site company-x" +
+        "\n  $ countersign hub ca verify company-x --ca root.pem --certificate verification.pem",
     )
-    .action((name: string, options: Json & { ca: string; certificate: string }) =>
+    .action((name: string, options: Json & VerifyOptions) =>
       withHub(async (client) => {
-        const verified = await client.verifyCa(name, await readPem(options.ca), await readPem(options.certificate));
+        const verified = await verifyCa(client, name, options);
         if (options.json) return printJson(verified);
         print(`${verified.name} is verified: ${verified.sha256 ?? ""}`);
       }),
@@ -65,6 +68,7 @@ export function registerHub(program: Command): void {
 
   ca.command("list")
     .description("the CAs the hub knows")
+    .addHelpText("after", "\nExample:\n  $ countersign hub ca list")
     .option("--json", "machine-readable")
     .action((options: Json) =>
       withHub(async (client) => {
@@ -79,11 +83,13 @@ export function registerHub(program: Command): void {
     .command("create")
     .argument("<id>", "device ID")
     .description("make a device known before its first connect (a first connect does so by itself)")
+    .addHelpText("after", "\nExample:\n  $ countersign hub device create dev-1-0001")
     .option("--json", "machine-readable")
     .action((id: string, options: Json) => withHub(async (client) => shown(await client.createDevice(id), options)));
   device
     .command("list")
     .description("all devices")
+    .addHelpText("after", "\nExample:\n  $ countersign hub device list")
     .option("--json", "machine-readable")
     .action((options: Json) =>
       withHub(async (client) => {
@@ -98,13 +104,14 @@ export function registerHub(program: Command): void {
     .argument("<id>", "device ID")
     .description("one device: state, chain, first connect, telemetry")
     .option("--json", "machine-readable")
-    .addHelpText("after", "\nExample:\n  countersign hub device show dev-0001\n")
+    .addHelpText("after", "\nExample:\n  countersign hub device show dev-1-0001\n")
     .action((id: string, options: Json) => withHub(async (client) => shown(await client.device(id), options)));
   for (const verb of ["disable", "enable"] as const) {
     device
       .command(verb)
       .argument("<id>", "device ID")
       .description(verb === "disable" ? "end its connection and let it in no more" : "let it in again")
+      .addHelpText("after", `\nExample:\n  $ countersign hub device ${verb} dev-1-0001`)
       .option("--json", "machine-readable")
       .action((id: string, options: Json) =>
         withHub(async (client) => shown(await client.setDevice(id, verb), options)),
@@ -114,7 +121,49 @@ export function registerHub(program: Command): void {
     .command("remove")
     .argument("<id>", "device ID")
     .description("forget a device (it may come back by connecting; to keep it out, disable it)")
-    .action((id: string) => withHub((client) => client.removeDevice(id)));
+    .option("--json", "machine-readable")
+    .addHelpText("after", "\nExample:\n  $ countersign hub device remove dev-1-0001")
+    .action((id: string, options: Json) =>
+      withHub(async (client) => {
+        await client.removeDevice(id);
+        if (options.json) printJson({ deviceId: id, removed: true });
+      }),
+    );
+}
+
+interface VerifyOptions {
+  ca?: string;
+  certificate?: string;
+  site: string;
+}
+
+/** Hands in the two files, or has the site whose ceremony signed the code hand in its own. */
+async function verifyCa(
+  client: HubClient,
+  name: string,
+  { ca, certificate, site }: VerifyOptions,
+): Promise<HubCaShown> {
+  if (ca !== undefined && certificate !== undefined) {
+    return client.verifyCa(name, await readPem(ca), await readPem(certificate));
+  }
+  if (ca !== undefined || certificate !== undefined) {
+    throw new CountersignError("usage", "give both --ca and --certificate, or neither and --site");
+  }
+  const root = await SiteClient.open(site);
+  try {
+    await root.post("/api/v1/hub-registrations", { name });
+    const { state, error } = await root.poll<{ state: string; error?: { message: string } }>(
+      `/api/v1/hub-registrations/${encodeURIComponent(name)}`,
+      (view) => view.state === "registered" || view.state === "refused",
+      { what: `the hub's answer about ${name}` },
+    );
+    if (state === "refused") throw new CountersignError("hub-ca-not-verified", error?.message ?? "the hub refused it");
+  } finally {
+    root.close();
+  }
+  const found = (await client.cas()).find((one) => one.name === name);
+  if (found === undefined) throw new CountersignError("not-found", `the hub knows no CA ${name}`);
+  return found;
 }
 
 async function withHub<T>(work: (client: HubClient) => Promise<T>): Promise<void> {

@@ -4,6 +4,7 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import { FIRMWARE_FORMATS } from "../../../lib/records/receipt.ts";
 import { note, print, printJson, table } from "../output.ts";
 import { SiteClient } from "../site-client.ts";
+import { registerBuild } from "./sign.ts";
 
 /** `countersign lot ...`: production runs and how far they are. */
 
@@ -29,6 +30,7 @@ const DEFAULT_SITE = "factory-y";
 
 export function registerLot(program: Command): void {
   const lot = program.command("lot").description("production lots: numbered slots under one grant");
+  registerBuild(lot);
 
   lot
     .command("open")

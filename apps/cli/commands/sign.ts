@@ -35,34 +35,63 @@ export function registerSign(program: Command): void {
       '\nWith -: lines {"csr": PEM} in; out, in the same order, {"deviceId","chain": PEM} or {"error":{"code","message"}}.' +
         "\nExit code 1 when any CSR was refused.\n\nExample:\n  $ countersign sign --lot lot-7 csrs/\n  $ countersign sign --lot lot-7 - < csrs.ndjson > chains.ndjson",
     )
-    .action(async (inputs: string[], options: SignOptions) => {
-      const piped = inputs.length === 1 && inputs[0] === "-";
-      if (inputs.includes("-") && !piped) throw new CountersignError("usage", "give either - or files, not both");
-      const files = piped ? undefined : await listFiles(inputs);
-      const client = await SiteClient.open(options.site, { role: "station" });
-      try {
-        const refused = await sign(client, options, files);
-        if (refused > 0) process.exitCode = 1;
-      } finally {
-        client.close();
-      }
-    });
+    .action((inputs: string[], options: SignOptions) => handIn(inputs, options, "certified"));
+}
+
+/** `countersign lot build`: what a builder hands over must have been recorded. */
+export function registerBuild(lot: Command): void {
+  lot
+    .command("build")
+    .argument("<csr...>", "the built devices' CSR files (PEM or DER), folders of them, or - for NDJSON lines on stdin")
+    .description("record devices as built, each in a slot of the lot, before they are released or certified")
+    .requiredOption("--lot <id>", "the lot")
+    .option("--site <id>", "the builder's site", "factory-y")
+    .option("--json", "one JSON line a CSR, as with -")
+    .addHelpText(
+      "after",
+      '\nWith -: lines {"csr": PEM} in; out, in the same order, {"deviceId","slot"} or {"error":{"code","message"}}.' +
+        "\nExit code 1 when any CSR was refused.\n\nExample:\n  $ countersign lot build --lot lot-7 csrs/",
+    )
+    .action((inputs: string[], options: SignOptions) => handIn(inputs, options, "built"));
+}
+
+type Done = "certified" | "built";
+
+async function handIn(inputs: readonly string[], options: SignOptions, what: Done): Promise<void> {
+  const piped = inputs.length === 1 && inputs[0] === "-";
+  if (inputs.includes("-") && !piped) throw new CountersignError("usage", "give either - or files, not both");
+  const files = piped ? undefined : await listFiles(inputs);
+  const client = await SiteClient.open(options.site, { role: "station" });
+  try {
+    const refused = await sign(client, options, files, what);
+    if (refused > 0) process.exitCode = 1;
+  } finally {
+    client.close();
+  }
 }
 
 /** @returns how many were refused */
-async function sign(client: SiteClient, options: SignOptions, files: readonly string[] | undefined): Promise<number> {
+async function sign(
+  client: SiteClient,
+  options: SignOptions,
+  files: readonly string[] | undefined,
+  what: Done,
+): Promise<number> {
   const lot = await client.get<LotView>(`/api/v1/lots/${encodeURIComponent(options.lot)}`);
   const station = await Station.at(client);
   const ndjson = files === undefined || options.json === true;
   if (options.out !== undefined) await mkdir(options.out, { recursive: true });
   // A pipe's length isn't known: its progress is a plain count.
-  const progress = process.stderr.isTTY ? startProgress("certify", files?.length ?? 0) : undefined;
+  const progress = process.stderr.isTTY
+    ? startProgress(what === "built" ? "record" : "certify", files?.length ?? 0)
+    : undefined;
   const onProgress = (done: number): void => progress?.update(done);
 
   const unreadable = new Map<number, CountersignError>();
   const csrs = files === undefined ? stdinCsrs(unreadable) : fileCsrs(files);
   const both = lot.builder === client.party && lot.issuer === client.party;
-  const run = both ? station.sign(lot.id, csrs, { onProgress }) : station.certify(lot.id, csrs, { onProgress });
+  const go = what === "built" ? "build" : both ? "sign" : "certify";
+  const run = station[go](lot.id, csrs, { onProgress });
   let index = 0;
   let refused = 0;
   for await (const answer of run) {
@@ -73,22 +102,26 @@ async function sign(client: SiteClient, options: SignOptions, files: readonly st
     await show(result, ndjson, files?.[index], options.out);
     unreadable.delete(index++);
   }
-  finish(progress, index, refused);
+  finish(progress, what, index, refused);
   return refused;
 }
 
 async function show(result: StationResult, ndjson: boolean, file: string | undefined, out: string | undefined) {
-  const { deviceId, chain, error } = result;
-  if (ndjson) print(JSON.stringify(error === undefined ? { deviceId, chain } : { error }));
+  const { deviceId, slot, chain, error } = result;
+  if (ndjson)
+    print(
+      JSON.stringify(error !== undefined ? { error } : chain === undefined ? { deviceId, slot } : { deviceId, chain }),
+    );
   else if (error !== undefined) note(`${file ?? "a CSR"}: ${error.message} [${error.code}]`);
-  else if (out === undefined) process.stdout.write(chain ?? "");
+  else if (chain === undefined) print(`${deviceId}  slot ${slot}`);
+  else if (out === undefined) process.stdout.write(chain);
   if (out !== undefined && error === undefined && deviceId !== undefined && DEVICE_ID.test(deviceId)) {
     await writeFile(join(out, `${deviceId}.pem`), chain ?? "");
   }
 }
 
-function finish(progress: Progress | undefined, all: number, refused: number): void {
-  const detail = `${all - refused} certified${refused > 0 ? `, ${refused} refused` : ""}`;
+function finish(progress: Progress | undefined, what: Done, all: number, refused: number): void {
+  const detail = `${all - refused} ${what}${refused > 0 ? `, ${refused} refused` : ""}`;
   if (progress === undefined) note(detail);
   else progress.finish(detail);
 }
