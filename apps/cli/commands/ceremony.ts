@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import type { Command } from "commander";
+import { Option, type Command } from "commander";
 import { parse } from "yaml";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { sha256Hex } from "../../../lib/domain/hash.ts";
@@ -22,6 +22,7 @@ interface DraftCommand {
   key?: NonNullable<DraftOptions["key"]>;
   commonName?: string;
   notAfter?: string;
+  json?: boolean;
 }
 
 /** `countersign ceremony ...`: the root key's only work, from one reviewable document. */
@@ -37,9 +38,12 @@ export function registerCeremony(program: Command): void {
     .option("--hub-name <name>", "register the root at the hub under this name")
     .option("--hub-code <code>", "the hub's verification code; asked of the embedded hub when left out")
     .option("--grant <party=file>", "terms for one party, JSON or YAML; repeat", collect, [])
-    .option("--key <algorithm>", "the root's key: ec-p256, ec-p384, rsa-3072 or rsa-4096")
+    .addOption(
+      new Option("--key <algorithm>", "the root's key").choices(["ec-p256", "ec-p384", "rsa-3072", "rsa-4096"]),
+    )
     .option("--common-name <cn>", "the root's CN")
     .option("--not-after <time>", "the root's end, such as 2050-01-01T00:00:00.000Z; without expiry when left out")
+    .option("--json", "print the document as JSON, which `ceremony run` takes as well")
     .addHelpText("after", "\nExample:\n  countersign ceremony draft --hub-name company-x-root > ceremony.yaml\n")
     .action(draft);
 
@@ -48,6 +52,7 @@ export function registerCeremony(program: Command): void {
     .argument("<file>", "the document")
     .description("what the document will have signed, and its digest")
     .option("--json", "machine-readable")
+    .addHelpText("after", "\nExample:\n  $ countersign ceremony show ceremony.yaml")
     .action(async (file: string, options: { json?: boolean }) => {
       const bytes = await readDocument(file);
       const document = parseCeremony(bytes);
@@ -74,6 +79,7 @@ export function registerCeremony(program: Command): void {
     .option("--site <id>", "the root's site", DEFAULT_SITE)
     .option("--config <file>", "the ceremony's configuration, when it isn't beside the site")
     .option("--json", "machine-readable")
+    .addHelpText("after", "\nExample:\n  $ countersign ceremony run ceremony.yaml")
     .action(async (file: string, options: { site: string; config?: string; json?: boolean }) => {
       parseCeremony(await readDocument(file));
       const where = options.config === undefined ? {} : { config: options.config };
@@ -96,7 +102,8 @@ async function draft(options: DraftCommand): Promise<void> {
       ...(options.commonName === undefined ? {} : { commonName: options.commonName }),
       ...(options.notAfter === undefined ? {} : { notAfter: options.notAfter }),
     });
-    process.stdout.write(text);
+    if (options.json) printJson(parseCeremony(Buffer.from(text)));
+    else process.stdout.write(text);
   } finally {
     client.close();
   }

@@ -35,14 +35,16 @@ export function registerDevice(program: Command): void {
     .requiredOption("--token-dir <dir>", "folder of device tokens")
     .requiredOption("--id <id>", "device ID")
     .option("--out <file>", "write the PEM there instead of printing it")
+    .option("--json", "machine-readable")
     .addHelpText(
       "after",
       "\nExample:\n  countersign device csr --token-dir tokens --id dev-0001 --out dev-0001.csr.pem\n",
     )
-    .action(async (options: { tokenDir: string; id: string; out?: string }) => {
-      const { csr } = await onChip(options.tokenDir, options.id, false);
-      if (options.out === undefined) print(csr.trimEnd());
-      else await writeFile(options.out, csr);
+    .action(async (options: { tokenDir: string; id: string; out?: string; json?: boolean }) => {
+      const { csr, keyId } = await onChip(options.tokenDir, options.id, false);
+      if (options.out !== undefined) await writeFile(options.out, csr);
+      if (options.json) printJson({ deviceId: options.id, keyId, csr });
+      else if (options.out === undefined) print(csr.trimEnd());
     });
 
   device

@@ -35,6 +35,7 @@ interface ExtractOptions {
   image: string;
   out?: string;
   offset?: number;
+  json?: boolean;
 }
 
 /** `countersign firmware inject | extract | detect` */
@@ -70,6 +71,7 @@ export function registerFirmware(program: Command): void {
     .requiredOption("--image <file>", "the image to look into")
     .option("--offset <number>", "which chain, where an image holds several (decimal or 0x)", number)
     .option("--out <file>", "write the PEM here instead of to standard output")
+    .option("--json", "machine-readable")
     .addHelpText(
       "after",
       `\nFormats:\n${formats}\n\nExample:\n  countersign firmware extract --format esp-secure-cert --image device-0001.bin`,
@@ -113,9 +115,11 @@ async function extract(options: ExtractOptions): Promise<void> {
   const format = firmwareFormat(options.format);
   const image = await readInput(options.image, MAX_IMAGE_BYTES);
   const { chainBytes } = await format.extract(bytesReader(image), { offset: options.offset });
-  const pem = decodeChain(chainBytes).chain.map((der) => pemEncode("CERTIFICATE", der));
-  if (options.out === undefined) process.stdout.write(pem.join(""));
-  else await writeWhole(options.out, Buffer.from(pem.join("")));
+  const { chain, encoding } = decodeChain(chainBytes);
+  const pem = chain.map((der) => pemEncode("CERTIFICATE", der)).join("");
+  if (options.out !== undefined) await writeWhole(options.out, Buffer.from(pem));
+  if (options.json) printJson({ image: options.image, format: format.name, encoding, chain: pem });
+  else if (options.out === undefined) process.stdout.write(pem);
 }
 
 async function detect(path: string, options: { json?: boolean }): Promise<void> {

@@ -1,9 +1,11 @@
 import { readFile } from "node:fs/promises";
-import type { Command } from "commander";
+import { InvalidArgumentError, type Command } from "commander";
 import { parse } from "yaml";
+import { ZodError } from "zod";
 import { CountersignError, isCountersignError } from "../../../lib/domain/errors.ts";
 import { grantTerms } from "../../../lib/records/grant.ts";
 import { invitation as invitationSchema } from "../../../lib/records/message.ts";
+import { issueOf } from "../failure.ts";
 import { note, print, printJson, table } from "../output.ts";
 import { SiteClient } from "../site-client.ts";
 
@@ -43,6 +45,7 @@ export function registerParty(program: Command): void {
 
   withSite(party.command("list"))
     .description("the parties this site knows")
+    .addHelpText("after", "\nExample:\n  $ countersign party list --site factory-y")
     .action((options: SiteOption) =>
       withClient(options.site, async (client) => {
         const { parties } = await client.get<{ parties: PartyView[] }>("/api/v1/parties");
@@ -54,6 +57,7 @@ export function registerParty(program: Command): void {
 
   withSite(party.command("show").argument("<id>", "party ID"))
     .description("one party: its addresses, its ledger, and what was delegated to it")
+    .addHelpText("after", "\nExample:\n  $ countersign party show factory-y")
     .action((id: string, options: SiteOption) =>
       withClient(options.site, async (client) => {
         const own = id === client.party;
@@ -68,20 +72,22 @@ export function registerParty(program: Command): void {
 
   withSite(party.command("tree"))
     .description("the parties from the top down, as far as their sites are on this machine")
+    .addHelpText("after", "\nExample:\n  $ countersign party tree")
     .action((options: SiteOption) => showTree(options));
 
   withSite(party.command("invite").argument("<id>", "party ID of the invited"))
     .description("make an invitation; hand the file over yourself, it holds a secret that is good once")
-    .option("--days <n>", "how long it is good", "7")
+    .option("--days <n>", "how long it is good", days, 7)
     .addHelpText("after", "\nExample:\n  countersign party invite factory-y --site company-x > invitation.json\n")
-    .action((id: string, options: SiteOption & { days: string }) =>
+    .action((id: string, options: SiteOption & { days: number }) =>
       withClient(options.site, async (client) => {
-        printJson(await client.post("/api/v1/invitations", { to: id, days: Number(options.days) }));
+        printJson(await client.post("/api/v1/invitations", { to: id, days: options.days }));
       }),
     );
 
   withSite(party.command("join").argument("<file>", "the invitation"))
     .description("take an invitation: make the CA key and its request, and ask the inviting party for a grant")
+    .addHelpText("after", "\nExample:\n  $ countersign party join invitation.json --site factory-y")
     .action((file: string, options: SiteOption) =>
       withClient(options.site, async (client) => {
         const invitation = await readData(file, "the invitation", (data) => invitationSchema.parse(data));
@@ -107,15 +113,22 @@ export function registerParty(program: Command): void {
   program
     .command("delegate")
     .description("let a party that joined sign devices under this site's own grant")
-    .requiredOption("--from <id>", "the delegating site")
+    .option("--from <id>", "the delegating site")
+    .option("--site <id>", "the same as --from")
     .requiredOption("--to <id>", "the party that joined")
     .requiredOption(
       "--grant <file>",
       "terms, JSON or YAML: idPrefixes, profiles, quota, notBefore, notAfter, pathLen, depth",
     )
     .option("--json", "machine-readable")
-    .action((options: { from: string; to: string; grant: string; json?: boolean }) =>
-      withClient(options.from, async (client) => {
+    .addHelpText(
+      "after",
+      "\nExample:\n  $ countersign delegate --from factory-y --to technician-z --grant grant.yaml\n\ngrant.yaml:\n" +
+        "  idPrefixes: [dev-]\n  profiles: [ldevid]\n  quota: 100000\n  notBefore: 2026-01-01T00:00:00.000Z\n" +
+        "  notAfter: 2030-01-01T00:00:00.000Z\n  pathLen: 0\n  depth: 0\n  caProfile: intermediate-embedded",
+    )
+    .action((options: { from?: string; site?: string; to: string; grant: string; json?: boolean }) =>
+      withClient(delegator(options), async (client) => {
         const grant = await readData(options.grant, "the grant", (data) => grantTerms.parse(data));
         await client.post("/api/v1/delegations", { to: options.to, grant });
         const done = await client.poll<DelegationView>(
@@ -133,6 +146,20 @@ export function registerParty(program: Command): void {
         print(`${options.to} accepted its grant`);
       }),
     );
+}
+
+function delegator({ from, site }: { from?: string; site?: string }): string {
+  if (from !== undefined && site !== undefined && from !== site) {
+    throw new CountersignError("usage", `--from ${from} and --site ${site} are two sites: name one`);
+  }
+  const id = from ?? site;
+  if (id === undefined) throw new CountersignError("usage", "name the delegating site with --from");
+  return id;
+}
+
+function days(text: string): number {
+  if (!/^[1-9]\d{0,3}$/.test(text)) throw new InvalidArgumentError("expected a number of days, 1 or more");
+  return Number(text);
 }
 
 function withSite(command: Command): Command {
@@ -155,7 +182,7 @@ async function readData<T>(file: string, what: string, check: (data: unknown) =>
     // YAML's core schema reads JSON too.
     return check(parse(await readFile(file, "utf8"), { schema: "core", maxAliasCount: 0 }));
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message.split("\n").slice(0, 6).join(" ") : "";
+    const why = cause instanceof ZodError ? issueOf(cause) : ((cause as Error).message.split("\n")[0] ?? "");
     throw new CountersignError("input-invalid", `${file} doesn't hold ${what}: ${why}`, { cause });
   }
 }

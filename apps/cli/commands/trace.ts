@@ -20,13 +20,16 @@ export function registerTrace(program: Command): void {
     .description("a device's history, from the ledgers")
     .argument("<device>", "device ID, or the serial number of its certificate in hex")
     .option("--from <dir>", "read the ledgers of an output folder instead of the running sites")
+    .option("--site <id>", "only what this party's ledger holds")
     .option("--json", "print the acts as JSON")
-    .addHelpText("after", "\nExample:\n  $ countersign trace dev-0001 --from out")
-    .action(async (device: string, options: { from?: string; json?: boolean }) => {
-      const events = await deviceHistory(
-        options.from === undefined ? await runningSources() : await folderSources(options.from),
-        device,
-      );
+    .addHelpText("after", "\nExample:\n  $ countersign trace dev-1-0001 --from out")
+    .action(async (device: string, options: { from?: string; site?: string; json?: boolean }) => {
+      const { from, site } = options;
+      const sources = from === undefined ? await runningSources() : await folderSources(from);
+      if (site !== undefined && !sources.some((one) => one.party === site))
+        throw new CountersignError("not-found", `there is no ledger of ${JSON.stringify(site)} here`);
+      const history = await deviceHistory(sources, device);
+      const events = history.filter((event) => site === undefined || event.party === site);
       if (events.length === 0)
         throw new CountersignError("not-found", `no ledger knows a device or serial number ${JSON.stringify(device)}`);
       if (options.json) {

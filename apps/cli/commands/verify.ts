@@ -15,7 +15,7 @@ export function registerVerify(program: Command): void {
     .option("--json", "print the answer as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  $ countersign verify out/devices/dev-0001/passport.json --root out/root.pem --policy out/policy.json",
+      "\nExample:\n  $ countersign verify out/devices/dev-1-0001/passport.json --root out/root.pem --policy out/policy.json",
     )
     .action(async (file: string, options: { root: string; policy: string; json?: boolean }) => {
       const root = await readRoot(options.root);

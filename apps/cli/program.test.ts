@@ -1,0 +1,78 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { describe, expect, it } from "vitest";
+import { countersign } from "../../test/scenarios/countersign.ts";
+import { tempDir } from "../../test/support/index.ts";
+import { testCertificate } from "../../test/support/test-pki.ts";
+import { buildProgram } from "./program.ts";
+
+/** What every command promises, whatever it does. */
+
+function* runnable(command: Command, path: string): Generator<[string, Command]> {
+  for (const sub of command.commands) yield* runnable(sub, `${path} ${sub.name()}`);
+  if (command.commands.length === 0 || command.registeredArguments.length > 0) yield [path, command];
+}
+
+describe.each([...runnable(buildProgram(), "countersign")])("%s", (path, command) => {
+  it("takes --json and --site, and shows an example of itself", () => {
+    expect(command.options.map((option) => option.long)).toEqual(expect.arrayContaining(["--json", "--site"]));
+    let help = "";
+    command.configureOutput({ writeOut: (text) => (help += text) });
+    command.outputHelp();
+    const shown = path === "countersign start" ? "npm start" : path;
+    expect(help.split("Example:")[1]).toContain(shown);
+  });
+});
+
+describe("what is wrong is said once", () => {
+  const misuse: [string, string[]][] = [
+    ["an unknown command", ["lott"]],
+    ["an unknown option", ["trace", "dev-1", "--bogus"]],
+    ["a missing argument", ["sign", "--lot", "lot-1"]],
+    ["a missing option", ["verify", "passport.json"]],
+    ["a number that is none", ["lot", "open", "lot-1", "--slots", "-1"]],
+    ["a site that is no party ID", ["trace", "dev-1", "--site", "../x"]],
+    ["a folder in the place of a file", ["verify", "/", "--root", "/", "--policy", "/"]],
+    ["a choice that there isn't", ["ceremony", "draft", "--key", "rot13"]],
+  ];
+  it.each(misuse)("%s: one line, one JSON document, exit code 2", async (_name, args) => {
+    const run = await countersign([...args, "--json"]);
+    expect(run).toMatchObject({ code: 2, stderr: expect.stringMatching(/^countersign: [^\n]+ \[[a-z-]+\]\n$/) });
+    const { error } = JSON.parse(run.stdout) as { error: { code: string } };
+    expect(run.stderr).toContain(`[${error.code}]`);
+  });
+
+  it("a no with its reasons is one JSON document too", async () => {
+    const dir = tempDir("no");
+    const root = await testCertificate("CN=root", { ca: true });
+    const stranger = await testCertificate("CN=stranger", { ca: true });
+    const leaf = await testCertificate("CN=dev-1", { issuer: stranger });
+    writeFileSync(join(dir, "root.pem"), root.pem);
+    writeFileSync(join(dir, "chain.pem"), leaf.pem);
+    writeFileSync(join(dir, "noise"), Uint8Array.of(0, 159, 146, 150));
+    const verify = (chain: string, ...more: string[]) =>
+      countersign(["chain", "verify", join(dir, chain), "--root", join(dir, "root.pem"), "--json", ...more]);
+
+    const refused = await verify("chain.pem");
+    expect(refused.code).toBe(1);
+    expect(JSON.parse(refused.stdout)).toMatchObject({ ok: false });
+    // Evidence that can't be read is a no; a root that can't is misuse.
+    expect((await verify("noise")).code).toBe(1);
+    expect((await verify("chain.pem", "--crl", join(dir, "noise"))).code).toBe(1);
+    const noRoot = await countersign(["chain", "verify", join(dir, "chain.pem"), "--root", join(dir, "noise")]);
+    expect(noRoot).toMatchObject({ code: 2, stderr: expect.stringContaining("noise") });
+  });
+
+  it("an older copy to compare with that isn't there is misuse, not agreement", async () => {
+    const dir = tempDir("previous");
+    mkdirSync(join(dir, "ledger"));
+    const root = await testCertificate("CN=root", { ca: true });
+    writeFileSync(join(dir, "root.pem"), root.pem);
+    const policy = { schema: 1, rootSha256: "0".repeat(64), logs: {} };
+    writeFileSync(join(dir, "policy.json"), JSON.stringify(policy));
+    const pins = ["--root", join(dir, "root.pem"), "--policy", join(dir, "policy.json")];
+    const run = await countersign(["audit", dir, ...pins, "--previous", join(dir, "mistyped")]);
+    expect(run).toMatchObject({ code: 2, stderr: expect.stringContaining("mistyped") });
+  });
+});
