@@ -3,6 +3,7 @@ import type { CustodyContext } from "../services/custody/context.ts";
 import { recordInstallations } from "../services/custody/install.ts";
 import { openOwnLot } from "../services/custody/lots.ts";
 import { acceptOffer, closeRelease, decideReceipt, recordReceipt, refuseOffer } from "../services/custody/receive.ts";
+import { assertLotOrdered, assertReceiptOrdered } from "../services/custody/orders.ts";
 import { recordRelease } from "../services/custody/release.ts";
 import { lotRequest } from "../services/custody/terms.ts";
 import { withFailures } from "./failures.ts";
@@ -18,13 +19,17 @@ export function custodyActivities(context: CustodyContext): CustodyActivities {
     openLot: async ({ request }) => {
       const checked = lotRequest.safeParse(request);
       if (!checked.success) throw new CountersignError("input-invalid", `the lot's request is not valid`);
+      await assertLotOrdered(context.db, checked.data);
       await openOwnLot(context, checked.data);
     },
     recordRelease: async ({ handoff }) => ({ closed: (await recordRelease(context, handoff)) === "closed" }),
     closeRelease: ({ handoff, message }) => closeRelease(context, handoff, message),
     acceptOffer: async ({ handoff }) => ({ received: (await acceptOffer(context, handoff)) === "received" }),
     refuseOffer: ({ handoff, refused }) => refuseOffer(context, handoff, refused),
-    decideReceipt: ({ handoff, discrepancies }) => decideReceipt(context, handoff, discrepancies),
+    decideReceipt: async ({ handoff, discrepancies }) => {
+      await assertReceiptOrdered(context.db, handoff, discrepancies);
+      await decideReceipt(context, handoff, discrepancies);
+    },
     recordReceipt: ({ handoff }) => recordReceipt(context, handoff),
     recordInstallations: ({ batch }) => recordInstallations(context, batch),
   };

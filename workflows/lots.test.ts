@@ -22,6 +22,7 @@ import { parseCertificate, parseCertificatesPem } from "../lib/pki/certificate.t
 import { keyId } from "../lib/pki/spki.ts";
 import type { MessageType } from "../lib/records/message.ts";
 import { parseEntry } from "../lib/records/statement.ts";
+import { orderLot, orderReceipt } from "../services/custody/orders.ts";
 import { claimRelease } from "../services/custody/release.ts";
 import { startInjection } from "../services/custody/inject.ts";
 import { submitCsrs, submitInstallations } from "../services/intake/submit.ts";
@@ -140,7 +141,7 @@ async function deliver(from: Running, to: Running): Promise<void> {
 const LAYOUTS = [
   { format: "esp-secure-cert", template: "esp-secure-cert.bin" },
   { format: "esp-secure-cert", template: "esp-secure-cert.bin", replace: true },
-];
+] as const;
 
 async function openLot(
   at: Running,
@@ -149,7 +150,8 @@ async function openLot(
   issuer: string,
   more: Partial<ProductionLotInput> = {},
 ) {
-  const request = { id: lot, slots, issuer, profile: "ldevid", layouts: LAYOUTS };
+  const request = { id: lot, slots, issuer, profile: "ldevid" as const, layouts: [...LAYOUTS] };
+  await orderLot(at.site.db, request);
   await at.workflows.start("productionLot", {
     workflowId: lotWorkflowIds.lot(lot),
     taskQueue: QUEUES.site,
@@ -226,12 +228,13 @@ describe("productionLot", () => {
     });
     await expect(second).rejects.toThrow(/already started/i);
 
-    const bad = { id: "open-2", slots: 5, issuer: "factory-y", profile: "ldevid" };
+    const bad = { id: "open-2", slots: 5, issuer: "factory-y", profile: "ldevid" as const };
     for (const [layouts, code] of [
       [[{ format: "esp-secure-cert", template: "none.bin" }], "input-invalid"],
       [[{ format: "intel-hex", template: "esp-secure-cert.bin", offset: 0x3f000, length: 4096 }], "image-invalid"],
       [[], "input-invalid"],
     ] as const) {
+      await orderLot(y.site.db, { ...bad, layouts: [...layouts] });
       await y.workflows.start("productionLot", {
         workflowId: lotWorkflowIds.lot("open-2"),
         taskQueue: QUEUES.site,
@@ -242,6 +245,25 @@ describe("productionLot", () => {
       await expect(y.workflows.getHandle(lotWorkflowIds.lot("open-2")).result()).rejects.toThrow();
     }
     expect(await findLot(y.site.db, "open-2")).toBeUndefined();
+  });
+
+  it("opens no lot that no operator ordered, whoever starts the workflow", async () => {
+    const request = { id: "open-3", slots: 5, issuer: "factory-y", profile: "ldevid" as const, layouts: [...LAYOUTS] };
+    const start = async (asked: typeof request) => {
+      await y.workflows.start("productionLot", {
+        workflowId: lotWorkflowIds.lot("open-3"),
+        taskQueue: QUEUES.site,
+        args: [{ lot: "open-3", request: asked }],
+      });
+      const handle = y.workflows.getHandle(lotWorkflowIds.lot("open-3"));
+      const outcome = await handle.executeUpdate(lotOpened);
+      await handle.result().catch(() => undefined);
+      return outcome;
+    };
+    expect(await start(request)).toMatchObject({ ok: false, error: { code: "unauthorized" } });
+    await orderLot(y.site.db, request);
+    expect(await start({ ...request, slots: 5000 })).toMatchObject({ ok: false, error: { code: "unauthorized" } });
+    expect(await findLot(y.site.db, "open-3")).toBeUndefined();
   });
 
   it("goes on over continue-as-new without losing or repeating a batch", async () => {
@@ -303,10 +325,15 @@ describe("custody", () => {
     expect((await answersOf(z, early))[0]).toMatchObject({ code: "device-not-in-lot" });
 
     const missing = devices[7]!;
-    const outcome = await z.workflows
-      .getHandle(lotWorkflowIds.handoff(id))
-      .executeUpdate(receiveHandoff, { args: [{ discrepancies: [`${missing.id}: not in the box`, "box 3 is wet"] }] });
-    expect(outcome).toEqual({ ok: true });
+    const discrepancies = [`${missing.id}: not in the box`, "box 3 is wet"];
+    const receive = (args: { discrepancies: string[] }) =>
+      z.workflows.getHandle(lotWorkflowIds.handoff(id)).executeUpdate(receiveHandoff, { args: [args] });
+    // Who reaches Temporal alone gets no receipt signed, neither unasked nor another one than the operator's.
+    expect(await receive({ discrepancies: [] })).toMatchObject({ ok: false, error: { code: "unauthorized" } });
+    await orderReceipt(z.site.db, id, discrepancies);
+    expect(await receive({ discrepancies: [] })).toMatchObject({ ok: false, error: { code: "unauthorized" } });
+    expect(await getHandoff(z.site.db, id)).toMatchObject({ state: "open", discrepancies: null, receiptLeaf: null });
+    expect(await receive({ discrepancies })).toEqual({ ok: true });
     kept = devices.filter((device) => device !== missing);
     expect(await countLot(z.site.db, lot)).toMatchObject({ received: 39, built: 0 });
     await deliver(z, y);
@@ -433,6 +460,7 @@ describe("10,000 devices", () => {
     await deliver(y, z);
     await until("the offer", async () => ((await getHandoff(z.site.db, id)).state === "open" ? true : undefined));
     const handle = z.workflows.getHandle(lotWorkflowIds.handoff(id));
+    await orderReceipt(z.site.db, id, []);
     expect(await handle.executeUpdate(receiveHandoff, { args: [{ discrepancies: [] }] })).toEqual({ ok: true });
     expect(await countLot(z.site.db, lot)).toMatchObject({ received: 10_000 });
     const [first] = await listDevices(z.site.db, lot, { afterSlot: 0, limit: 1 });

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { lotWorkflowIds, receiveHandoff } from "../../../contracts/lots.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { lotId, partyId } from "../../../lib/records/primitives.ts";
+import { orderReceipt } from "../../../services/custody/orders.ts";
 import { claimRelease } from "../../../services/custody/release.ts";
 import { getHandoff, listHandoffs, type Handoff } from "../../../store/handoffs.ts";
 import { requireClient } from "../../http/client.ts";
@@ -51,6 +52,7 @@ export function registerHandoffs(app: HttpsServer, deps: LotDeps): void {
     if (handoff.direction !== "in")
       throw new CountersignError("state-conflict", `this site gave the handoff ${id} away`);
     if (handoff.state === "received") return view(handoff);
+    await orderReceipt(db, id, discrepancies);
     try {
       const workflow = workflows.getHandle(lotWorkflowIds.handoff(id));
       assertOk(await workflow.executeUpdate(receiveHandoff, { args: [{ discrepancies }] }));

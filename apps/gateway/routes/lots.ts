@@ -10,6 +10,7 @@ import { BatchWatch } from "../../../services/intake/wait.ts";
 import type { CustodyContext } from "../../../services/custody/context.ts";
 import { startInjection } from "../../../services/custody/inject.ts";
 import { openOwnLot } from "../../../services/custody/lots.ts";
+import { orderLot } from "../../../services/custody/orders.ts";
 import { lotRequest } from "../../../services/custody/terms.ts";
 import { latestRun } from "../../../store/injections.ts";
 import { countLot, findLot, getLot, listLots, type Lot } from "../../../store/lots.ts";
@@ -59,6 +60,7 @@ export function registerLots(
   app.post("/api/v1/lots", operator, async (request, reply) => {
     const asked = parseInput(lotRequest, request.body, "request body");
     if ((await findLot(db, asked.id)) === undefined) {
+      await orderLot(db, asked);
       const start = new WithStartWorkflowOperation("productionLot", {
         workflowId: lotWorkflowIds.lot(asked.id),
         taskQueue: QUEUES.site,
