@@ -46,6 +46,15 @@ export async function lockDevices(tx: Tx, ids: readonly string[], keys: readonly
   return rows.map(fromRow);
 }
 
+/** Of these slots of a lot, those that have a device. */
+export async function takenSlots(q: Queryable, lot: string, slots: readonly number[]): Promise<Set<number>> {
+  const { rows } = await q.query<{ slot: number }>("SELECT slot FROM device WHERE lot = $1 AND slot = ANY($2)", [
+    lot,
+    slots,
+  ]);
+  return new Set(rows.map((row) => row.slot));
+}
+
 export interface NewDevice extends Omit<Device, "held"> {
   readonly csr?: Uint8Array;
   readonly handoff?: string;

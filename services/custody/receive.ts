@@ -4,7 +4,7 @@ import { leafHash } from "../../lib/ledger/tree.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { isKeptOut, type HandoffItem } from "../../lib/records/manifest.ts";
 import { inTransaction, type Tx } from "../../store/db.ts";
-import { insertDevices, lockDevices } from "../../store/devices.ts";
+import { insertDevices, lockDevices, takenSlots } from "../../store/devices.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import {
   getHandoff,
@@ -70,9 +70,10 @@ async function openedBefore(context: CustodyContext, lot: string) {
 }
 
 /**
- * Fixes what the operator found, before anything is signed: a second answer finds the first one.
+ * Fixes what the operator found, before anything is signed: a second answer finds the first one. An answer that would
+ * let in what can't come in is refused and not kept, so that the operator can answer again and keep it out.
  * @param discrepancies each a short sentence; one that begins with `<device id>: ` keeps that device out
- * @throws CountersignError `not-found`, `state-conflict` when the handoff isn't open
+ * @throws CountersignError `not-found`, `state-conflict` when the handoff isn't open, `custody-conflict`
  */
 export async function decideReceipt(
   context: CustodyContext,
@@ -88,6 +89,8 @@ export async function decideReceipt(
       );
     }
     if (handoff.discrepancies !== null) return;
+    const { list } = await handoffList(tx, id);
+    await assertUnknown(tx, handoff, keptItems(decodeList(list), discrepancies));
     await updateHandoff(tx, id, { state: handoff.state, discrepancies, time: nowOf(context) });
   });
 }
@@ -112,7 +115,8 @@ export async function recordReceipt(context: CustodyContext, id: string): Promis
   const items = decodeList(list);
   const { act: release } = parseEntry(handoff.releaseAct!);
   const counterpart = { origin: release.origin, leafHash: handoff.releaseLeaf! };
-  await inTransaction(db, (tx) => assertUnknown(tx, handoff, items));
+  const kept = keptItems(items, handoff.discrepancies);
+  await inTransaction(db, (tx) => assertUnknown(tx, handoff, kept));
   await acts.recordSigned(
     {
       type: "handoff-received",
@@ -148,19 +152,32 @@ export async function recordReceipt(context: CustodyContext, id: string): Promis
   );
 }
 
+const keptItems = (items: readonly HandoffItem[], discrepancies: readonly string[]): HandoffItem[] =>
+  items.filter((item) => !isKeptOut(item.deviceId, discrepancies));
+
 /** The act is signed once: what would stop the devices from coming in is found before. */
-async function assertUnknown(tx: Tx, handoff: Handoff, items: readonly HandoffItem[]): Promise<void> {
-  const clash = (
-    await lockDevices(
-      tx,
-      items.map((item) => item.deviceId),
-      items.map((item) => item.spkiSha256),
-    )
-  )[0];
-  if (clash === undefined) return;
+async function assertUnknown(tx: Tx, handoff: Handoff, kept: readonly HandoffItem[]): Promise<void> {
+  const [clash] = await lockDevices(
+    tx,
+    kept.map((item) => item.deviceId),
+    kept.map((item) => item.spkiSha256),
+  );
+  if (clash !== undefined) {
+    throw new CountersignError(
+      "custody-conflict",
+      `device ${clash.id} of handoff ${handoff.id} is known here already, in lot ${clash.lot}: keep it out`,
+    );
+  }
+  const taken = await takenSlots(
+    tx,
+    handoff.lot,
+    kept.map((item) => item.slot),
+  );
+  const second = kept.find((item) => taken.has(item.slot));
+  if (second === undefined) return;
   throw new CountersignError(
     "custody-conflict",
-    `device ${clash.id} of handoff ${handoff.id} is known here already, in lot ${clash.lot}`,
+    `slot ${second.slot} of lot ${handoff.lot} is taken here already: keep device ${second.deviceId} out`,
   );
 }
 
