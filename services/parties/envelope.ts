@@ -18,6 +18,14 @@ export const ENVELOPE_MEDIA_TYPE = "application/vnd.countersign.envelope";
 /** A DSSE envelope around a message; its body isn't in it. */
 export const MAX_ENVELOPE_BYTES = 8192;
 export const MAX_BODY_BYTES = 64 << 20;
+/** Only a list of devices is long. A stranger may send a join: what it says is parsed before anybody is known. */
+const MAX_BODIES: Readonly<Record<MessageType, number>> = {
+  join: 256 << 10,
+  delegation: 512 << 10,
+  acceptance: 128 << 10,
+  "handoff-release": MAX_BODY_BYTES,
+  "handoff-receipt": 128 << 10,
+};
 
 const LINE_FEED = 0x0a;
 
@@ -65,13 +73,18 @@ export function readWire(wire: Uint8Array): ReceivedEnvelope {
   }
   const bytes = wire.slice(0, end);
   const body = wire.subarray(end + 1);
-  if (body.length > MAX_BODY_BYTES) {
-    throw new CountersignError("input-too-large", `the message's body has more than ${MAX_BODY_BYTES} bytes`);
-  }
   const dsse = parseDsse(bytes, PAYLOAD_TYPES.message, MAX_ENVELOPE_BYTES);
+  const message = readMessage(dsse.payload);
+  const limit = MAX_BODIES[message.type];
+  if (body.length > limit) {
+    throw new CountersignError("input-too-large", `the body of a ${message.type} message has at most ${limit} bytes`);
+  }
+  return { message, dsse, bytes, sha256: digestOf(bytes), body };
+}
+
+function readMessage(payload: Uint8Array): Message {
   try {
-    const message = messageSchema.parse(JSON.parse(fromUtf8(dsse.payload)));
-    return { message, dsse, bytes, sha256: digestOf(bytes), body };
+    return messageSchema.parse(JSON.parse(fromUtf8(payload)));
   } catch (cause) {
     throw new CountersignError("envelope-invalid", "the envelope holds no message of schema 1", { cause });
   }

@@ -399,6 +399,16 @@ describe("the wire format", () => {
     expect(await kept()).toEqual(NOTHING);
   });
 
+  it("bounds what a stranger's join may weigh, and hashes nobody's body before it knows whose it is", async () => {
+    const long = { act: "A".repeat(300_000) };
+    const join = await new Correspondent(stranger, "company-x").write("join", long as never);
+    expect(await codeOf(inbox.receive(join.wire))).toBe("input-too-large");
+    const list = await new Correspondent(stranger, "company-x").write("handoff-release", long as never);
+    list.wire[list.wire.length - 3]! ^= 1;
+    expect(await codeOf(inbox.receive(list.wire))).toBe("sender-unknown");
+    expect(await kept()).toEqual(NOTHING);
+  });
+
   it("bounds the envelope's line", async () => {
     expect(await codeOf(inbox.receive(new Uint8Array(100_000).fill(0x20)))).toBe("envelope-invalid");
   });

@@ -61,9 +61,6 @@ export class Inbox {
         `the envelope is addressed to ${message.receiver}, not to this site`,
       );
     }
-    if (message.body.size !== envelope.body.length || message.body.sha256 !== digestOf(envelope.body)) {
-      throw new CountersignError("envelope-forged", "the body isn't the one that the envelope was signed for");
-    }
     const peer = await findPeer(this.#options.db, message.sender);
     if (peer) return this.#fromPeer(peer, envelope);
     if (message.type === "join") return this.#fromStranger(envelope);
@@ -72,7 +69,9 @@ export class Inbox {
 
   async #fromPeer(peer: Peer, envelope: ReceivedEnvelope): Promise<InboxAnswer> {
     const { message } = envelope;
+    // The signature first: a body may be large, and only a peer's is worth a digest.
     await this.#authenticate(peer.actSpki, envelope);
+    assertBody(envelope);
     return inTransaction(this.#options.db, async (tx) => {
       const repeated = await this.#takeNumber(tx, envelope);
       if (repeated) return answerTo(message);
@@ -89,6 +88,7 @@ export class Inbox {
   async #fromStranger(envelope: ReceivedEnvelope): Promise<InboxAnswer> {
     const { message } = envelope;
     const now = this.#now();
+    assertBody(envelope);
     const body = readBody("join", envelope.body);
     await inTransaction(this.#options.db, async (tx) => {
       const invitation = await lockInvitation(tx, body.invitation);
@@ -173,6 +173,11 @@ export class Inbox {
   #now(): Date {
     return this.#options.now?.() ?? new Date();
   }
+}
+
+function assertBody({ message, body }: ReceivedEnvelope): void {
+  if (message.body.size === body.length && message.body.sha256 === digestOf(body)) return;
+  throw new CountersignError("envelope-forged", "the body isn't the one that the envelope was signed for");
 }
 
 function answerTo(message: Message): InboxAnswer {
