@@ -62,7 +62,7 @@ export function registerDevice(program: Command): void {
     .addHelpText(
       "after",
       "\nExample:\n  countersign device connect --id dev-0001 --image dev-0001.bin --format esp-secure-cert \\\n" +
-        "    --token-dir tokens --hub localhost:8883 --ca .countersign/hub/infra/ca.pem\n",
+        "    --token-dir tokens --hub localhost:8883 --ca .countersign/company-x/infra/ca.pem\n",
     )
     .action(async (options: ConnectOptions) => {
       const result = await connect(options);

@@ -23,6 +23,8 @@ export async function readCsrFile(path: string): Promise<string[]> {
     if (cause instanceof CountersignError) throw cause;
     if ((cause as NodeJS.ErrnoException).code === "ENOENT")
       throw new CountersignError("usage", `${path} doesn't exist`, { cause });
+    if ((cause as NodeJS.ErrnoException).syscall !== undefined)
+      throw new CountersignError("input-invalid", `${path} can't be read: ${(cause as Error).message}`, { cause });
     throw new CountersignError(
       "input-invalid",
       `${path}, line ${number}: expected {"csr": "-----BEGIN CERTIFICATE REQUEST-----..."}`,
