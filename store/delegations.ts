@@ -46,9 +46,13 @@ export async function findDelegation(q: Queryable, child: string): Promise<Deleg
 
 /** @throws CountersignError `not-found` */
 export async function getDelegation(q: Queryable, child: string): Promise<Delegation> {
-  const found = await findDelegation(q, child);
-  if (!found) throw new CountersignError("not-found", `${child} hasn't joined this site: invite it first`);
-  return found;
+  return (await findDelegation(q, child)) ?? notFound(child);
+}
+
+/** The same, locked: its terms stay as they are until the transaction ends. @throws CountersignError `not-found` */
+export async function lockDelegation(tx: Tx, child: string): Promise<Delegation> {
+  const { rows } = await tx.query<Delegation>(`SELECT ${COLUMNS} FROM delegation WHERE child = $1 FOR UPDATE`, [child]);
+  return rows[0] ?? notFound(child);
 }
 
 export async function listDelegations(q: Queryable): Promise<Delegation[]> {
@@ -77,8 +81,8 @@ export async function storeJoin(tx: Tx, join: JoinedChild): Promise<void> {
 }
 
 /**
- * Keeps what the operator (or the ceremony's document) grants. The same terms again change nothing; other terms are
- * taken as long as nothing was signed for the earlier ones.
+ * Keeps what the operator (or the ceremony's document) grants. The same terms again change nothing, or begin again what
+ * was refused; other terms are taken as long as nothing was stored to be signed for the earlier ones.
  * @throws CountersignError `not-found`, `state-conflict`
  */
 export async function requestDelegation(
@@ -94,9 +98,9 @@ export async function requestDelegation(
     [child, JSON.stringify(terms), signer],
   );
   const row = rows[0];
-  if (!row) throw new CountersignError("not-found", `${child} hasn't joined this site: invite it first`);
+  if (!row) notFound(child);
   if (row.same && row.state !== "refused") return;
-  if (row.state === "issued" || row.state === "accepted" || row.intended) {
+  if (row.state === "issued" || row.state === "accepted" || (row.intended && !row.same)) {
     throw new CountersignError("state-conflict", `${child} has been granted other terms already`);
   }
   await tx.query(
@@ -152,4 +156,8 @@ export async function refuseDelegation(
      WHERE child = $1 AND state <> 'accepted'`,
     [child, refusal.code, refusal.message.slice(0, 1000)],
   );
+}
+
+function notFound(child: string): never {
+  throw new CountersignError("not-found", `${child} hasn't joined this site: invite it first`);
 }

@@ -12,7 +12,7 @@ import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
 import { randomBytes } from "node:crypto";
 import { findIntent } from "../../store/authority.ts";
 import { inTransaction, type Db } from "../../store/db.ts";
-import { getDelegation, requestDelegation } from "../../store/delegations.ts";
+import { getDelegation, refuseDelegation, requestDelegation } from "../../store/delegations.ts";
 import { currentGrant, debitQuota, findCurrentGrant, pinRoot, storeGrant } from "../../store/grants.ts";
 import {
   Correspondent,
@@ -170,6 +170,20 @@ describe("an online CA", () => {
     await prepare();
     await expect(ask({ quota: 41 })).rejects.toMatchObject({ code: "state-conflict" });
     expect((await getDelegation(db, "technician-z")).terms).toMatchObject({ quota: 40 });
+  });
+
+  it("begins again what was refused after its bytes were stored: the same terms, one debit", async () => {
+    await hold();
+    await ask();
+    await prepare();
+    await refuseDelegation(db, "technician-z", { code: "unauthorized", message: "no" });
+    await expect(prepare()).rejects.toMatchObject({ code: "unauthorized" });
+    await expect(ask({ quota: 41 })).rejects.toMatchObject({ code: "state-conflict" });
+    await ask();
+    await prepare();
+    await signChild(db, "technician-z", await issuer(), factory.ca);
+    expect(await getDelegation(db, "technician-z")).toMatchObject({ state: "requested", errorCode: null });
+    expect(await used()).toBe(40);
   });
 
   it.each([

@@ -11,7 +11,7 @@ import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
 import type { ActRef } from "../../lib/records/primitives.ts";
 import { inTransaction, type Db } from "../../store/db.ts";
 import { storeIntent } from "../../store/authority.ts";
-import { getDelegation, storeChildCertificate, type Delegation } from "../../store/delegations.ts";
+import { getDelegation, lockDelegation, storeChildCertificate, type Delegation } from "../../store/delegations.ts";
 import { debitQuota, type CurrentGrant } from "../../store/grants.ts";
 import { childCaTbs, requestedSubject, requireIntent, signIntent } from "./ca.ts";
 import { checkTerms, profileRefs } from "./terms.ts";
@@ -44,7 +44,7 @@ function assertRequested(row: Delegation, signer: Issuer["signer"]): GrantTerms 
  */
 export async function prepareChild(db: Db, child: string, issuer: Issuer, now: Date): Promise<void> {
   await inTransaction(db, async (tx) => {
-    const row = await getDelegation(tx, child);
+    const row = await lockDelegation(tx, child);
     const terms = assertRequested(row, issuer.signer);
     if (row.certificate) return;
     checkTerms(terms, issuer.grant?.fields, now);
