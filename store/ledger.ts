@@ -1,10 +1,9 @@
 import { CountersignError } from "../lib/domain/errors.ts";
-import type { Db, Queryable, Tx } from "./db.ts";
+import type { Queryable, Tx } from "./db.ts";
 
 /**
  * The ledger's tables. Ordering rules live here, in the statements: the first stored entry wins, the head moves by
- * compare-and-set, pending acts leave in the order in which they came. What is hashed and signed is decided above. Over
- * 400 lines, because these rules hold across the tables and are read together.
+ * compare-and-set, pending acts leave in the order in which they came. What is hashed and signed is decided above.
  */
 
 /** Sent when acts were queued; the transaction's commit delivers it. */
@@ -383,37 +382,4 @@ export async function trySequencerLock(client: Tx): Promise<boolean> {
     SEQUENCER_LOCK,
   ]);
   return rows[0]?.locked === true;
-}
-
-/** A connection of its own that listens on a channel until `close`. `onLost` is called once when it breaks. */
-export async function listen(
-  db: Db,
-  channel: string,
-  onNotify: (payload: string) => void,
-  onLost: (error: Error) => void,
-): Promise<{ close(): void }> {
-  const client = await db.connect();
-  let open = true;
-  const lost = (error: Error): void => {
-    if (!open) return;
-    open = false;
-    client.release(error);
-    onLost(error);
-  };
-  client.on("error", lost);
-  client.on("notification", (message) => onNotify(message.payload ?? ""));
-  try {
-    await client.query(`LISTEN ${channel}`);
-  } catch (error) {
-    lost(error as Error);
-    throw error;
-  }
-  return {
-    close() {
-      if (!open) return;
-      open = false;
-      // The connection ends with its subscription; it isn't given back to the pool.
-      client.release(true);
-    },
-  };
 }

@@ -1,7 +1,8 @@
 import { fromHex, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { Db } from "../../store/db.ts";
-import { CHECKPOINT_CHANNEL, listen, readActStates, readIncluded, readNewlyIncluded } from "../../store/ledger.ts";
+import { CHECKPOINT_CHANNEL, readActStates, readIncluded, readNewlyIncluded } from "../../store/ledger.ts";
+import { listen, type Subscription } from "../../store/listen.ts";
 
 export interface Included {
   /** hex */
@@ -36,7 +37,7 @@ export class InclusionWatch {
   readonly #db: Db;
   readonly #waiting = new Map<string, Set<Waiter>>();
   readonly #fresh = new Set<string>();
-  #subscription: { close(): void } | undefined;
+  #subscription: Subscription | undefined;
   #subscribing = false;
   #poll: NodeJS.Timeout | undefined;
   #running = false;

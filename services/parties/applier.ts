@@ -2,7 +2,7 @@ import type { ErrorKind } from "../../lib/domain/error-codes.ts";
 import { isCountersignError } from "../../lib/domain/errors.ts";
 import type { MessageType } from "../../lib/records/message.ts";
 import type { Db } from "../../store/db.ts";
-import { listen } from "../../store/ledger.ts";
+import { keepListening, type Subscription } from "../../store/listen.ts";
 import { INBOX_CHANNEL, markApplied, unappliedInbox } from "../../store/messages.ts";
 
 const FINAL: ReadonlySet<ErrorKind> = new Set(["invalid", "refused", "unverified"]);
@@ -28,7 +28,7 @@ export interface ApplierOptions {
 export class Applier {
   readonly #options: ApplierOptions;
   #poll: NodeJS.Timeout | undefined;
-  #subscription: { close(): void } | undefined;
+  #subscription: Subscription | undefined;
   #running: Promise<void> | undefined;
   #again = false;
   #stopped = false;
@@ -38,8 +38,9 @@ export class Applier {
   }
 
   async start(): Promise<void> {
+    // The poll stands in while the subscription is lost.
     this.#poll = setInterval(() => this.wake(), POLL_MS);
-    await this.#subscribe();
+    this.#subscription = await keepListening(this.#options.db, INBOX_CHANNEL, () => this.wake());
     this.wake();
   }
 
@@ -62,18 +63,6 @@ export class Applier {
       this.#again = false;
       this.wake();
     });
-  }
-
-  async #subscribe(): Promise<void> {
-    if (this.#stopped) return;
-    const subscription = await listen(
-      this.#options.db,
-      INBOX_CHANNEL,
-      () => this.wake(),
-      () => setTimeout(() => void this.#subscribe().catch(() => undefined), POLL_MS).unref(),
-    );
-    if (this.#stopped) subscription.close();
-    else this.#subscription = subscription;
   }
 
   async #applyAll(): Promise<void> {

@@ -1,11 +1,12 @@
 import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { errorCodeOf } from "../../lib/domain/errors.ts";
 import { ERROR_KINDS, type ErrorCode } from "../../lib/domain/error-codes.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
 import type { Signer } from "../../lib/domain/signing.ts";
 import type { Body, MessageType } from "../../lib/records/message.ts";
 import { inTransaction, type Db, type Queryable } from "../../store/db.ts";
-import { listen } from "../../store/ledger.ts";
+import { keepListening, type Subscription } from "../../store/listen.ts";
 import {
   markDelivered,
   nextMessage,
@@ -68,7 +69,7 @@ export class Outbox {
   readonly #now: () => Date;
   readonly #abort = new AbortController();
   readonly #lanes = new Map<string, Promise<void>>();
-  #subscription: { close(): void } | undefined;
+  #subscription: Subscription | undefined;
   #poll: NodeJS.Timeout | undefined;
 
   constructor(options: OutboxOptions) {
@@ -77,8 +78,9 @@ export class Outbox {
   }
 
   async start(): Promise<void> {
+    // The poll stands in while the subscription is lost.
     this.#poll = setInterval(() => void this.#look(), POLL_MS);
-    await this.#subscribe();
+    this.#subscription = await keepListening(this.#options.db, OUTBOX_CHANNEL, () => void this.#look());
     await this.#look();
   }
 
@@ -88,19 +90,6 @@ export class Outbox {
     clearInterval(this.#poll);
     this.#subscription?.close();
     await Promise.allSettled(this.#lanes.values());
-  }
-
-  async #subscribe(): Promise<void> {
-    if (this.#abort.signal.aborted) return;
-    const subscription = await listen(
-      this.#options.db,
-      OUTBOX_CHANNEL,
-      () => void this.#look(),
-      // The poll goes on; a lost subscription only makes delivery slower until it is back.
-      () => setTimeout(() => void this.#subscribe().catch(() => undefined), POLL_MS).unref(),
-    );
-    if (this.#abort.signal.aborted) subscription.close();
-    else this.#subscription = subscription;
   }
 
   async #look(): Promise<void> {
@@ -126,7 +115,8 @@ export class Outbox {
       } catch (error) {
         if (this.#abort.signal.aborted) return;
         this.#options.onFault?.(receiver, error);
-        await this.#sleep(pause * (0.75 + Math.random() / 2));
+        const { signal } = this.#abort;
+        await sleep(pause * (0.75 + Math.random() / 2), undefined, { signal }).catch(() => undefined);
         pause = Math.min(2 * pause, LAST_PAUSE_MS);
       }
     }
@@ -187,13 +177,6 @@ export class Outbox {
       }),
     );
     return stored ? envelope.bytes : undefined;
-  }
-
-  #sleep(ms: number): Promise<void> {
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      this.#abort.signal.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
-    });
   }
 }
 
