@@ -117,23 +117,26 @@ const DEVICE_COLUMNS = `device_id AS "deviceId", state, created_at AS "createdAt
 /**
  * Records a connect whose chain was validated; creates the device on its first one. Nothing changes when it is
  * refused.
- * @throws CountersignError `hub-device-disabled`; `hub-device-mismatch` when the ID belongs to another CA's device
+ * @throws CountersignError `hub-device-disabled`; `hub-device-mismatch` when the ID belongs to another CA's device, or
+ *   to another key: a device keeps its key for good, until it is removed here
  */
 export async function admitDevice(
   db: Queryable,
-  connect: { deviceId: string; caName: string; chain: readonly ChainLink[] },
+  connect: { deviceId: string; caName: string; keySha256: string; chain: readonly ChainLink[] },
 ): Promise<HubDevice> {
   const { rows } = await db.query<HubDevice>(
-    `INSERT INTO hub_device (device_id, state, ca_name, first_connected_at, last_connected_at, chain)
-     VALUES ($1, 'enabled', $2, now(), now(), $3)
+    `INSERT INTO hub_device (device_id, state, ca_name, first_connected_at, last_connected_at, chain, key_sha256)
+     VALUES ($1, 'enabled', $2, now(), now(), $3, $4)
      ON CONFLICT (device_id) DO UPDATE SET
        ca_name = excluded.ca_name,
        first_connected_at = coalesce(hub_device.first_connected_at, excluded.first_connected_at),
        last_connected_at = excluded.last_connected_at,
-       chain = excluded.chain
+       chain = excluded.chain,
+       key_sha256 = excluded.key_sha256
      WHERE hub_device.state = 'enabled' AND coalesce(hub_device.ca_name, excluded.ca_name) = excluded.ca_name
+       AND coalesce(hub_device.key_sha256, excluded.key_sha256) = excluded.key_sha256
      RETURNING ${DEVICE_COLUMNS}`,
-    [connect.deviceId, connect.caName, JSON.stringify(connect.chain)],
+    [connect.deviceId, connect.caName, JSON.stringify(connect.chain), connect.keySha256],
   );
   const row = rows[0];
   if (row !== undefined) return row;
@@ -141,7 +144,11 @@ export async function admitDevice(
   if (existing?.state === "disabled") {
     throw new CountersignError("hub-device-disabled", `the device ${connect.deviceId} is disabled on this hub`);
   }
-  const message = `the ID ${connect.deviceId} belongs to a device of another registered CA (${existing?.caName ?? "?"})`;
+  const whose =
+    existing?.caName === connect.caName
+      ? "with another key: if its board was replaced, remove the device here first"
+      : `of another registered CA (${existing?.caName ?? "?"})`;
+  const message = `the ID ${connect.deviceId} belongs to a device ${whose}`;
   throw new CountersignError("hub-device-mismatch", message);
 }
 

@@ -3,6 +3,7 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { validatePath } from "../../lib/pki/path.ts";
+import { keyId } from "../../lib/pki/spki.ts";
 import { webCryptoVerify } from "../../lib/pki/verify.ts";
 import type { Db } from "../../store/db.ts";
 import { admitDevice, listCas, type ChainLink, type HubDevice } from "../../store/hub.ts";
@@ -60,12 +61,18 @@ export class Admission {
     const anchor = result.path.at(-1);
     const root = anchor === undefined ? undefined : this.#roots.find((one) => one.sha256 === sha256(anchor.der));
     if (leaf === undefined || root === undefined) throw noPath("no valid path to a registered CA");
+    if (leaf.basicConstraints?.ca === true) throw noPath("the first certificate is a CA's, not a device's");
     const named = leaf.subject.cn;
     if (named === undefined || !DEVICE_ID.test(named) || named !== claimed) {
       const shown = JSON.stringify((named ?? "").slice(0, 80));
       throw new CountersignError("hub-device-mismatch", `the certificate names ${shown}, the connection ${claimed}`);
     }
-    return admitDevice(this.#db, { deviceId: claimed, caName: root.caName, chain: result.path.map(chainLink) });
+    return admitDevice(this.#db, {
+      deviceId: claimed,
+      caName: root.caName,
+      keySha256: keyId(leaf.spki),
+      chain: result.path.map(chainLink),
+    });
   }
 }
 

@@ -151,6 +151,29 @@ describe("who is let in", () => {
     expect((await refusals())["hub-device-mismatch"]).toBe(before + 1);
   });
 
+  it("no device of another key under an ID that is taken, though a party below the same root certified it", async () => {
+    const mine = await leafFor("dev-mine");
+    await visit("dev-mine", mine, chainOf(mine, technician, factory));
+    const neighbour = await testCertificate("CN=neighbour", { ca: true, issuer: factory });
+    const theirs = await leafFor("dev-mine", { issuer: neighbour });
+    const before = (await refusals())["hub-device-mismatch"] ?? 0;
+    await expect(visit("dev-mine", theirs, chainOf(theirs, neighbour, factory))).rejects.toMatchObject({
+      code: "hub-refused",
+    });
+    expect((await refusals())["hub-device-mismatch"]).toBe(before + 1);
+    // The same key under another party's certificate is the same device.
+    const renewed = await leafFor("dev-mine", { issuer: neighbour, keys: mine.keys });
+    await visit("dev-mine", renewed, chainOf(renewed, neighbour, factory));
+    // A replaced board is a new device, once the operator says so.
+    await hub.api("DELETE", "/api/v1/devices/dev-mine");
+    await visit("dev-mine", theirs, chainOf(theirs, neighbour, factory));
+  });
+
+  it("no CA, whatever its name and its key's use", async () => {
+    const ca = await testCertificate("CN=dev-ca", { ca: true, issuer: factory, digitalSignature: true });
+    await expectRefused("hub-no-path", "dev-ca", ca, chainOf(ca, factory));
+  });
+
   it("no disabled device: its connection ends and it is kept out until enabled", async () => {
     const leaf = await leafFor("dev-5");
     const chain = chainOf(leaf, technician, factory);

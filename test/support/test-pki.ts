@@ -20,6 +20,10 @@ export interface IssueOptions {
   /** Signed by itself when left out. */
   issuer?: TestCertificate;
   ca?: boolean;
+  /** A CA's key that may sign other things as well. */
+  digitalSignature?: boolean;
+  /** Certify this key instead of a new one. */
+  keys?: CryptoKeyPair;
   pathLength?: number;
   /** Public key to certify: a CSR's, where the private key is elsewhere. */
   csr?: string;
@@ -37,18 +41,18 @@ const DAY = 86_400_000;
 
 /** @param subject RFC 4514, `CN=...` */
 export async function testCertificate(subject: string, options: IssueOptions = {}): Promise<TestCertificate> {
-  const keys = (await webcrypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"])) as CryptoKeyPair;
+  const fresh = async () => (await webcrypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"])) as CryptoKeyPair;
+  const keys = options.keys ?? (await fresh());
   const publicKey =
     options.csr === undefined
       ? keys.publicKey
       : await new x509.Pkcs10CertificateRequest(options.csr).publicKey.export();
   const { KeyUsageFlags } = x509;
+  const caUsage =
+    KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign | (options.digitalSignature ? KeyUsageFlags.digitalSignature : 0);
   const extensions: x509.Extension[] = [
     new x509.BasicConstraintsExtension(options.ca === true, options.pathLength, true),
-    new x509.KeyUsagesExtension(
-      options.ca === true ? KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign : KeyUsageFlags.digitalSignature,
-      true,
-    ),
+    new x509.KeyUsagesExtension(options.ca === true ? caUsage : KeyUsageFlags.digitalSignature, true),
     await x509.SubjectKeyIdentifierExtension.create(publicKey),
   ];
   if (options.issuer !== undefined) {
