@@ -2,7 +2,7 @@ import { parseCertificate } from "../lib/pki/certificate.ts";
 import type { AcceptanceActivities } from "../contracts/parties.ts";
 import { workflowIds } from "../contracts/parties.ts";
 import { nodeVerify, type CaKey, type Token } from "../hsm/index.ts";
-import { fromBase64, fromHex, toBase64 } from "../lib/domain/bytes.ts";
+import { equalBytes, fromBase64, fromHex, toBase64 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { parseCsr } from "../lib/pki/csr.ts";
 import { keyId } from "../lib/pki/spki.ts";
@@ -135,7 +135,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
         identity.act,
       );
       const ref = { origin: identity.origin, leafHash: act.leafHash };
-      await storeOwnKeyset(db, { keyset, ref, entry: act.entry, infrastructure: certificate });
+      await storeOwnKeyset(db, { keyset, ref, entry: act.entry, infrastructure: certificate, request: csr });
       return { leafHash: act.leafHash };
     },
 
@@ -143,6 +143,9 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
       const { invitation, csr } = await invitationOf(parent);
       if (!csr) throw new CountersignError("state-conflict", "the CA's request isn't made yet");
       const keyset = await own();
+      // A second invitation's request carries another nonce than the one that the keyset, recorded once, names.
+      const { request } = keyset;
+      const earlier = request === null || equalBytes(request, csr) ? {} : { earlier: toBase64(request) };
       await inTransaction(db, async (tx) => {
         await enqueue(tx, {
           receiver: parent,
@@ -154,6 +157,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
             contact: contactOf(identity),
             csr: toBase64(csr),
             keyset: toBase64(keyset.entry),
+            ...earlier,
             infrastructure: toBase64(keyset.infrastructure),
           },
         });

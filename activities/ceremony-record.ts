@@ -64,7 +64,7 @@ export function ceremonyRecordActivities({ db, identity, acts }: CeremonyRecordD
         identity.act,
       );
       const ref = { origin: identity.origin, leafHash: act.leafHash };
-      await storeOwnKeyset(db, { keyset, ref, entry: act.entry, infrastructure: certificate });
+      await storeOwnKeyset(db, { keyset, ref, entry: act.entry, infrastructure: certificate, request: null });
       await setCeremony(db, documentSha256, { state: "signed", act: ref });
       return { leafHash: act.leafHash };
     },

@@ -11,6 +11,8 @@ export interface OwnKeyset {
   readonly ref: ActRef;
   readonly entry: Uint8Array;
   readonly infrastructure: Uint8Array;
+  /** the CA's request that the keyset names; null at the root, whose certificate is its own proof */
+  readonly request: Uint8Array | null;
 }
 
 export async function ownKeyset(q: Queryable): Promise<OwnKeyset | undefined> {
@@ -20,7 +22,8 @@ export async function ownKeyset(q: Queryable): Promise<OwnKeyset | undefined> {
     leaf_hash: string;
     entry: Uint8Array;
     infrastructure: Uint8Array;
-  }>("SELECT keyset, origin, leaf_hash, entry, infrastructure FROM own_keyset");
+    request: Uint8Array | null;
+  }>("SELECT keyset, origin, leaf_hash, entry, infrastructure, request FROM own_keyset");
   const row = rows[0];
   return row && { ...row, ref: { origin: row.origin, leafHash: row.leaf_hash } };
 }
@@ -28,9 +31,9 @@ export async function ownKeyset(q: Queryable): Promise<OwnKeyset | undefined> {
 /** Stores the keyset that an act published; the first one stays. */
 export async function storeOwnKeyset(q: Queryable, own: OwnKeyset): Promise<void> {
   await q.query(
-    `INSERT INTO own_keyset (keyset, origin, leaf_hash, entry, infrastructure) VALUES ($1, $2, $3, $4, $5)
+    `INSERT INTO own_keyset (keyset, origin, leaf_hash, entry, infrastructure, request) VALUES ($1, $2, $3, $4, $5, $6)
      ON CONFLICT DO NOTHING`,
-    [JSON.stringify(own.keyset), own.ref.origin, own.ref.leafHash, own.entry, own.infrastructure],
+    [JSON.stringify(own.keyset), own.ref.origin, own.ref.leafHash, own.entry, own.infrastructure, own.request],
   );
 }
 

@@ -5,7 +5,9 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Client, Connection } from "@temporalio/client";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { nodeVerify } from "../../hsm/index.ts";
 import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import { issuerFromCertificate, selfIssuer } from "../../lib/pki/issuer.ts";
@@ -17,9 +19,9 @@ import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import type { Grant } from "../../lib/records/grant.ts";
 import type { Body, Invitation } from "../../lib/records/message.ts";
-import { ENVELOPE_MEDIA_TYPE, readBody, readWire } from "../../services/parties/envelope.ts";
+import { digestOf, ENVELOPE_MEDIA_TYPE, readBody, readWire } from "../../services/parties/envelope.ts";
 import { contactOf } from "../../services/parties/identity.ts";
-import { nonceDigest } from "../../services/parties/join.ts";
+import { checkJoin, nonceDigest } from "../../services/parties/join.ts";
 import { profileRefs } from "../../services/parties/terms.ts";
 import { findCurrentGrant, rootPin } from "../../store/grants.ts";
 import { findPkcs11Module, softhsmDir, tempDir, testDatabase, testTemporal } from "../../test/support/index.ts";
@@ -43,6 +45,8 @@ let letters: Correspondent;
 let root: Certificate;
 let join_: Body<"join">;
 let invitation: Invitation;
+/** The id of an invitation that the parent takes no join by. */
+const SPENT = "c0b1e5d2-6f0a-4c7e-8f55-3a1d9b7e2c10";
 const received: { type: string; body: Uint8Array }[] = [];
 
 beforeAll(async () => {
@@ -61,6 +65,9 @@ beforeAll(async () => {
   inbox.addContentTypeParser(ENVELOPE_MEDIA_TYPE, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
   inbox.post("/inbox", async ({ body }) => {
     const { message, body: inner } = readWire(body as Uint8Array);
+    if (message.type === "join" && readBody("join", inner).invitation === SPENT) {
+      throw new CountersignError("invitation-spent", "the invitation was used already");
+    }
     if (!received.some((one) => one.body.length === inner.length && one.type === message.type)) {
       received.push({ type: message.type, body: inner });
     }
@@ -158,7 +165,7 @@ async function honestGrant(change: Partial<Grant> = {}, certificate?: Uint8Array
     child: "factory-y",
     keyset: act.fields.keyset,
     certificate: toBase64(certificate ?? (await sign({}))),
-    csrSha256: act.fields.keyset.proofs.ca.sha256,
+    csrSha256: digestOf(fromBase64(join_.csr)),
     nonceSha256: nonceDigest(invitation.nonce),
     idPrefixes: ["dev-"],
     profiles: profileRefs(["idevid"]),
@@ -279,6 +286,15 @@ describe("a child site", () => {
     expect(await enrolment()).toBeUndefined();
   });
 
+  it("is refused by a spent invitation, and free to take another", async () => {
+    const nonce = randomBytes(32).toString("base64url");
+    expect(await post("/api/v1/joins", { invitation: { ...invitation, id: SPENT, nonce } })).toMatchObject({
+      status: 202,
+    });
+    await until(async () => (await enrolment())?.state === "refused", "the refusal");
+    expect(await enrolment()).toMatchObject({ error_code: "invitation-spent" });
+  });
+
   it("joins: its own key, the nonce in the request, and a keyset in its ledger", async () => {
     expect(await post("/api/v1/joins", { invitation })).toMatchObject({ status: 202, body: { parent: "company-x" } });
     const { body } = await until(async () => received.find(({ type }) => type === "join"), "the join");
@@ -286,6 +302,7 @@ describe("a child site", () => {
     const csr = parseCsr(fromBase64(join_.csr));
     expect(csr.challengePassword).toBe(invitation.nonce);
     expect(csr.subjectCn).toBe("Factory-Y CA");
+    expect(await checkJoin("factory-y", join_, nodeVerify)).toMatchObject({ csrSha256: digestOf(csr.der) });
     // Posting it again is the same join.
     expect(await post("/api/v1/joins", { invitation })).toMatchObject({ status: 202 });
   });

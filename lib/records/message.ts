@@ -88,6 +88,8 @@ export const BODIES = {
     csr: base64(16_384),
     /** the child's `keyset` act */
     keyset: entry,
+    /** the earlier request that the keyset names as its CA key's proof, where a first join was refused */
+    earlier: base64(16_384).optional(),
     /** its infrastructure CA certificate, DER */
     infrastructure: certificateDer,
   }),

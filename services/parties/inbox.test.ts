@@ -178,6 +178,20 @@ describe("a join", () => {
         }),
     ],
     [
+      "whose earlier request is for another key",
+      "possession-unproven",
+      async () =>
+        write({
+          ...body,
+          earlier: toBase64(await stranger.ca.signRequest({ cn: "CA", challengePassword: invitation.nonce })),
+        }),
+    ],
+    [
+      "whose earlier request isn't the keyset's either",
+      "possession-unproven",
+      async () => write({ ...body, earlier: toBase64(await child.ca.signRequest({ cn: "CA" })) }),
+    ],
+    [
       "whose contact names another act key",
       "envelope-forged",
       () => write({ ...body, contact: { ...body.contact, act: toBase64(stranger.identity.act.spki) } }),

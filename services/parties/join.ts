@@ -1,5 +1,5 @@
 import { createHash, timingSafeEqual } from "node:crypto";
-import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
+import { equalBytes, fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { VerifySignature } from "../../lib/domain/signing.ts";
 import { checkCsr, parseCsr } from "../../lib/pki/csr.ts";
@@ -90,7 +90,12 @@ export async function checkJoin(sender: string, body: Body<"join">, verify: Veri
   if (tlsCa === undefined || more !== undefined || digestOf(tlsCa) !== digestOf(infrastructure)) {
     throw refuse("its TLS CA isn't its infrastructure CA");
   }
-  await checkKeyset(keyset, { csr: csr.der, infrastructure }, verify);
+  const proof = body.earlier === undefined ? csr : parseCsr(fromBase64(body.earlier));
+  if (proof !== csr) {
+    await checkCsr(proof, verify);
+    if (!equalBytes(proof.spki, csr.spki)) throw refuse("its earlier request is for another key");
+  }
+  await checkKeyset(keyset, { csr: proof.der, infrastructure }, verify);
   return {
     child: sender,
     invitation: body.invitation,

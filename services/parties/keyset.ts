@@ -41,7 +41,7 @@ export async function makeKeyset(
 
 /**
  * Checks every proof of another party's keyset but the act key's (the signature on what carries it).
- * @param evidence what lies beside: the CA's request and the infrastructure CA's certificate, DER
+ * @param evidence what lies beside: the CA's request that it names and the infrastructure CA's certificate, DER
  * @throws CountersignError `possession-unproven`
  */
 export async function checkKeyset(
