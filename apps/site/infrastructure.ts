@@ -64,13 +64,13 @@ export function ensureClient(
   files: { keyFile: string; certFile: string },
   subject: { organization: string; commonName: string; organizationalUnit: ClientRoleName },
 ): Promise<void> {
-  return ensureLeaf(ca, files, PROFILES.client, subject, []);
+  return ensureLeaf(ca, files, PROFILES[subject.organizationalUnit], subject, []);
 }
 
 async function ensureLeaf(
   ca: { key: CaKey; certificate: Certificate },
   files: { keyFile: string; certFile: string },
-  profile: (typeof PROFILES)["server" | "client"],
+  profile: (typeof PROFILES)["server" | ClientRoleName],
   subject: { organization: string; commonName: string; organizationalUnit?: string },
   san: readonly SubjectAltName[],
 ): Promise<void> {

@@ -1,7 +1,7 @@
 import { equalBytes, toHex } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import { signatureSchemeOf, type SignatureScheme } from "./algorithms.ts";
-import { derError, inside, readWhole, TAG, type DerElement } from "./der.ts";
+import { derError, inside, readWhole, TAG, type DerElement, type DerReader } from "./der.ts";
 import { readExtensionValues, type ExtensionValues } from "./extension-values.ts";
 import { readExtensions, type Extension } from "./extensions.ts";
 import { nameFrom, sameName, type Name } from "./name.ts";
@@ -79,12 +79,7 @@ function readTbs(element: DerElement): { parsed: TbsCertificate; identifier: Uin
   const version = reader.enterOptional(0xa0);
   if (version === undefined || version.small(1000) !== 2) throw invalid("version", "it is not version 3");
   version.end();
-  const serialOffset = reader.offset;
-  const serial = reader.integer();
-  if (serial[0]! >= 0x80 || (serial.length === 1 && serial[0] === 0)) {
-    throw invalid("serial", "its serial number is not positive");
-  }
-  if (serial.length > 20) throw derError("serial number of more than 20 octets", serialOffset);
+  const serial = readSerial(reader);
   const identifier = reader.read(TAG.sequence).raw;
   const issuer = nameFrom(reader.read(TAG.sequence));
   const validity = reader.enter();
@@ -99,7 +94,7 @@ function readTbs(element: DerElement): { parsed: TbsCertificate; identifier: Uin
   extensionList?.end();
   reader.end();
   const parsed: TbsCertificate = {
-    serial: toHex(serial[0] === 0 ? serial.subarray(1) : serial),
+    serial,
     signatureScheme: signatureSchemeOf(identifier),
     issuer,
     notBefore,
@@ -110,6 +105,20 @@ function readTbs(element: DerElement): { parsed: TbsCertificate; identifier: Uin
     ...readExtensionValues(extensions),
   };
   return { parsed, identifier };
+}
+
+/**
+ * CertificateSerialNumber (RFC 5280 section 4.1.2.2) as TbsCertificate has it.
+ * @throws CountersignError `der-invalid`, `certificate-invalid`
+ */
+export function readSerial(reader: DerReader): string {
+  const offset = reader.offset;
+  const serial = reader.integer();
+  if (serial[0]! >= 0x80 || (serial.length === 1 && serial[0] === 0)) {
+    throw invalid("serial", "its serial number is not positive");
+  }
+  if (serial.length > 20) throw derError("serial number of more than 20 octets", offset);
+  return toHex(serial[0] === 0 ? serial.subarray(1) : serial);
 }
 
 function invalid(rule: string, message: string): CountersignError {

@@ -1,8 +1,16 @@
 import { CountersignError } from "../domain/errors.ts";
 import { utf8 } from "../domain/bytes.ts";
-import { explicit, implicit } from "./der-write.ts";
-import { derError, inside, type DerElement } from "./der.ts";
+import { explicit, implicit, octetString, oid, sequence } from "./der-write.ts";
+import { derError, inside, type DerElement, type DerReader } from "./der.ts";
 import { nameFrom, parseName, type Name } from "./name.ts";
+import { OID } from "./oids.ts";
+
+export interface HardwareModuleName {
+  /** Dotted OID of the hardware's type, under which its numbers are unique */
+  readonly hwType: string;
+  /** 1 to 64 octets */
+  readonly hwSerialNum: Uint8Array;
+}
 
 /** GeneralName (RFC 5280 section 4.2.1.6). `other`: otherName, x400Address, ediPartyName, registeredID, not looked into. */
 export type GeneralName =
@@ -10,6 +18,8 @@ export type GeneralName =
   /** 4 or 16 octets; in a name constraint 8 or 32, address and mask */
   | { readonly kind: "ip"; readonly value: Uint8Array }
   | { readonly kind: "directory"; readonly value: Name }
+  /** otherName HardwareModuleName (RFC 4108 section 5) */
+  | { readonly kind: "hardware-module"; readonly value: HardwareModuleName }
   | { readonly kind: "other"; readonly tag: number };
 
 const TEXT_KINDS: Record<number, "email" | "dns" | "uri"> = { 0x81: "email", 0x82: "dns", 0x86: "uri" };
@@ -33,8 +43,24 @@ export function readGeneralName(element: DerElement): GeneralName {
     wrapper.end();
     return { kind: "directory", value: name };
   }
-  if ([0xa0, 0xa3, 0xa5, 0x88].includes(tag)) return { kind: "other", tag };
+  if (tag === 0xa0) return readOtherName(inside(element)) ?? { kind: "other", tag };
+  if ([0xa3, 0xa5, 0x88].includes(tag)) return { kind: "other", tag };
   throw derError("not a GeneralName", offset);
+}
+
+/** OtherName ::= SEQUENCE { type-id, value [0] EXPLICIT }. Types but ours are read no further. */
+function readOtherName(reader: DerReader): GeneralName | undefined {
+  const type = reader.oid();
+  const wrapper = reader.enter(0xa0);
+  reader.end();
+  if (type !== OID.hardwareModuleName) return undefined;
+  const fields = wrapper.enter();
+  wrapper.end();
+  const hwType = fields.oid();
+  const hwSerialNum = fields.octets();
+  if (hwSerialNum.length === 0 || hwSerialNum.length > 64) throw fields.fail("hardware number of unusable length");
+  fields.end();
+  return { kind: "hardware-module", value: { hwType, hwSerialNum } };
 }
 
 /** What our certificates may carry as alternative names. */
@@ -42,7 +68,8 @@ export type SubjectAltName =
   | { readonly kind: "dns" | "uri" | "email"; readonly value: string }
   | { readonly kind: "ip"; readonly value: Uint8Array }
   /** DER Name */
-  | { readonly kind: "directory"; readonly value: Uint8Array };
+  | { readonly kind: "directory"; readonly value: Uint8Array }
+  | { readonly kind: "hardware-module"; readonly value: HardwareModuleName };
 
 /** @throws CountersignError `input-invalid` */
 export function encodeGeneralName(name: SubjectAltName): Uint8Array {
@@ -52,11 +79,20 @@ export function encodeGeneralName(name: SubjectAltName): Uint8Array {
       return implicit(7, name.value);
     case "directory":
       return explicit(4, parseName(name.value).der);
+    case "hardware-module":
+      return encodeHardwareModule(name.value);
     default:
       if (!/^[!-~]{1,255}$/.test(name.value))
         throw invalid(`a ${name.kind} name has 1 to 255 ASCII characters, no spaces`);
       return implicit({ email: 1, dns: 2, uri: 6 }[name.kind], utf8(name.value));
   }
+}
+
+function encodeHardwareModule({ hwType, hwSerialNum }: HardwareModuleName): Uint8Array {
+  if (!/^[0-2](\.(0|[1-9]\d{0,19})){1,20}$/.test(hwType)) throw invalid("a hardware type is a dotted OID");
+  if (hwSerialNum.length === 0 || hwSerialNum.length > 64) throw invalid("a hardware number has 1 to 64 octets");
+  const module = sequence(oid(hwType), octetString(hwSerialNum));
+  return explicit(0, oid(OID.hardwareModuleName), explicit(0, module));
 }
 
 /**

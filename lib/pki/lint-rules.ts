@@ -1,9 +1,8 @@
 import { equalBytes } from "../domain/bytes.ts";
 import { schemeOf } from "./algorithms.ts";
-import { DEVICE_ID } from "../domain/ids.ts";
-import { TAG } from "./der.ts";
 import type { TbsCertificate } from "./certificate.ts";
 import type { IssuerInfo } from "./issuer.ts";
+import { subjectFault } from "./lint-subject.ts";
 import { OID } from "./oids.ts";
 import type { Profile } from "./profile-schema.ts";
 import { readSpki, subjectKeyIdentifier } from "./spki.ts";
@@ -15,31 +14,31 @@ export interface Violation {
   readonly message: string;
 }
 
-export interface LintCase {
-  readonly tbs: TbsCertificate;
+/** What each certificate has of its own; all else is its issuer's and its profile's. */
+export type OwnParts = Pick<TbsCertificate, "serial" | "notBefore" | "notAfter" | "subject" | "spki" | "ski">;
+
+interface OwnCase {
+  readonly tbs: OwnParts;
   readonly profile: Profile;
   readonly issuer: IssuerInfo;
 }
 
+export interface LintCase extends OwnCase {
+  readonly tbs: TbsCertificate;
+}
+
 /** Each rule looks at the re-read bytes only, never at what the builder was asked for. */
-type Rule = (c: LintCase) => string | false | undefined;
+type Rule<Case> = (c: Case) => string | false | undefined;
 
 const DAY = 86_400_000;
 const SECOND = 1000;
 
-const RULES: Record<string, Rule> = {
+const OWN_RULES: Record<string, Rule<OwnCase>> = {
   serial: ({ tbs }) => tbs.serial.length < 16 && "the serial number has fewer than 8 octets",
-
-  "signature-algorithm": ({ tbs, issuer }) =>
-    tbs.signatureScheme !== schemeOf(issuer.algorithm) && "the signature algorithm isn't the issuer key's",
-
-  "issuer-name": ({ tbs, issuer }) =>
-    (tbs.issuer.rdns.length === 0 || !equalBytes(tbs.issuer.der, issuer.name)) &&
-    "the issuer's name isn't the subject of the issuer's certificate",
 
   "self-signed": ({ tbs, profile, issuer }) => {
     const sameKey = equalBytes(tbs.spki, issuer.spki);
-    const same = equalBytes(tbs.subject.der, tbs.issuer.der);
+    const same = equalBytes(tbs.subject.der, issuer.name);
     if (profile.selfSigned) return !(sameKey && same) && "issuer and subject must be one name and one key";
     return (sameKey || same) && "the subject has the issuer's own name or key";
   },
@@ -60,7 +59,20 @@ const RULES: Record<string, Rule> = {
     return !profile.keyAlgorithms.includes(algorithm) && `the profile allows no ${algorithm} keys`;
   },
 
-  subject: subjectRule,
+  subject: ({ tbs, profile }) => subjectFault(tbs.subject, profile.subject),
+
+  "subject-key-identifier": ({ tbs: { ski, spki } }) =>
+    (ski === undefined || !equalBytes(ski, subjectKeyIdentifier(spki))) &&
+    "the subject key identifier isn't the key's (RFC 7093 method 1)",
+};
+
+const SHARED_RULES: Record<string, Rule<LintCase>> = {
+  "signature-algorithm": ({ tbs, issuer }) =>
+    tbs.signatureScheme !== schemeOf(issuer.algorithm) && "the signature algorithm isn't the issuer key's",
+
+  "issuer-name": ({ tbs, issuer }) =>
+    (tbs.issuer.rdns.length === 0 || !equalBytes(tbs.issuer.der, issuer.name)) &&
+    "the issuer's name isn't the subject of the issuer's certificate",
 
   "extension-set": ({ tbs, profile }) => {
     const expected = expectedExtensions(profile);
@@ -95,11 +107,7 @@ const RULES: Record<string, Rule> = {
   "extended-key-usage": ({ tbs, profile }) =>
     !sameSet(tbs.eku ?? [], profile.extKeyUsage) && "the extended key usage isn't the profile's",
 
-  "key-identifiers": ({ tbs, issuer }) => {
-    const { ski, aki } = tbs;
-    if (ski === undefined || !equalBytes(ski, subjectKeyIdentifier(tbs.spki))) {
-      return "the subject key identifier isn't the key's (RFC 7093 method 1)";
-    }
+  "authority-key-identifier": ({ tbs: { aki }, issuer }) => {
     const keyOnly = aki?.certIssuer === undefined && aki?.certSerial === undefined;
     const matches = aki?.keyIdentifier !== undefined && equalBytes(aki.keyIdentifier, issuer.ski);
     return !(keyOnly && matches) && "the authority key identifier isn't the issuer's";
@@ -109,6 +117,7 @@ const RULES: Record<string, Rule> = {
     for (const name of tbs.san ?? []) {
       if (name.kind === "directory" || name.kind === "other") return "a kind of alternative name the profile forbids";
       if (!profile.subjectAltName.kinds.includes(name.kind)) return `the profile allows no ${name.kind} names`;
+      if (name.kind === "hardware-module" && tbs.san!.length > 1) return "a hardware module's name stands alone";
       if (name.kind === "dns" && !DNS_NAME.test(name.value)) return "a DNS name isn't one";
     }
     return undefined;
@@ -129,44 +138,25 @@ const RULES: Record<string, Rule> = {
 
 /** Every rule the certificate breaks; empty when it keeps to its profile. */
 export function violations(c: LintCase): Violation[] {
-  return Object.entries(RULES).flatMap(([rule, check]) => {
-    const message = check(c);
-    return typeof message === "string" ? [{ rule, message }] : [];
-  });
+  return [...broken(OWN_RULES, c), ...broken(SHARED_RULES, c)];
+}
+
+/** Of the rules about what is the certificate's own, those it breaks. */
+export function ownViolations(c: OwnCase): Violation[] {
+  return broken(OWN_RULES, c);
+}
+
+function broken<Case>(rules: Readonly<Record<string, Rule<Case>>>, c: Case): Violation[] {
+  const found: Violation[] = [];
+  for (const rule in rules) {
+    const message = rules[rule]!(c);
+    if (typeof message === "string") found.push({ rule, message });
+  }
+  return found;
 }
 
 const DNS_NAME =
   /^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$/;
-
-function subjectRule({ tbs, profile }: LintCase): string | undefined {
-  const rules = profile.subject;
-  const order = [
-    { type: OID.countryName, presence: rules.country, tag: TAG.printableString },
-    { type: OID.organizationName, presence: rules.organization, tag: TAG.utf8String },
-    { type: OID.organizationalUnitName, presence: rules.organizationalUnit, tag: TAG.utf8String },
-    { type: OID.commonName, presence: rules.commonName, tag: TAG.utf8String },
-    { type: OID.serialNumber, presence: rules.serialNumber, tag: TAG.printableString },
-  ];
-  let position = 0;
-  for (const rdn of tbs.subject.rdns) {
-    const [attribute] = rdn;
-    if (attribute === undefined || rdn.length !== 1) return "each RDN of the subject has one attribute";
-    while (position < order.length && order[position]!.type !== attribute.type) {
-      if (order[position++]!.presence === "required") return `the subject lacks a required attribute`;
-    }
-    const slot = order[position++];
-    if (slot === undefined || slot.presence === "forbidden") return `subject attribute ${attribute.type} isn't allowed`;
-    if (slot.tag !== attribute.tag) return `subject attribute ${attribute.type} has the wrong string type`;
-    const length = [...(attribute.text ?? "")].length;
-    if (length < 1 || length > 64) return `subject attribute ${attribute.type} must have 1 to 64 characters`;
-  }
-  if (order.slice(position).some((slot) => slot.presence === "required"))
-    return "the subject lacks a required attribute";
-  if (rules.commonNameForm === "device-id" && !DEVICE_ID.test(tbs.subject.cn ?? "")) {
-    return "the common name isn't a device ID";
-  }
-  return undefined;
-}
 
 function expectedExtensions(profile: Profile): { oid: string; critical: boolean; presence: string }[] {
   return [
@@ -178,6 +168,7 @@ function expectedExtensions(profile: Profile): { oid: string; critical: boolean;
     { oid: OID.subjectAltName, critical: false, presence: profile.subjectAltName.presence },
     { oid: OID.cRLDistributionPoints, critical: false, presence: profile.crlDistributionPoint },
     { oid: OID.nameConstraints, critical: true, presence: profile.nameConstraints },
+    { oid: OID.ocspNoCheck, critical: false, presence: profile.ocspNoCheck === true ? "required" : "forbidden" },
   ];
 }
 

@@ -49,6 +49,10 @@ function rules(
 
 const seconds = (date: Date, more: number): Date => new Date(date.getTime() + more * 1000);
 const valid = params();
+const hardware = {
+  kind: "hardware-module",
+  value: { hwType: "1.3.6.1.4.1.99999.1", hwSerialNum: Uint8Array.of(1, 2, 3) },
+} as const;
 const otherIssuer: IssuerInfo = { ...issuer, algorithm: "ecdsa-p384-sha384" };
 
 describe("the linter", () => {
@@ -91,7 +95,7 @@ describe("the linter", () => {
     ["extended-key-usage", "ldevid", { extKeyUsage: [OID.clientAuth, OID.serverAuth] }, {}],
     ["extended-key-usage", "ldevid", { extKeyUsage: [OID.clientAuth, OID.clientAuth] }, {}],
     ["extension-set,extended-key-usage", "idevid", { extKeyUsage: [OID.clientAuth] }, {}],
-    ["key-identifiers", "ldevid", {}, { issuer: { ...issuer, ski: Uint8Array.of(1) } }],
+    ["authority-key-identifier", "ldevid", {}, { issuer: { ...issuer, ski: Uint8Array.of(1) } }],
     ["extension-set,alternative-names", "ldevid", {}, { san: [{ kind: "dns", value: "x.example" }] }],
     ["alternative-names", "server", {}, { san: [{ kind: "uri", value: "http://x" }] }],
     ["alternative-names", "server", {}, { san: [{ kind: "dns", value: "*.example" }] }],
@@ -101,9 +105,17 @@ describe("the linter", () => {
     ["extension-set", "intermediate-linux", {}, { pathLen: 0 }],
     ["name-constraints", "intermediate-linux", {}, { pathLen: 0, permittedNames: [buildName({})] }],
     ["extension-set", "hub-verification", {}, { crlUrl: "http://x/y" }],
+    ["extension-set", "ocsp-responder", { ocspNoCheck: false }, {}],
+    ["extension-set", "ldevid", { ocspNoCheck: true }, {}],
+    ["subject", "station", {}, { subject: { organization: "Y", organizationalUnit: "operator", commonName: "s" } }],
+    ["subject", "station", {}, { subject: { organization: "Y", commonName: "s" } }],
+    ["alternative-names", "idevid", {}, { san: [{ kind: "dns", value: "x.example" }] }],
+    ["alternative-names", "idevid", {}, { san: [hardware, hardware] }],
+    ["extension-set,alternative-names", "ldevid", {}, { san: [hardware] }],
   ])("refuses by rule %s (%s, case %#)", (rule, name, built, changes) => {
-    const short: Partial<TbsParams> =
-      name === "server" || name === "hub-verification" ? { notAfter: seconds(valid.notBefore, 86_400) } : {};
+    const short: Partial<TbsParams> = ["server", "hub-verification", "ocsp-responder"].includes(name)
+      ? { notAfter: seconds(valid.notBefore, 86_400) }
+      : {};
     expect(rules(name, built, { ...short, ...changes })).toBe(rule);
   });
 
@@ -175,5 +187,62 @@ describe("LintedTbs", () => {
     linted.bytes.fill(0);
     expect(equalBytes(linted.bytes, before)).toBe(true);
     expect(() => Object.assign(linted, { signatureAlgorithm: "ed25519" })).toThrow(TypeError);
+  });
+});
+
+describe("the linter's short way", () => {
+  const spkis = Array.from({ length: 4 }, () => throwawayKey().spki);
+  const verdict = (tbs: Uint8Array, profile: Profile, by: IssuerInfo): string => {
+    try {
+      return `passed as ${lintTbs(tbs, profile, by).profile}`;
+    } catch (error) {
+      if (!(error instanceof CountersignError)) throw error;
+      return `${error.code}: ${error.message}`;
+    }
+  };
+  const make = (i: number, changes: Partial<TbsParams> = {}): Uint8Array =>
+    buildTbs(PROFILES.ldevid, params({ subject: { commonName: `dev-${i}` }, spki: spkis[i % 4]!, ...changes }));
+
+  it("says of every single changed octet what a linter says that never saw another certificate", () => {
+    const warm = { ...issuer };
+    for (let i = 0; i < 4; i++) lintTbs(make(i, { issuer: warm, crlUrl: "http://x/y.crl" }), PROFILES.ldevid, warm);
+    const good = make(5, { crlUrl: "http://x/y.crl" });
+    expect(verdict(good, PROFILES.ldevid, warm)).toBe("passed as ldevid");
+    let passed = 0;
+    for (let at = 0; at < good.length; at++) {
+      for (const flip of [0x01, 0x80, 0xff, 0x20]) {
+        const changed = good.with(at, good[at]! ^ flip);
+        const said = verdict(changed, PROFILES.ldevid, warm);
+        // A copy of the issuer has no memory
+        expect(said, `octet ${at} ^ ${flip}`).toBe(verdict(changed, PROFILES.ldevid, { ...issuer }));
+        if (said.startsWith("passed")) passed++;
+      }
+    }
+    // Some octets are free: the serial number's, the name's, the last digits of the times
+    expect(passed).toBeGreaterThan(20);
+    expect(passed).toBeLessThan(good.length);
+  });
+
+  it("isn't taken for another issuer, profile, path length or key than it was learnt under", () => {
+    const warm = { ...issuer, pathLen: 1 as number | undefined };
+    const profile = PROFILES["intermediate-embedded"];
+    const tbs = buildTbs(profile, params({ issuer: warm, subject: { commonName: "Below" }, pathLen: 0 }));
+    expect(verdict(tbs, profile, warm)).toBe("passed as intermediate-embedded");
+    expect(verdict(tbs, profile, warm)).toBe("passed as intermediate-embedded");
+    expect(verdict(tbs, PROFILES["intermediate-linux"], warm)).toContain("profile-violation");
+    expect(verdict(tbs, PROFILES.ldevid, warm)).toContain("profile-violation");
+    // Whoever writes into an issuer gets the long way
+    warm.pathLen = 0;
+    expect(verdict(tbs, profile, warm)).toContain("path length");
+    warm.pathLen = 1;
+    const { ski, name, spki } = warm;
+    warm.ski = ski.with(0, ski[0]! ^ 1);
+    expect(verdict(tbs, profile, warm)).toContain("authority key identifier");
+    Object.assign(warm, { ski, name: buildName({ commonName: "Another" }) });
+    expect(verdict(tbs, profile, warm)).toContain("issuer's name");
+    Object.assign(warm, { name, spki: key.spki });
+    expect(verdict(tbs, profile, warm)).toContain("own name or key");
+    Object.assign(warm, { spki });
+    expect(verdict(tbs, profile, warm)).toBe("passed as intermediate-embedded");
   });
 });

@@ -1,3 +1,4 @@
+import { equalBytes } from "../domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../domain/errors.ts";
 import type { SignatureAlgorithm } from "../domain/signing.ts";
 import { algorithmIdentifier } from "./algorithms.ts";
@@ -5,6 +6,7 @@ import { parseTbsCertificate, type TbsCertificate } from "./certificate.ts";
 import { bitString, sequence } from "./der-write.ts";
 import type { IssuerInfo } from "./issuer.ts";
 import { violations } from "./lint-rules.ts";
+import { learn, passesShortWay } from "./lint-skeleton.ts";
 import type { Profile } from "./profile-schema.ts";
 import { keyId } from "./spki.ts";
 
@@ -44,10 +46,10 @@ export class LintedTbs {
 
   private constructor(token: symbol, bytes: Uint8Array, profile: string, issuer: IssuerInfo) {
     if (token !== CONSTRUCT) throw new CountersignError("profile-violation", "only lintTbs makes a LintedTbs");
-    this.#bytes = bytes.slice();
+    this.#bytes = bytes; // lintTbs's own copy
     this.profile = profile;
     this.signatureAlgorithm = issuer.algorithm;
-    this.issuerKeyId = keyId(issuer.spki);
+    this.issuerKeyId = issuerKeyId(issuer);
     Object.freeze(this);
   }
 
@@ -67,7 +69,9 @@ const CONSTRUCT = Symbol("LintedTbs");
  */
 export function lintTbs(tbs: Uint8Array, profile: Profile, issuer: IssuerInfo): LintedTbs {
   const bytes = tbs.slice(); // the caller's buffer may change while we look
-  const broken = violations({ tbs: read(bytes), profile, issuer });
+  if (passesShortWay(bytes, profile, issuer)) return construct(bytes, profile.name, issuer);
+  const parsed = read(bytes);
+  const broken = violations({ tbs: parsed, profile, issuer });
   if (broken.length > 0) {
     throw new CountersignError(
       "profile-violation",
@@ -75,6 +79,7 @@ export function lintTbs(tbs: Uint8Array, profile: Profile, issuer: IssuerInfo): 
       { details: { profile: profile.name, rules: broken.map(({ rule }) => rule).join(",") } },
     );
   }
+  learn(bytes, parsed, profile, issuer);
   return construct(bytes, profile.name, issuer);
 }
 
@@ -85,6 +90,18 @@ export function lintTbs(tbs: Uint8Array, profile: Profile, issuer: IssuerInfo): 
 export function assembleCertificate(linted: LintedTbs, signature: Uint8Array): Uint8Array {
   const { bytes, algorithm } = spend(linted);
   return sequence(bytes, algorithmIdentifier(algorithm), bitString(signature));
+}
+
+const keyIds = new WeakMap<IssuerInfo, { spki: Uint8Array; id: string }>();
+
+/** Once for each issuer, and again if its key's octets aren't those it was made from. */
+function issuerKeyId(issuer: IssuerInfo): string {
+  const known = keyIds.get(issuer);
+  if (known !== undefined && equalBytes(known.spki, issuer.spki)) return known.id;
+  const spki = issuer.spki.slice();
+  const id = keyId(spki);
+  keyIds.set(issuer, { spki, id });
+  return id;
 }
 
 function read(bytes: Uint8Array): TbsCertificate {

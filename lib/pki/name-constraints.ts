@@ -57,7 +57,7 @@ function constrainedNames({ subject, san }: Certificate, isLeaf: boolean): Const
     // A type other than IA5String would not be seen as an address by others: make every one comparable, or refuse it.
     names.push({ kind: "email", value: tag === 0x16 ? (text ?? "") : "" });
   }
-  for (const name of san ?? []) if (name.kind !== "other") names.push(name);
+  for (const name of san ?? []) if (name.kind !== "other" && name.kind !== "hardware-module") names.push(name);
   if (isLeaf && !names.some((name) => name.kind === "dns")) {
     for (const { type, text } of subject.rdns.flat()) {
       if (type === OID.commonName && looksLikeDns(text ?? "")) names.push({ kind: "dns", value: text! });
@@ -93,6 +93,7 @@ function checkBase(base: GeneralName): void {
       }
       return;
     case "other":
+    case "hardware-module":
       throw new Unsupported("name constraints of a form we don't process");
   }
 }

@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { CountersignError } from "../domain/errors.ts";
 import { KEY_USAGE_BITS } from "./extension-values.ts";
+import { OID } from "./oids.ts";
 
 const presence = z.enum(["required", "optional", "forbidden"]);
 const days = z.int().min(1).max(36_525);
@@ -9,7 +10,8 @@ const oid = z.string().regex(/^[0-2](\.(0|[1-9]\d{0,39})){1,20}$/);
 /**
  * A certificate profile: everything about a certificate that its requester doesn't decide. Extensions appear in the
  * fixed order basicConstraints, keyUsage, extKeyUsage, subjectKeyIdentifier, authorityKeyIdentifier, subjectAltName,
- * cRLDistributionPoints, nameConstraints; basicConstraints, keyUsage and nameConstraints are critical, the rest are not.
+ * cRLDistributionPoints, nameConstraints, ocsp-nocheck; basicConstraints, keyUsage and nameConstraints are critical, the
+ * rest are not.
  */
 const profileSchema = z
   .strictObject({
@@ -25,6 +27,8 @@ const profileSchema = z
       country: presence,
       organization: presence,
       organizationalUnit: presence,
+      /** The only value the organizationalUnit may have: where it names a role */
+      role: z.string().min(1).max(64).optional(),
       serialNumber: presence,
     }),
     basicConstraints: z.discriminatedUnion("ca", [
@@ -35,10 +39,15 @@ const profileSchema = z
     /** Key purpose OIDs; empty: no extension */
     extKeyUsage: z.array(oid).max(8),
     /** Kinds of alternative name; empty: no extension */
-    subjectAltName: z.strictObject({ presence, kinds: z.array(z.enum(["dns", "ip", "uri", "email"])) }),
+    subjectAltName: z.strictObject({
+      presence,
+      kinds: z.array(z.enum(["dns", "ip", "uri", "email", "hardware-module"])),
+    }),
     crlDistributionPoint: presence,
     /** directoryName subtrees, permitted only */
     nameConstraints: presence,
+    /** id-pkix-ocsp-nocheck (RFC 6960 section 4.2.2.2.1): nobody asks whether the responder itself is revoked */
+    ocspNoCheck: z.boolean().optional(),
     validity: z.strictObject({
       defaultDays: days,
       maxDays: days,
@@ -48,11 +57,19 @@ const profileSchema = z
     keyAlgorithms: z.array(z.enum(["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"])).min(1),
   })
   .check((context) => {
-    const { basicConstraints, keyUsage, nameConstraints, validity } = context.value;
+    const { subject, basicConstraints, keyUsage, extKeyUsage, subjectAltName } = context.value;
+    const { nameConstraints, ocspNoCheck, validity } = context.value;
     const faults = [
       basicConstraints.ca !== keyUsage.includes("keyCertSign") && "keyCertSign goes with ca, and only with it",
       !basicConstraints.ca && keyUsage.includes("cRLSign") && "cRLSign goes with ca",
       !basicConstraints.ca && nameConstraints !== "forbidden" && "name constraints are for CAs",
+      subject.role !== undefined &&
+        subject.organizationalUnit !== "required" &&
+        "a role is the organizational unit's value, which must be required then",
+      (ocspNoCheck === true) !== extKeyUsage.includes(OID.ocspSigning) && "ocsp-nocheck goes with OCSP signing",
+      subjectAltName.presence !== "forbidden" &&
+        subjectAltName.kinds.length === 0 &&
+        "alternative names need a kind they may have",
       validity.defaultDays > validity.maxDays && "the default validity is above the maximum",
     ];
     for (const message of faults) {

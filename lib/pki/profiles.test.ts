@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { errorCodeOf } from "../domain/errors.ts";
 import { validityFor } from "./issuer.ts";
 import { parseProfile } from "./profile-schema.ts";
-import { PROFILES, profileDigest, profileNamed, type ProfileName } from "./profiles.ts";
+import { PROFILES, profileDigest, profileNamed } from "./profiles.ts";
 import { NO_EXPIRY } from "./time.ts";
 
 const codeOf = (run: () => unknown): string => {
@@ -19,15 +19,19 @@ describe("certificate profiles", () => {
     const digests = Object.fromEntries(Object.keys(PROFILES).map((name) => [name, profileDigest(name).slice(0, 16)]));
     expect(digests).toMatchInlineSnapshot(`
       {
-        "client": "5e732b16288470f8",
+        "client": "ff6271e30dfbc19d",
         "hub-verification": "731b58b9375bfe99",
-        "idevid": "8daca37000c396ac",
-        "infra-ca": "8a62d770a96470c9",
+        "idevid": "aff96dd858b906a3",
+        "infra-ca": "6d5e5449b5f984df",
         "intermediate-embedded": "01cab5d6bf4be703",
         "intermediate-linux": "78bbb2591e90463e",
         "ldevid": "2e80552c76fe407c",
+        "ocsp-responder": "2f38357de0dbc5ab",
+        "operator": "7e754d039efc4d3a",
         "root": "5388b88d6dc3639b",
         "server": "8a8eeb6031678271",
+        "station": "73dc1d0eae378ced",
+        "technician": "728410c490820c38",
       }
     `);
     for (const [name, profile] of Object.entries(PROFILES)) expect(profile.name).toBe(name);
@@ -44,6 +48,13 @@ describe("certificate profiles", () => {
     ["a default validity above the maximum", { ...good, validity: { ...good.validity, defaultDays: 4000 } }],
     ["an unknown key usage", { ...good, keyUsage: ["signEverything"] }],
     ["a malformed key purpose", { ...good, extKeyUsage: ["clientAuth"] }],
+    [
+      "a role in a unit that may be left out",
+      { ...PROFILES.client, subject: { ...PROFILES.client.subject, role: "x" } },
+    ],
+    ["OCSP signing that is checked itself", { ...PROFILES["ocsp-responder"], ocspNoCheck: false }],
+    ["ocsp-nocheck without OCSP signing", { ...good, ocspNoCheck: true }],
+    ["alternative names of no kind", { ...good, subjectAltName: { presence: "optional", kinds: [] } }],
     ["no key algorithm", { ...good, keyAlgorithms: [] }],
     ["nothing", undefined],
   ])("are refused with %s", (_what, data) => {
@@ -51,8 +62,9 @@ describe("certificate profiles", () => {
   });
 
   it("let no device or infrastructure profile pass for a CA, and give devices no server purpose", () => {
-    for (const name of ["idevid", "ldevid", "hub-verification", "server", "client"] satisfies ProfileName[]) {
-      expect(PROFILES[name].basicConstraints.ca).toBe(false);
+    const cas = ["root", "intermediate-embedded", "intermediate-linux", "infra-ca"];
+    for (const [name, { basicConstraints }] of Object.entries(PROFILES)) {
+      expect(basicConstraints.ca, name).toBe(cas.includes(name));
     }
     expect(PROFILES.server.extKeyUsage).not.toContain(PROFILES.ldevid.extKeyUsage[0]);
     expect(PROFILES["infra-ca"].basicConstraints).toMatchObject({ maxPathLen: 0, pathLen: "required" });

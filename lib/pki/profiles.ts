@@ -4,8 +4,9 @@ import { canonicalJson } from "../domain/json.ts";
 import { parseProfile, type Profile } from "./profile-schema.ts";
 import { idevid, ldevid } from "./profiles/device.ts";
 import { hubVerification } from "./profiles/hub-verification.ts";
-import { client, infraCa, server } from "./profiles/infrastructure.ts";
+import { client, infraCa, operator, server, station, technician } from "./profiles/infrastructure.ts";
 import { intermediateEmbedded, intermediateLinux } from "./profiles/intermediate.ts";
+import { ocspResponder } from "./profiles/ocsp-responder.ts";
 import { root } from "./profiles/root.ts";
 
 export type { Profile } from "./profile-schema.ts";
@@ -18,9 +19,13 @@ export const PROFILES = {
   idevid: parseProfile(idevid),
   ldevid: parseProfile(ldevid),
   "hub-verification": parseProfile(hubVerification),
+  "ocsp-responder": parseProfile(ocspResponder),
   "infra-ca": parseProfile(infraCa),
   server: parseProfile(server),
   client: parseProfile(client),
+  operator: parseProfile(operator),
+  station: parseProfile(station),
+  technician: parseProfile(technician),
 } as const satisfies Record<string, Profile>;
 
 export type ProfileName = keyof typeof PROFILES;

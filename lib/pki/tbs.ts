@@ -1,4 +1,4 @@
-import { utf8 } from "../domain/bytes.ts";
+import { concatBytes, utf8 } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import { algorithmIdentifier } from "./algorithms.ts";
 import * as der from "./der-write.ts";
@@ -40,30 +40,36 @@ export interface TbsParams {
  * @throws CountersignError `input-invalid` for values that have no encoding
  */
 export function buildTbs(profile: Profile, params: TbsParams): Tbs {
-  const fixed = templateOf(profile, params.issuer);
+  const template = templateOf(profile, params.issuer);
   if (params.serial.length === 0) throw new CountersignError("input-invalid", "a serial number has 1 to 20 octets");
   return der.sequence(
     VERSION_3,
     der.unsignedInteger(params.serial),
-    fixed.signatureAlgorithm,
-    params.issuer.name,
-    der.sequence(encodeTime(params.notBefore), encodeTime(params.notAfter)),
+    template.algorithmAndIssuer,
+    validity(template, params),
     buildName(params.subject),
     params.spki,
-    der.explicit(3, der.sequence(...extensions(profile, fixed, params))),
+    der.explicit(3, der.sequence(...extensions(profile, template, params))),
   );
 }
 
 const VERSION_3 = der.explicit(0, der.integer(2));
+const NOTHING = new Uint8Array(0);
 
+/** What is the same in every certificate of one issuer and profile, encoded once. Held as long as both are. */
 interface Template {
-  readonly signatureAlgorithm: Uint8Array;
-  readonly keyUsage: Uint8Array;
-  readonly extKeyUsage: Uint8Array;
+  readonly algorithmAndIssuer: Uint8Array;
+  /** basicConstraints without a path length */
+  readonly basicConstraints: Uint8Array;
+  /** keyUsage, extKeyUsage and the subject key identifier up to its octets */
+  readonly toSubjectKey: Uint8Array;
   readonly authorityKeyIdentifier: Uint8Array;
+  readonly ocspNoCheck: Uint8Array;
+  /** The last ones encoded: certificates of one batch share them */
+  validity: { notBefore: number; notAfter: number; encoded: Uint8Array };
+  distributionPoint: { url: string | undefined; encoded: Uint8Array };
 }
 
-/** The parts that are the same for every certificate of one issuer and profile. Held as long as both are. */
 const templates = new WeakMap<IssuerInfo, WeakMap<Profile, Template>>();
 
 function templateOf(profile: Profile, issuer: IssuerInfo): Template {
@@ -74,34 +80,53 @@ function templateOf(profile: Profile, issuer: IssuerInfo): Template {
   return template;
 }
 
+/** An empty key identifier of the length ours have: what comes before its octets is the same for all. */
+const ANY_SKI = new Uint8Array(20);
+
 function makeTemplate(profile: Profile, issuer: IssuerInfo): Template {
   const bits = profile.keyUsage.map((usage) => KEY_USAGE_BITS.indexOf(usage));
   const purposes = profile.extKeyUsage.map(der.oid);
+  const subjectKey = extension(OID.subjectKeyIdentifier, false, der.octetString(ANY_SKI));
   return {
-    signatureAlgorithm: algorithmIdentifier(issuer.algorithm),
-    keyUsage: extension(OID.keyUsage, true, der.namedBitString(bits)),
-    extKeyUsage: purposes.length === 0 ? NOTHING : extension(OID.extKeyUsage, false, der.sequence(...purposes)),
+    algorithmAndIssuer: concatBytes(algorithmIdentifier(issuer.algorithm), issuer.name),
+    basicConstraints: basicConstraints(profile, undefined),
+    toSubjectKey: concatBytes(
+      extension(OID.keyUsage, true, der.namedBitString(bits)),
+      purposes.length === 0 ? NOTHING : extension(OID.extKeyUsage, false, der.sequence(...purposes)),
+      subjectKey.subarray(0, subjectKey.length - ANY_SKI.length),
+    ),
     authorityKeyIdentifier: extension(OID.authorityKeyIdentifier, false, der.sequence(der.implicit(0, issuer.ski))),
+    ocspNoCheck: profile.ocspNoCheck === true ? extension(OID.ocspNoCheck, false, der.nullValue()) : NOTHING,
+    validity: { notBefore: Number.NaN, notAfter: Number.NaN, encoded: NOTHING },
+    distributionPoint: { url: undefined, encoded: NOTHING },
   };
 }
 
-const NOTHING = new Uint8Array(0);
+function validity(template: Template, params: TbsParams): Uint8Array {
+  const notBefore = params.notBefore.getTime();
+  const notAfter = params.notAfter.getTime();
+  const last = template.validity;
+  if (last.notBefore === notBefore && last.notAfter === notAfter) return last.encoded;
+  const encoded = der.sequence(encodeTime(params.notBefore), encodeTime(params.notAfter));
+  template.validity = { notBefore, notAfter, encoded };
+  return encoded;
+}
 
-function extensions(profile: Profile, fixed: Template, params: TbsParams): Uint8Array[] {
-  const { san, crlUrl, permittedNames } = params;
+function extensions(profile: Profile, template: Template, params: TbsParams): Uint8Array[] {
+  const { pathLen, san, crlUrl, permittedNames } = params;
   return [
-    basicConstraints(profile, params.pathLen),
-    fixed.keyUsage,
-    fixed.extKeyUsage,
-    extension(OID.subjectKeyIdentifier, false, der.octetString(subjectKeyIdentifier(params.spki))),
-    fixed.authorityKeyIdentifier,
+    pathLen === undefined ? template.basicConstraints : basicConstraints(profile, pathLen),
+    template.toSubjectKey,
+    subjectKeyIdentifier(params.spki),
+    template.authorityKeyIdentifier,
     san === undefined || san.length === 0
       ? NOTHING
       : extension(OID.subjectAltName, false, der.sequence(...san.map(encodeGeneralName))),
-    crlUrl === undefined ? NOTHING : extension(OID.cRLDistributionPoints, false, distributionPoints(crlUrl)),
+    distributionPoint(template, crlUrl),
     permittedNames === undefined || permittedNames.length === 0
       ? NOTHING
       : extension(OID.nameConstraints, true, der.sequence(der.explicit(0, ...permittedNames.map(subtree)))),
+    template.ocspNoCheck,
   ];
 }
 
@@ -110,6 +135,13 @@ function basicConstraints(profile: Profile, pathLen: number | undefined): Uint8A
     ? der.sequence(der.boolean(true), pathLen === undefined ? NOTHING : der.integer(pathLen))
     : der.sequence();
   return extension(OID.basicConstraints, true, content);
+}
+
+function distributionPoint(template: Template, url: string | undefined): Uint8Array {
+  if (template.distributionPoint.url === url) return template.distributionPoint.encoded;
+  const encoded = url === undefined ? NOTHING : extension(OID.cRLDistributionPoints, false, distributionPoints(url));
+  template.distributionPoint = { url, encoded };
+  return encoded;
 }
 
 function distributionPoints(url: string): Uint8Array {

@@ -13,11 +13,11 @@ export const NO_EXPIRY = new Date(Date.UTC(9999, 11, 31, 23, 59, 59));
 export function readTime(reader: DerReader): Date {
   const element = reader.read();
   if (element.tag === TAG.utcTime) {
-    const short = Number(digitsOf(element, 2).slice(0, 2));
+    const short = pair(element, 0, 2);
     return decode(element, short < 50 ? 2000 + short : 1900 + short, 2);
   }
   if (element.tag !== TAG.generalizedTime) throw derError("not a time", element.offset);
-  const time = decode(element, Number(digitsOf(element, 4).slice(0, 4)), 4);
+  const time = decode(element, longYear(element), 4);
   if (time.getUTCFullYear() < 2050) throw derError("a year before 2050 must be UTCTime", element.offset);
   return time;
 }
@@ -25,19 +25,24 @@ export function readTime(reader: DerReader): Date {
 /** GeneralizedTime of any year, whole seconds (RFC 5280 section 5.3.2). Throws as {@link readTime}. */
 export function readGeneralizedTime(reader: DerReader): Date {
   const element = reader.read(TAG.generalizedTime);
-  return decode(element, Number(digitsOf(element, 4).slice(0, 4)), 4);
+  return decode(element, longYear(element), 4);
 }
 
-function digitsOf({ content, offset }: DerElement, yearDigits: number): string {
-  if (content.length !== yearDigits + 11) throw derError("malformed time", offset);
-  const text = String.fromCharCode(...content);
-  if (!/^\d+Z$/.test(text)) throw derError("malformed time", offset);
-  return text;
+function longYear(element: DerElement): number {
+  return 100 * pair(element, 0, 4) + pair(element, 2, 4);
+}
+
+/** Two digits of a time of exactly this form: digits of a year of `yearDigits`, ten more digits and a Z. */
+function pair({ content, offset }: DerElement, at: number, yearDigits: number): number {
+  const tens = content[at]! - 0x30;
+  const ones = content[at + 1]! - 0x30;
+  const wellFormed = content.length === yearDigits + 11 && content[yearDigits + 10] === 0x5a;
+  if (!wellFormed || !(tens >= 0 && tens <= 9 && ones >= 0 && ones <= 9)) throw derError("malformed time", offset);
+  return 10 * tens + ones;
 }
 
 function decode(element: DerElement, year: number, yearDigits: number): Date {
-  const text = digitsOf(element, yearDigits);
-  const field = (index: number): number => Number(text.slice(yearDigits + 2 * index, yearDigits + 2 * index + 2));
+  const field = (index: number): number => pair(element, yearDigits + 2 * index, yearDigits);
   const [month, day, hour, minute, second] = [field(0), field(1), field(2), field(3), field(4)];
   const time = new Date(0);
   time.setUTCFullYear(year, month - 1, day);

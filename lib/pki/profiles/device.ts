@@ -20,9 +20,12 @@ const common = {
   keyAlgorithms: ["ec-p256", "ec-p384", "ed25519", "rsa-2048", "rsa-3072", "rsa-4096"],
 } satisfies Partial<ProfileData>;
 
+/** The hardware's own name (RFC 4108: who numbers it, and its number) can go with it, as IEEE 802.1AR suggests. */
 export const idevid: ProfileData = {
   ...common,
   name: "idevid",
+  subject: { ...common.subject, serialNumber: "optional" },
+  subjectAltName: { presence: "optional", kinds: ["hardware-module"] },
   purpose: "IEEE 802.1AR initial device identity: for the device's life, not renewed, not bound to one use.",
   extKeyUsage: [],
   validity: { defaultDays: 7305, maxDays: 9131, noExpiry: true },

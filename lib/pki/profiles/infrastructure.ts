@@ -24,7 +24,7 @@ export const infraCa: ProfileData = {
   crlDistributionPoint: "forbidden",
   nameConstraints: "forbidden",
   validity: { defaultDays: 1826, maxDays: 3653, noExpiry: false },
-  keyAlgorithms: ["ec-p256", "ec-p384", "rsa-3072", "rsa-4096"],
+  keyAlgorithms: ["ec-p256", "ec-p384", "ed25519", "rsa-3072", "rsa-4096"],
 };
 
 export const server: ProfileData = {
@@ -43,10 +43,11 @@ export const server: ProfileData = {
   keyAlgorithms: ["ec-p256", "ec-p384"],
 };
 
+/** A person's or a machine's client certificate below the infrastructure CA. */
 export const client: ProfileData = {
   name: "client",
   version: 1,
-  purpose: "A site's station or operator: TLS client, and signatures over batch manifests and approvals.",
+  purpose: "A TLS client of a site: signatures over TLS handshakes and batch manifests. The OU, if any, is its role.",
   selfSigned: false,
   subject,
   basicConstraints: { ca: false },
@@ -58,3 +59,17 @@ export const client: ProfileData = {
   validity: { defaultDays: 398, maxDays: 825, noExpiry: false },
   keyAlgorithms: ["ec-p256", "ec-p384", "ed25519", "rsa-3072", "rsa-4096"],
 };
+
+function inRole(role: string, purpose: string): ProfileData {
+  return {
+    ...client,
+    name: role,
+    purpose,
+    subject: { ...subject, organization: "required", organizationalUnit: "required", role },
+    validity: { defaultDays: 398, maxDays: 398, noExpiry: false },
+  };
+}
+
+export const operator = inRole("operator", "A person who runs a site: opens lots, approves, invites, hands off.");
+export const station = inRole("station", "A machine on a line: posts CSRs and signs the manifests of its batches.");
+export const technician = inRole("technician", "A person who installs devices, and signs where and when.");
