@@ -6,6 +6,7 @@ import type { AuditResult } from "../../../lib/ledger/audit/ledgers.ts";
 import type { Finding } from "../../../lib/ledger/audit/finding.ts";
 import { equalBytes } from "../../../lib/domain/bytes.ts";
 import { isCountersignError } from "../../../lib/domain/errors.ts";
+import { canonicalJson } from "../../../lib/domain/json.ts";
 import { parseCertificatesPem } from "../../../lib/pki/certificate.ts";
 import { pemDecode } from "../../../lib/pki/pem.ts";
 import { receipt as receiptSchema } from "../../../lib/records/receipt.ts";
@@ -14,7 +15,7 @@ import { readText } from "./folder.ts";
 
 /** What lies beside the ledgers in an output folder must be what the ledgers say it is. */
 export async function checkDeviceFiles(dir: string, result: AuditResult): Promise<Finding[]> {
-  const findings: Finding[] = [];
+  const findings: Finding[] = await checkPartyFiles(dir, result);
   let names: string[];
   try {
     names = await readdir(join(dir, "devices"));
@@ -39,10 +40,32 @@ export async function checkDeviceFiles(dir: string, result: AuditResult): Promis
       const chain = await readText(join(folder, "chain.pem"));
       if (chain) await checkChain(chain, name, result, complain);
       const receipt = await readText(join(folder, "receipt.json"));
-      if (receipt) await checkReceipt(dir, receipt, result, name, complain);
+      const described = receipt ? await checkReceipt(dir, receipt, result, name, complain) : undefined;
+      for (const file of await readdir(folder)) {
+        const path = `devices/${name}/${file}`;
+        if (file.startsWith("image.") && path !== described) complain(`${file} is an image that no receipt describes`);
+      }
     } catch (error) {
       complain(isCountersignError(error) ? error.message : `its files can't be read: ${String(error)}`);
     }
+  }
+  return findings;
+}
+
+/** A party's CA certificate beside the ledgers is the one that its grant (or the ceremony) holds. */
+async function checkPartyFiles(dir: string, result: AuditResult): Promise<Finding[]> {
+  const findings: Finding[] = [];
+  for (const { id, chain } of result.parties.values()) {
+    const pem = await readText(join(dir, "parties", id, "ca.pem"));
+    if (pem === undefined) continue;
+    try {
+      const [ca, more] = parseCertificatesPem(pem);
+      if (ca && !more && chain[0] && equalBytes(ca.der, chain[0].der)) continue;
+    } catch (error) {
+      if (!isCountersignError(error)) throw error;
+    }
+    const message = "ca.pem is not the certificate that was granted to the party";
+    findings.push({ severity: "error", code: "file-mismatch", party: id, message });
   }
   return findings;
 }
@@ -69,16 +92,21 @@ async function checkReceipt(
   result: AuditResult,
   name: string,
   complain: (message: string) => void,
-): Promise<void> {
+): Promise<string | undefined> {
   const receipt = receiptSchema.parse(JSON.parse(text));
-  if (!result.devices.get(name)?.injected) return complain("there is a receipt, but no injection was logged");
-  if (receipt.deviceId !== name) return complain("receipt.json is about another device");
+  const device = result.devices.get(name);
+  if (!device?.injected) return void complain("there is a receipt, but no injection was logged");
+  // Its digests are those of files that lie beside it: whoever changed them changed it too. The ledger's word counts.
+  if (sha256(canonicalJson(receipt)) !== device.receiptSha256) complain("receipt.json is not the one that was logged");
   for (const file of [receipt.image, receipt.original]) {
     const path = normalize(file.path);
-    if (path.startsWith("..") || path.startsWith("/")) return complain("receipt.json names a file outside the folder");
+    if (path.startsWith("..") || path.startsWith("/")) {
+      return void complain("receipt.json names a file outside the folder");
+    }
     if ((await sha256File(join(dir, path))) !== file.sha256)
       complain(`${file.path} is not the file that the receipt describes`);
   }
+  return normalize(receipt.image.path);
 }
 
 function sha256(bytes: Uint8Array): string {

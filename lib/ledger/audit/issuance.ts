@@ -1,6 +1,7 @@
 import { fromBase64, toHex, utf8, concatBytes } from "../../domain/bytes.ts";
 import { sha256, sha256Hex } from "../../domain/hash.ts";
 import { isCountersignError } from "../../domain/errors.ts";
+import { canonicalJson } from "../../domain/json.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
 import { validatePath } from "../../pki/path.ts";
 import { OID } from "../../pki/oids.ts";
@@ -269,6 +270,7 @@ export function onInjected(at: Placed<"injected">, party: PartyState, state: Aud
   }
   lot.injected++;
   device.injected = true;
+  device.receiptSha256 = sha256Hex(canonicalJson(receipt));
 }
 
 export async function onInstalled(at: Placed<"installed">, party: PartyState, state: AuditState): Promise<void> {

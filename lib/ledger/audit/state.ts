@@ -63,6 +63,8 @@ export interface DeviceState {
   certificate?: Certificate;
   certificateAct?: string;
   injected: boolean;
+  /** of the logged receipt's canonical JSON, once injected */
+  receiptSha256?: string;
   installed: boolean;
 }
 
