@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { concatBytes, equalBytes, fromBase64, fromHex, fromUtf8, toBase64, toHex, utf8 } from "./bytes.ts";
 
 describe("bytes", () => {
@@ -34,5 +34,32 @@ describe("bytes", () => {
 
   it("concatenates", () => {
     expect(concatBytes(utf8("a"), new Uint8Array(), utf8("bc"))).toEqual(utf8("abc"));
+  });
+
+  it("does the same where the platform has no codecs of its own", async () => {
+    const { Buffer } = globalThis;
+    vi.resetModules();
+    vi.stubGlobal("Buffer", undefined);
+    const portable = await import("./bytes.ts");
+    vi.unstubAllGlobals();
+    expect(portable.toHex).not.toBe(toHex);
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 500 }), fc.string({ maxLength: 12 }), (bytes, text) => {
+        expect(portable.toHex(bytes)).toBe(toHex(bytes));
+        expect(portable.toBase64(bytes)).toBe(toBase64(bytes));
+        expect(portable.fromHex(toHex(bytes))).toEqual(fromHex(toHex(bytes)));
+        expect(portable.fromBase64(toBase64(bytes))).toEqual(fromBase64(toBase64(bytes)));
+        for (const name of ["fromHex", "fromBase64"] as const) {
+          const outcome = (decode: (text: string) => Uint8Array) => {
+            try {
+              return Buffer.from(decode(text)).toString("hex");
+            } catch (error) {
+              return (error as Error).name;
+            }
+          };
+          expect(outcome(portable[name])).toBe(outcome({ fromHex, fromBase64 }[name]));
+        }
+      }),
+    );
   });
 });

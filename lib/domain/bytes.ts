@@ -1,8 +1,22 @@
 /** Byte helpers that run anywhere (no Node). All hex is lower case. */
 
+/**
+ * Where the platform has native codecs (Node's Buffer), they do the work: every act of a lot passes here several times.
+ * What is refused is decided by this file in either case.
+ */
+interface NativeCodec {
+  from(text: string, encoding: "hex" | "base64"): Uint8Array;
+  from(buffer: ArrayBufferLike, offset: number, length: number): { toString(encoding: "hex" | "base64"): string };
+}
+const native = (globalThis as { Buffer?: NativeCodec }).Buffer;
+const view = (codec: NativeCodec, bytes: Uint8Array) => codec.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+/** A plain array of its own: Buffer's pool and methods stay inside. */
+const plain = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes);
+
 const HEX = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, "0"));
 
 export function toHex(bytes: Uint8Array): string {
+  if (native !== undefined) return view(native, bytes).toString("hex");
   let out = "";
   for (const byte of bytes) out += HEX[byte];
   return out;
@@ -11,6 +25,7 @@ export function toHex(bytes: Uint8Array): string {
 /** @throws RangeError when `hex` isn't an even number of hex digits */
 export function fromHex(hex: string): Uint8Array {
   if (hex.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(hex)) throw new RangeError("not a hex string");
+  if (native !== undefined) return plain(native.from(hex, "hex"));
   const out = new Uint8Array(hex.length / 2);
   for (let i = 0; i < out.length; i++) out[i] = Number.parseInt(hex.slice(2 * i, 2 * i + 2), 16);
   return out;
@@ -48,6 +63,7 @@ export function fromUtf8(bytes: Uint8Array): string {
 
 /** Standard padded base64 (RFC 4648 section 4). */
 export function toBase64(bytes: Uint8Array): string {
+  if (native !== undefined) return view(native, bytes).toString("base64");
   let binary = "";
   for (let i = 0; i < bytes.length; i += 0x8000) {
     binary += String.fromCharCode(...bytes.subarray(i, i + 0x8000));
@@ -58,9 +74,14 @@ export function toBase64(bytes: Uint8Array): string {
 /** @throws RangeError when `text` isn't canonical padded base64: exactly one encoding is accepted for each byte string */
 export function fromBase64(text: string): Uint8Array {
   if (text.length % 4 !== 0 || !/^[A-Za-z0-9+/]*={0,2}$/.test(text)) throw new RangeError("not padded base64");
+  const out = native === undefined ? decodeBase64(text) : plain(native.from(text, "base64"));
+  if (toBase64(out) !== text) throw new RangeError("not canonical base64");
+  return out;
+}
+
+function decodeBase64(text: string): Uint8Array {
   const binary = atob(text);
   const out = new Uint8Array(binary.length);
   for (let i = 0; i < out.length; i++) out[i] = binary.charCodeAt(i);
-  if (toBase64(out) !== text) throw new RangeError("not canonical base64");
   return out;
 }

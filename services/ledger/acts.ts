@@ -6,8 +6,9 @@ import type { Signer } from "../../lib/domain/signing.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
 import { ACT_CLASSES, type ActFields, type ActType } from "../../lib/records/acts.ts";
 import { PAYLOAD_TYPES, signDsse } from "../../lib/records/dsse.ts";
+import { buildLine } from "../../lib/records/line-statement.ts";
 import type { ActRef, BlobRef, PrevRef } from "../../lib/records/primitives.ts";
-import { buildStatement, parseStatement, type Subject } from "../../lib/records/statement.ts";
+import { parseStatement, type AnyAct, type Subject } from "../../lib/records/statement.ts";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import {
   insertLines,
@@ -182,7 +183,7 @@ export class Acts {
 
   #statement(draft: AnyActDraft, retryKey: string, time: string): Uint8Array {
     const { type, subject, grant, prev, blobs, fields } = draft;
-    return buildStatement({
+    return buildLine({
       type,
       subject: [...subject],
       origin: this.origin,
@@ -193,7 +194,7 @@ export class Acts {
       prev: [...(prev ?? [])],
       blobs: [...(blobs ?? [])],
       fields,
-    });
+    } as AnyAct);
   }
 
   #ownPrev(draft: AnyActDraft): Uint8Array[] {
