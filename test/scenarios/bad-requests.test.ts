@@ -47,6 +47,8 @@ const lines: [csr: string, refusal: RegExp | undefined][] = [
   ],
   ["no PEM at all", /pem-invalid/],
   [good[2]!, undefined],
+  // Asked again, the same certificate is the answer.
+  [good[2]!, undefined],
 ];
 
 let dir: string;
@@ -85,6 +87,7 @@ it("certifies what is right and names what isn't, line by line", async () => {
     "dev-twice",
     "sensor.3",
   ]);
+  expect(JSON.parse(await readFile(join(out, "summary.json"), "utf8"))).toMatchObject({ devices: 5 });
 });
 
 it("records nothing by halves: the ledgers audit clean", async () => {

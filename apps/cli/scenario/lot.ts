@@ -31,7 +31,11 @@ export async function nextLot(home: string): Promise<string> {
   const y = await SiteClient.open("factory-y", { home });
   try {
     const { lots } = await y.get<{ lots: { id: string }[] }>("/api/v1/lots");
-    return `lot-${lots.length + 1}`;
+    // People open lots too, by names of their own.
+    const taken = new Set(lots.map((one) => one.id));
+    let number = lots.length + 1;
+    while (taken.has(`lot-${number}`)) number++;
+    return `lot-${number}`;
   } finally {
     y.close();
   }
@@ -63,7 +67,8 @@ export async function produceLot(
       postCsrs(zStation, { lot, kind: "certify", csrs: held.map((one) => one.csr), onProgress: update }),
     );
     const signingSeconds = (performance.now() - started) / 1000;
-    const certified = signed.flatMap((result) => (result.chain && result.deviceId ? [result.deviceId] : []));
+    // A CSR that is there twice is one device.
+    const certified = [...new Set(signed.flatMap(({ chain, deviceId }) => (chain && deviceId ? [deviceId] : [])))];
 
     if (images > 0) await inject(z, lot, Math.min(images, certified.length));
     await withProgress("Technician-Z installs", certified.length, (update) =>

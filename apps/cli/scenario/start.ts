@@ -55,6 +55,7 @@ function report(result: CustodyResult): void {
 
 async function planOf(options: StartOptions): Promise<CustodyPlan> {
   const csrs = options.csrs === undefined ? undefined : await readCsrFile(options.csrs);
+  if (csrs?.length === 0) throw new CountersignError("usage", `there is nothing to do: ${options.csrs} holds no CSR`);
   const devices = csrs?.length ?? options.devices;
   if (devices < 1) throw new CountersignError("usage", "there is nothing to do: --devices is at least 1");
   const out = options.out === undefined ? undefined : resolve(options.out);
