@@ -13,6 +13,8 @@ export function asFailure(error: unknown): ApplicationFailure {
     message: error instanceof Error ? error.message : String(error),
     nonRetryable: final,
     ...(isCountersignError(error) ? { details: [error.details] } : {}),
+    // A refusal says all there is to say; of a fault, the log needs the place where it happened.
+    ...(error instanceof Error && !final ? { cause: error } : {}),
   });
 }
 
