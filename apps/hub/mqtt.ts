@@ -88,6 +88,8 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
       admit(client, session, username).then(
         (deviceId) => {
           byCertificate.forget(key);
+          // It left while it was judged: nothing would take it off the list again.
+          if (session.guard.destroyed) return done(null, false);
           session.deviceId = deviceId;
           // From here on `disconnect` finds it: a device disabled while it comes in doesn't slip through.
           connected.set(deviceId, session);
