@@ -1,4 +1,5 @@
 import { defineQuery, defineSignal, defineUpdate } from "@temporalio/workflow";
+import type { Refusal } from "./parties.ts";
 
 /**
  * What crosses Temporal for lots and devices. References only: CSRs, certificates and lists stay in the site's database
@@ -13,11 +14,7 @@ export const lotWorkflowIds = {
   injection: (run: string) => `injection/${run}`,
 };
 
-export interface Refused {
-  code: string;
-  message: string;
-}
-export type Outcome = { ok: true } | { ok: false; error: Refused };
+export type Outcome = { ok: true } | { ok: false; error: Refusal };
 
 export interface LayoutRequest {
   format: string;
@@ -70,7 +67,7 @@ export interface LotActivities {
   recordBuilt(input: { batch: string }): Promise<void>;
   issueBatch(input: { batch: string }): Promise<void>;
   /** Answers what is left of a batch with one refusal: nothing more will come of it. */
-  refuseBatch(input: { batch: string; refused: Refused }): Promise<void>;
+  refuseBatch(input: { batch: string; refused: Refusal }): Promise<void>;
 }
 
 export interface HandoffInput {
@@ -88,7 +85,7 @@ export interface HandoffActivities {
   closeRelease(input: { handoff: string; message: string }): Promise<void>;
   /** `received`: the devices are in custody already. */
   acceptOffer(input: { handoff: string }): Promise<{ received: boolean }>;
-  refuseOffer(input: { handoff: string; refused: Refused }): Promise<void>;
+  refuseOffer(input: { handoff: string; refused: Refusal }): Promise<void>;
   decideReceipt(input: { handoff: string; discrepancies: string[] }): Promise<void>;
   recordReceipt(input: { handoff: string }): Promise<void>;
 }
@@ -100,5 +97,5 @@ export interface InjectionActivities {
 
 export interface InstallationActivities {
   recordInstallations(input: { batch: string }): Promise<void>;
-  refuseBatch(input: { batch: string; refused: Refused }): Promise<void>;
+  refuseBatch(input: { batch: string; refused: Refusal }): Promise<void>;
 }

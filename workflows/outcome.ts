@@ -1,5 +1,5 @@
-import { ActivityFailure, ApplicationFailure } from "@temporalio/workflow";
-import type { Outcome, Refused } from "../contracts/lots.ts";
+import type { Outcome } from "../contracts/lots.ts";
+import { refusalOf } from "./options.ts";
 
 /** A refusal as a value; anything else goes on failing. */
 export async function outcome(work: () => Promise<unknown>): Promise<Outcome> {
@@ -7,14 +7,6 @@ export async function outcome(work: () => Promise<unknown>): Promise<Outcome> {
     await work();
     return { ok: true };
   } catch (error) {
-    const refused = refusalOf(error);
-    if (refused === undefined) throw error;
-    return { ok: false, error: refused };
+    return { ok: false, error: refusalOf(error) };
   }
-}
-
-function refusalOf(error: unknown): Refused | undefined {
-  const cause = error instanceof ActivityFailure ? error.cause : undefined;
-  if (!(cause instanceof ApplicationFailure) || cause.nonRetryable !== true) return undefined;
-  return { code: cause.type ?? "internal", message: cause.message };
 }
