@@ -15,7 +15,7 @@ import { contactOf, type Identity } from "../services/parties/identity.ts";
 import { nonceDigest } from "../services/parties/join.ts";
 import { makeKeyset } from "../services/parties/keyset.ts";
 import { enqueue } from "../services/parties/outbox.ts";
-import { openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
+import { author, openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
 import { currentCrl, storeCaCertificate } from "../store/authority.ts";
 import { inTransaction, type Db } from "../store/db.ts";
 import { currentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
@@ -84,8 +84,8 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     }
     const body = readBody("delegation", stored.body);
     const act = await openSignedAct(
-      body.act,
-      { type: "delegation", party: peer.party, origin: peer.contact.origin, act: peer.actSpki },
+      fromBase64(body.act),
+      { type: "delegation", ...author(peer) },
       nodeVerify,
     );
     const upstream = body.upstream.map(fromBase64);

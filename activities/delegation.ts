@@ -11,7 +11,7 @@ import { delegationIntent, grantFields, onlineIssuer, prepareChild, signChild } 
 import { readBody } from "../services/parties/envelope.ts";
 import type { Identity } from "../services/parties/identity.ts";
 import { enqueue } from "../services/parties/outbox.ts";
-import { openSignedAct } from "../services/parties/signed-act.ts";
+import { author, openSignedAct } from "../services/parties/signed-act.ts";
 import { findCaCertificate, lastCeremony } from "../store/authority.ts";
 import { inTransaction, type Db } from "../store/db.ts";
 import { getDelegation, refuseDelegation, storeAcceptance, storeDelegationAct } from "../store/delegations.ts";
@@ -121,8 +121,8 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
       const peer = await getPeer(db, child);
       const row = await getDelegation(db, child);
       const { act, ref, entry } = await openSignedAct(
-        readBody("acceptance", stored.body).act,
-        { type: "acceptance", party: child, origin: peer.contact.origin, act: peer.actSpki },
+        fromBase64(readBody("acceptance", stored.body).act),
+        { type: "acceptance", ...author(peer) },
         nodeVerify,
       );
       if (act.grant?.leafHash !== row.actLeafHash || act.grant?.origin !== identity.origin) {

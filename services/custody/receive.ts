@@ -1,3 +1,4 @@
+import { nodeVerify } from "../../hsm/index.ts";
 import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
@@ -20,11 +21,11 @@ import { getPeer } from "../../store/parties.ts";
 import { nodeSha256 } from "../ledger/index.ts";
 import { readBody } from "../parties/envelope.ts";
 import { enqueue } from "../parties/outbox.ts";
+import { author, openSignedAct } from "../parties/signed-act.ts";
 import { handoffWorkflowId, nowOf, type CustodyContext } from "./context.ts";
 import { assertList, decodeList, listPaths, listRoot, mismatch } from "./list.ts";
 import { openLot } from "./lots.ts";
 import { checkTerms, lotTerms } from "./terms.ts";
-import { verifyAct } from "./verify-act.ts";
 
 /**
  * Checks an offer and opens its lot here: the giver's signature under its pinned act key, the list against the signed
@@ -38,7 +39,7 @@ export async function acceptOffer(context: CustodyContext, id: string): Promise<
   if (handoff.direction !== "in") throw mismatch(`${id} is a release of this site`);
   if (handoff.state !== "offered") return handoff.state;
   const peer = await getPeer(db, handoff.peer);
-  const { act } = await verifyAct(handoff.releaseAct!, peer, "handoff-released");
+  const { act } = await openSignedAct(handoff.releaseAct!, { type: "handoff-released", ...author(peer) }, nodeVerify);
   const { list, terms: offered } = await handoffList(db, id);
   const items = decodeList(list);
   const terms = lotTerms.safeParse(offered);
@@ -227,7 +228,8 @@ export async function closeRelease(context: CustodyContext, id: string, messageI
     throw new CountersignError("not-found", `there is no receipt for handoff ${id} in message ${messageId}`);
   }
   const entry = fromBase64(readBody("handoff-receipt", message.body).act);
-  const { act } = await verifyAct(entry, await getPeer(db, handoff.peer), "handoff-received");
+  const peer = await getPeer(db, handoff.peer);
+  const { act } = await openSignedAct(entry, { type: "handoff-received", ...author(peer) }, nodeVerify);
   const { fields } = act;
   const same =
     handoff.state === "released" &&

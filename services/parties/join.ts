@@ -74,7 +74,7 @@ export async function checkJoin(sender: string, body: Body<"join">, verify: Veri
   }
 
   const keysetAct = await openSignedAct(
-    body.keyset,
+    fromBase64(body.keyset),
     { type: "keyset", party: sender, origin: contact.origin, act: fromBase64(contact.act) },
     verify,
   );

@@ -1,4 +1,4 @@
-import { fromBase64, toHex } from "../../lib/domain/bytes.ts";
+import { toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { VerifySignature } from "../../lib/domain/signing.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
@@ -8,6 +8,12 @@ import type { ActType } from "../../lib/records/acts.ts";
 import { verifyDsse } from "../../lib/records/dsse.ts";
 import type { ActRef } from "../../lib/records/primitives.ts";
 import { parseEntry, type Act } from "../../lib/records/statement.ts";
+import type { Peer } from "../../store/parties.ts";
+
+/** Whose act it has to be: a party with the act key that was pinned when the parties met. */
+export function author({ party, contact, actSpki }: Peer): { party: string; origin: string; act: Uint8Array } {
+  return { party, origin: contact.origin, act: actSpki };
+}
 
 export interface CheckedAct<T extends ActType> {
   readonly act: Act<T>;
@@ -16,16 +22,15 @@ export interface CheckedAct<T extends ActType> {
 }
 
 /**
- * Reads another party's signed act, as it came in a message, and checks that it is of this type, of this party and log,
- * and signed by the act key that is pinned for it.
+ * Reads another party's signed act and checks that it is of this type, of this party and log, and signed by the act key
+ * that is pinned for it.
  * @throws CountersignError `act-invalid`, `envelope-invalid`
  */
 export async function openSignedAct<T extends ActType>(
-  entryBase64: string,
+  entry: Uint8Array,
   expected: { type: T; party: string; origin: string; act: Uint8Array },
   verify: VerifySignature,
 ): Promise<CheckedAct<T>> {
-  const entry = fromBase64(entryBase64);
   const { act, dsse } = parseEntry(entry);
   if (act.type !== expected.type) {
     throw new CountersignError("act-invalid", `the act is a ${act.type} one, a ${expected.type} act was expected`);
