@@ -83,11 +83,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
       throw new CountersignError("unauthorized", `this site asked ${peer.party} for no grant`);
     }
     const body = readBody("delegation", stored.body);
-    const act = await openSignedAct(
-      fromBase64(body.act),
-      { type: "delegation", ...author(peer) },
-      nodeVerify,
-    );
+    const act = await openSignedAct(fromBase64(body.act), { type: "delegation", ...author(peer) }, nodeVerify);
     const upstream = body.upstream.map(fromBase64);
     const request = {
       party: identity.party,
