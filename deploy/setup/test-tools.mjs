@@ -1,4 +1,4 @@
-// The official tools that judge our firmware images in tests, in .cache/python.
+// The outside tools that judge our firmware images and certificates in tests, in .cache/python.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { CACHE, ROOT, run, say, SetupError, sha256OfFile } from "./run.mjs";
@@ -12,7 +12,7 @@ export function prepareTestTools() {
   const python = venv();
   const wanted = sha256OfFile(REQUIREMENTS);
   if (installed() === wanted) return;
-  say("installing the tests' judges into .cache/python (PyPI esp-secure-cert-tool, intelhex)");
+  say("installing the tests' judges into .cache/python (PyPI esp-secure-cert-tool, intelhex, pkilint)");
   if (
     !run(python, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--use-pep517", "-r", REQUIREMENTS])
   ) {

@@ -4,11 +4,11 @@ import { signatureAlgorithmForKey } from "../../lib/pki/algorithms.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { assembleCrl, buildCrl, lintCrl, type CrlParams } from "../../lib/pki/crl.ts";
 import { assembleCsr, csrInfo, type CsrInfoParams } from "../../lib/pki/csr.ts";
-import { issuerFromCertificate, selfIssuer, validityFor } from "../../lib/pki/issuer.ts";
+import { issuerFromCertificate, selfIssuer, validityFor, type IssuerInfo } from "../../lib/pki/issuer.ts";
 import { assembleCertificate, lintTbs } from "../../lib/pki/lint.ts";
 import type { NameParts } from "../../lib/pki/name.ts";
 import { pemEncode } from "../../lib/pki/pem.ts";
-import { profileNamed, type ProfileName } from "../../lib/pki/profiles.ts";
+import { profileNamed, type Profile, type ProfileName } from "../../lib/pki/profiles.ts";
 import { newSerial } from "../../lib/pki/serial.ts";
 import { buildTbs, type TbsParams } from "../../lib/pki/tbs.ts";
 
@@ -54,9 +54,7 @@ export function throwawayRoot(name: NameParts, key = throwawayKey(), extras: Ext
   const profile = profileNamed("root");
   const validity = { ...validityFor(profile, extras.at ?? new Date(), undefined, extras.days), ...given(extras) };
   const issuer = selfIssuer({ name, spki: key.spki, notBefore: validity.notBefore, notAfter: validity.notAfter });
-  const tbs = buildTbs(profile, { serial: serial(), ...validity, issuer, subject: name, spki: key.spki });
-  const linted = lintTbs(tbs, profile, issuer);
-  return { key, certificate: parseCertificate(assembleCertificate(linted, key.sign(linted.bytes))) };
+  return { key, certificate: issueUnder(profile, issuer, key, { ...validity, subject: name, spki: key.spki }) };
 }
 
 export function issue(
@@ -69,9 +67,19 @@ export function issue(
   const profile = profileNamed(profileName);
   const issuer = issuerFromCertificate(ca.certificate);
   const validity = validityFor(profile, extras.at ?? new Date(), issuer, extras.days);
-  const tbs = buildTbs(profile, { serial: serial(), ...validity, ...given(extras), issuer, subject, spki });
+  return issueUnder(profile, issuer, ca.key, { ...validity, ...given(extras), subject, spki });
+}
+
+/** Builds, lints and signs; the serial number is made here. */
+export function issueUnder(
+  profile: Profile,
+  issuer: IssuerInfo,
+  key: ThrowawayKey,
+  params: Omit<TbsParams, "issuer" | "serial">,
+): Certificate {
+  const tbs = buildTbs(profile, { serial: serial(), ...params, issuer });
   const linted = lintTbs(tbs, profile, issuer);
-  return parseCertificate(assembleCertificate(linted, ca.key.sign(linted.bytes)));
+  return parseCertificate(assembleCertificate(linted, key.sign(linted.bytes)));
 }
 
 export function issueCa(
