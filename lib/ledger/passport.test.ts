@@ -96,9 +96,9 @@ describe("a device's passport", () => {
     // Each ledger's own order is part of what it says, also between acts that don't name each other.
     const ofZ = passport.acts.flatMap(({ origin }, i) => (origin === world.z.origin ? [i] : []));
     const typeAt = (i: number) => parseEntry(fromBase64(passport.acts[i]!.entry)).act.type;
-    const accepted = ofZ.find((i) => typeAt(i) === "acceptance")!;
-    const opened = ofZ.find((i) => typeAt(i) === "lot-opened")!;
-    const swapped = passport.acts.with(accepted, passport.acts[opened]!).with(opened, passport.acts[accepted]!);
+    const received = ofZ.find((i) => typeAt(i) === "handoff-received")!;
+    const intended = ofZ.find((i) => typeAt(i) === "intent")!;
+    const swapped = passport.acts.with(received, passport.acts[intended]!).with(intended, passport.acts[received]!);
     expect(await verdict({ ...passport, acts: swapped })).toMatchObject({ ok: false, code: "act-repeated" });
     expect(await verdict({ ...passport, acts: [...passport.acts, passport.acts.at(-1)!] })).toMatchObject({
       ok: false,

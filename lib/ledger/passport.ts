@@ -13,6 +13,7 @@ import { parseEntry, type ParsedEntry } from "../records/statement.ts";
 import { antecedents } from "./audit/causal-order.ts";
 import { onBuilt, onLotOpened, onReceived, openLot } from "./audit/custody.ts";
 import { Findings } from "./audit/finding.ts";
+import { formFault } from "./audit/form.ts";
 import {
   checkBuiltIntake,
   checkManifestSigner,
@@ -278,10 +279,8 @@ async function apply(
   state: AuditState,
 ): Promise<void> {
   const { act } = parsed;
-  if (act.origin !== party.log.name || act.party !== party.id) {
-    return wrong(state, at, "act-invalid", "it belongs to another ledger");
-  }
-  if (act.subject.length !== 1) return wrong(state, at, "act-invalid", "it is about more than one subject");
+  const fault = formFault(parsed, party, state);
+  if (fault !== undefined) return wrong(state, at, "act-invalid", fault);
   const key = refKey({ origin: party.log.name, leafHash: at.leafHash });
   if (state.seen.has(key)) return wrong(state, at, "act-repeated", "it is there twice");
   for (const ref of antecedents(parsed)) {
@@ -294,7 +293,7 @@ async function apply(
     await checkManifestSigner(at, act.fields.intake.digest, party, state);
   }
   await dispatch(at, party, passport, state);
-  state.seen.set(key, { type: act.type, party: party.id, index: at.index });
+  state.seen.set(key, { type: act.type, party: party.id, index: at.index, time: Date.parse(act.time) });
 }
 
 async function dispatch(at: Placed, party: PartyState, passport: Passport, state: AuditState): Promise<void> {

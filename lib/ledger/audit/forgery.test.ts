@@ -309,7 +309,12 @@ describe("an audit of forged ledgers", () => {
     const late = only("delegation", (act) => ({ ...act, time: "2999-01-01T00:00:00.000Z" }));
     expect(await codes(world.y, late)).toContain("grant-exceeded");
     const early = only("acceptance", () => undefined);
-    expect(await codes(world.y, early)).toContain("grant-exceeded");
+    expect(await codes(world.y, early)).toContain("act-invalid");
+    const unnamed: Edit = (act) => {
+      const { grant: _grant, ...rest } = act;
+      return act.type === "acceptance" ? undefined : act.type === "delegation" ? (rest as AnyAct) : act;
+    };
+    expect(await codes(world.y, unnamed)).toContain("grant-exceeded");
   });
 
   it("wants one request, one list and one subject where there must be one", async () => {
@@ -340,6 +345,28 @@ describe("an audit of forged ledgers", () => {
 
     const stranger = await signed(x, "lot-opened", find(y, "lot-opened").subject[0]!, find(y, "lot-opened").fields);
     expect(await codes(x, keep, [stranger.entry])).toEqual(["lot-invalid"]);
+  });
+
+  it("sees a time that can't be, another subject than the fields', and another party's grant", async () => {
+    const { x, y, z } = world;
+    for (const type of ["acceptance", "handoff-received", "injected", "installed"] as const) {
+      expect(
+        await codes(
+          z,
+          only(type, (act) => ({ ...act, time: "2020-01-01T00:00:00.000Z" })),
+        ),
+      ).toContain("act-invalid");
+    }
+    // What comes after it shows a time that lies ahead.
+    const ahead = only("injected", (act) => ({ ...act, time: "2998-01-01T00:00:00.000Z" }));
+    expect(await codes(z, ahead)).toContain("act-invalid");
+    for (const type of ["acceptance", "lot-opened", "intent", "handoff-received"] as const) {
+      const renamed = only(type, (act) => ({ ...act, subject: [{ ...act.subject[0]!, name: "somebody else" }] }));
+      expect(await codes(z, renamed)).toContain("act-invalid");
+    }
+    const borrowed = only("installed", (act) => ({ ...act, grant: grantOf(y) }));
+    expect(await codes(z, borrowed)).toEqual(["act-invalid"]);
+    expect(await codes(x, keep)).toEqual([]);
   });
 
   it("reads each leaf in one way only, and answers where it can't", async () => {

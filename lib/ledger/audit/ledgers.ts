@@ -11,6 +11,7 @@ import { LogReader } from "../reader.ts";
 import { inCausalOrder, type CausalEvent } from "./causal-order.ts";
 import { onBuilt, onLotOpened, onReceived, onReleased } from "./custody.ts";
 import { Findings, type Finding } from "./finding.ts";
+import { formFault } from "./form.ts";
 import {
   checkBuiltIntake,
   checkManifestSigner,
@@ -218,11 +219,8 @@ async function onEvent(
   const act = parsed.act;
   const at: Placed = { party: party.id, index: entry.index, leafHash, act };
   counts.set(act.type, (counts.get(act.type) ?? 0) + 1);
-  if (act.origin !== party.log.name || act.party !== party.id) {
-    return wrong(state, at, "act-invalid", "it belongs to another ledger");
-  }
-  // Every check looks at the one subject; a second would be claimed and looked at by nobody.
-  if (act.subject.length !== 1) return wrong(state, at, "act-invalid", "it is about more than one subject");
+  const fault = formFault(parsed, party, state);
+  if (fault !== undefined) return wrong(state, at, "act-invalid", fault);
   const key = refKey({ origin: party.log.name, leafHash });
   if (state.seen.has(key)) return wrong(state, at, "act-repeated", "the same act was logged before");
   for (const ref of event.missing)
@@ -235,7 +233,7 @@ async function onEvent(
     if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
     wrong(state, at, "act-invalid", error.message);
   }
-  state.seen.set(key, { type: act.type, party: party.id, index: entry.index });
+  state.seen.set(key, { type: act.type, party: party.id, index: entry.index, time: Date.parse(act.time) });
 }
 
 async function checkBatchOnce(at: Placed, party: PartyState, state: AuditState, manifests: Set<string>): Promise<void> {

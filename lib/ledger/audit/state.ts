@@ -84,8 +84,8 @@ export interface AuditState {
   readonly findings: Findings;
   readonly parties: Map<string, PartyState>;
   readonly byOrigin: Map<string, PartyState>;
-  /** act type and index by `origin#leafHash` */
-  readonly seen: Map<string, { type: ActType; party: string; index: number }>;
+  /** by `origin#leafHash`; `time` as claimed, in milliseconds */
+  readonly seen: Map<string, { type: ActType; party: string; index: number; time: number }>;
   readonly grants: Map<string, GrantState>;
   readonly intents: Map<string, { root: string; count: number; lot: string; manifest: string }>;
   readonly lots: Map<string, LotState>;

@@ -1,0 +1,45 @@
+import type { AnyAct, ParsedEntry } from "../../records/statement.ts";
+import { antecedents } from "./causal-order.ts";
+import { refKey, type AuditState, type PartyState } from "./state.ts";
+
+/** Two parties' clocks may differ by so much before one is said to claim a time that can't be. */
+const CLOCKS_APART_MS = 3_600_000;
+
+/** Why the act doesn't hold whatever its type's own rules say, or undefined: whose, about what, under what, and when. */
+export function formFault({ act, ...rest }: ParsedEntry, party: PartyState, state: AuditState): string | undefined {
+  if (act.origin !== party.log.name || act.party !== party.id) return "it belongs to another ledger";
+  // Every check looks at the one subject; a second would be claimed and looked at by nobody.
+  if (act.subject.length !== 1) return "it is about more than one subject";
+  const named = subjectOf(act);
+  if (named !== undefined && act.subject[0]!.name !== named)
+    return `its subject is ${act.subject[0]!.name}, not ${named}`;
+  const own = act.type === "acceptance" || !act.grant || (party.grant && refKey(act.grant) === refKey(party.grant.ref));
+  if (!own) return "it names a grant that isn't the one its party accepted";
+  const at = Date.parse(act.time);
+  for (const ref of antecedents({ act, ...rest })) {
+    const before = state.seen.get(refKey(ref));
+    if (before && at < before.time - CLOCKS_APART_MS) return "it claims a time before that of an act it names";
+  }
+  return undefined;
+}
+
+/** What the act's fields are about; undefined for a device's acts, which are held against the device itself. */
+function subjectOf(act: AnyAct): string | undefined {
+  switch (act.type) {
+    case "delegation":
+      return act.fields.child;
+    case "lot-opened":
+    case "intent":
+      return act.fields.lot;
+    case "handoff-released":
+    case "handoff-received":
+      return act.fields.id;
+    case "built":
+    case "certified":
+    case "injected":
+    case "installed":
+      return undefined;
+    default:
+      return act.party;
+  }
+}
