@@ -44,6 +44,16 @@ export async function latestRun(q: Queryable, lot: string): Promise<InjectionRun
   return rows[0];
 }
 
+/** Runs that aren't done and were asked for `olderThanMs` ago: their workflow may never have been started. */
+export async function waitingRuns(q: Queryable, olderThanMs: number): Promise<string[]> {
+  const { rows } = await q.query<{ id: string }>(
+    `SELECT id FROM injection_run
+     WHERE state = 'running' AND started < now() - make_interval(secs => $1) ORDER BY started LIMIT 1000`,
+    [olderThanMs / 1000],
+  );
+  return rows.map((row) => row.id);
+}
+
 export async function finishRun(q: Queryable, id: string): Promise<void> {
   await q.query("UPDATE injection_run SET state = 'done' WHERE id = $1", [id]);
 }

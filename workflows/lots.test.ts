@@ -31,7 +31,7 @@ import { inTransaction } from "../store/db.ts";
 import { findDevice, listDevices } from "../store/devices.ts";
 import { getHandoff } from "../store/handoffs.ts";
 import { eraseOpenings, findOpenings } from "../store/installations.ts";
-import { latestRun } from "../store/injections.ts";
+import { findRun, latestRun } from "../store/injections.ts";
 import { readEntries, readHead } from "../store/ledger.ts";
 import { countLot, findLot } from "../store/lots.ts";
 import { storeInbox } from "../store/messages.ts";
@@ -386,6 +386,13 @@ describe("custody", () => {
     const lines = (await acts(z)).filter((act) => act.type === "injected");
     expect(new Set(lines.map((act) => act.fields.layoutSha256)).size).toBe(2);
     await saveHistory(z, lotWorkflowIds.injection(run), "injection");
+  });
+
+  it("finds an injection whose start was lost", async () => {
+    const run = `${lot}.lost`;
+    await startInjection(z.site.custody, { id: run, lot, limit: 0 });
+    await z.site.db.query("UPDATE injection_run SET started = now() - interval '1 minute' WHERE id = $1", [run]);
+    await until("the run", async () => ((await findRun(z.site.db, run))?.state === "done" ? true : undefined));
   });
 
   it("records installations behind commitments that can be erased", async () => {

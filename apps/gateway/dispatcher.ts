@@ -4,6 +4,7 @@ import { QUEUES } from "../../contracts/queues.ts";
 import { pendingBatches, type PendingBatch } from "../../store/batches.ts";
 import type { Db } from "../../store/db.ts";
 import { waitingHandoffs } from "../../store/handoffs.ts";
+import { waitingRuns } from "../../store/injections.ts";
 
 const IDS_A_SIGNAL = 1000;
 const RESCAN_MS = 5_000;
@@ -106,6 +107,7 @@ export class Dispatcher {
       for (const { id, direction } of await waitingHandoffs(this.#db, OVERDUE_MS)) {
         await startHandoff(this.#workflows, id, direction);
       }
+      for (const run of await waitingRuns(this.#db, OVERDUE_MS)) await startInjectionRun(this.#workflows, run);
     } catch (error) {
       if (!this.#closed) this.#onFault(error);
     }
@@ -120,5 +122,16 @@ export async function startHandoff(workflows: WorkflowClient, id: string, direct
     workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
     workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
     args: [{ handoff: id, direction }],
+  });
+}
+
+/** Starts an injection run's workflow, or finds it running. */
+export async function startInjectionRun(workflows: WorkflowClient, run: string): Promise<void> {
+  await workflows.start("injection", {
+    workflowId: lotWorkflowIds.injection(run),
+    taskQueue: QUEUES.site,
+    workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
+    workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+    args: [{ run }],
   });
 }

@@ -18,7 +18,7 @@ import { requireClient } from "../../http/client.ts";
 import { parseInput } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import type { GatewayDeps } from "../deps.ts";
-import { Dispatcher } from "../dispatcher.ts";
+import { Dispatcher, startInjectionRun } from "../dispatcher.ts";
 import { registerBatches } from "./batches.ts";
 import { registerDevices } from "./devices.ts";
 import { registerHandoffs } from "./handoffs.ts";
@@ -87,11 +87,7 @@ export function registerLots(
     const { limit } = parseInput(injectionBody, request.body ?? {}, "request body");
     const id = `${lot}.${randomBytes(4).toString("hex")}`.slice(-80);
     await startInjection(custody, { id, lot, limit });
-    await workflows.start("injection", {
-      workflowId: lotWorkflowIds.injection(id),
-      taskQueue: QUEUES.site,
-      args: [{ run: id }],
-    });
+    await startInjectionRun(workflows, id);
     return reply.code(202).send({ id });
   });
   app.get("/api/v1/lots/:id/injections", anyone, async (request) => {
