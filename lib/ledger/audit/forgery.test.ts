@@ -369,6 +369,18 @@ describe("an audit of forged ledgers", () => {
     expect(await codes(x, keep)).toEqual([]);
   });
 
+  it("calls no quorum met that only some of the ledgers need", async () => {
+    const { x, z, policy, root } = world;
+    const witnessed = `log ${z.keyset.log.vkey}\nwitness w ${x.keyset.witness.vkey}\nquorum w\n`;
+    const { report } = await auditLedgers({
+      root,
+      policy: { ...policy, logs: { ...policy.logs, [z.id]: witnessed } },
+      verify: opensslVerify,
+      fetch: async () => undefined,
+    });
+    expect(report).toMatchObject({ ok: false, quorum: "none" });
+  });
+
   it("reads each leaf in one way only, and answers where it can't", async () => {
     const { y, z } = world;
     const { entry } = await signed(
