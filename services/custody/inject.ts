@@ -18,13 +18,12 @@ import {
 } from "../../store/injections.ts";
 import { getLot, type Lot } from "../../store/lots.ts";
 import { injectBatch, type InjectionResult } from "../firmware/inject.ts";
-import { lotWorkflowId } from "../issuing/context.ts";
+import { INCLUSION_TIMEOUT_MS, lotWorkflowId } from "../issuing/context.ts";
 import type { ActDraft } from "../ledger/index.ts";
 import type { CustodyContext } from "./context.ts";
 import { layoutOfSlot, pinnedLayout, type PinnedLayout } from "./terms.ts";
 
 const BATCH = 64;
-const INCLUSION_TIMEOUT_MS = 60_000;
 
 /**
  * Notes that the lot's certified devices are to get their images.

@@ -17,12 +17,10 @@ import { insertInstallations, installedIn } from "../../store/installations.ts";
 import { findIssuances } from "../../store/issuance.ts";
 import { storeBlob } from "../../store/ledger.ts";
 import { getLot } from "../../store/lots.ts";
-import { lotWorkflowId } from "../issuing/context.ts";
+import { INCLUSION_TIMEOUT_MS, lotWorkflowId } from "../issuing/context.ts";
 import { refusal } from "../issuing/items.ts";
 import { nodeSha256, retryKeyOf, type ActDraft } from "../ledger/index.ts";
 import type { CustodyContext } from "./context.ts";
-
-const INCLUSION_TIMEOUT_MS = 60_000;
 
 interface Item {
   readonly index: number;

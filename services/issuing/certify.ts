@@ -16,7 +16,7 @@ import { getLot, type Lot } from "../../store/lots.ts";
 import type { ActDraft } from "../ledger/index.ts";
 import { inTransactionWithRetry } from "./attempts.ts";
 import { authorityFor, relint, type Authority } from "./authority.ts";
-import { certifiedStep, lotWorkflowId, type IssuingContext, type OnProgress } from "./context.ts";
+import { certifiedStep, INCLUSION_TIMEOUT_MS, lotWorkflowId, type IssuingContext, type OnProgress } from "./context.ts";
 import { storeIntents, type Intended } from "./intents.ts";
 import { checkItems, type CheckedItem } from "./items.ts";
 
@@ -49,7 +49,7 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
   const issued = await findIssuances(db, lot.profile.name, devices);
   const keys = issued.flatMap(({ certifiedKey }) => (certifiedKey === null ? [] : [certifiedKey]));
   if (keys.length !== devices.length) throw new CountersignError("internal", `batch ${batchId} has unsigned intents`);
-  await acts.waitIncluded(keys, { timeoutMs: context.inclusionTimeoutMs ?? 60_000 });
+  await acts.waitIncluded(keys, { timeoutMs: context.inclusionTimeoutMs ?? INCLUSION_TIMEOUT_MS });
   await inTransaction(db, async (tx) => {
     await releaseCertificates(tx, lot.profile.name, devices);
     await insertResults(
@@ -78,10 +78,12 @@ async function signIntended(
       if (issuance.issuerKeyId !== authority.issuerKeyId) throw otherIssuer(issuance);
       const ready = linted.get(issuance.device);
       const tbs = ready ?? relint(authority, issuance.tbs);
-      return { issuance, certificate: await key.signCertificate(tbs) };
+      const certificate = await key.signCertificate(tbs);
+      // A slow HSM takes longer over a batch than a heartbeat may.
+      onProgress?.();
+      return { issuance, certificate };
     }),
   );
-  onProgress?.();
   await context.seam?.afterSigning?.();
   await storeSigned(context, lot, signed, items);
 }

@@ -2,6 +2,9 @@ import type { CaKey } from "../../hsm/index.ts";
 import type { Db } from "../../store/db.ts";
 import type { Acts } from "../ledger/index.ts";
 
+/** A wait for the ledger ends before its activity's heartbeat is missed (60 s): as what it is, a timeout. */
+export const INCLUSION_TIMEOUT_MS = 30_000;
+
 /** What recording and issuing for lots needs of its site. */
 export interface IssuingContext {
   readonly db: Db;
@@ -13,7 +16,7 @@ export interface IssuingContext {
   /** where this site's CA publishes its CRL, http */
   readonly crlUrl?: (caKeyId: string) => string;
   readonly now?: () => Date;
-  /** how long to wait for a signed checkpoint; default 60 s */
+  /** how long to wait for a signed checkpoint; default {@link INCLUSION_TIMEOUT_MS} */
   readonly inclusionTimeoutMs?: number;
   /** Tests stop the work at these points; nothing else sets them. */
   readonly seam?: IssuingSeam;
