@@ -297,15 +297,6 @@ export async function readCheckpoint(db: Queryable, size?: number): Promise<Stor
   return rows[0];
 }
 
-/** The first checkpoint that includes leaf `index`. */
-export async function readCheckpointOver(db: Queryable, index: number): Promise<StoredCheckpoint | undefined> {
-  const { rows } = await db.query<StoredCheckpoint>(
-    `SELECT size, root, note, signed_at AS "signedAt" FROM ledger_checkpoint WHERE size > $1 ORDER BY size LIMIT 1`,
-    [index],
-  );
-  return rows[0];
-}
-
 /** Where these acts stand in the tree that the newest checkpoint covers; acts that it doesn't cover are left out. */
 export async function readIncluded(
   db: Queryable,

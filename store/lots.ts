@@ -102,11 +102,6 @@ export async function insertLot(tx: Tx, lot: Omit<Lot, "state">): Promise<boolea
   return true;
 }
 
-/** Closes a lot once no transaction issues for it any more. */
-export async function closeLot(tx: Tx, id: string): Promise<void> {
-  await tx.query("UPDATE lot SET state = 'closed' WHERE id = $1", [id]);
-}
-
 /**
  * Lets one transaction at a time add devices to a lot: what it then finds in the lot stays as it is until it commits.
  */
