@@ -8,7 +8,7 @@ import { hubRegistrationActivities } from "../../activities/hub-registration.ts"
 import { issuingActivities } from "../../activities/issuing.ts";
 import { QUEUES } from "../../contracts/queues.ts";
 import { nodeVerify, type Token } from "../../hsm/index.ts";
-import { CountersignError } from "../../lib/domain/errors.ts";
+import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { parseCertificatesPem } from "../../lib/pki/certificate.ts";
 import type { CustodyContext } from "../../services/custody/context.ts";
 import type { HubAccess } from "../../services/hub/management.ts";
@@ -129,7 +129,11 @@ async function launch(
     signer: identity.log,
     actKeys: () => [actKey(identity.act.spki, identity.act.algorithm)],
     verify: nodeVerify,
-    onError: (error) => logger.error({ err: error }, "the sequencer had a fault"),
+    onError(error) {
+      logger.error({ err: error }, "the sequencer had a fault");
+      // Its log contradicts its own signatures: nothing is released any more, so the site must not look as if it were.
+      if (errorCodeOf(error) === "ledger-forked") onFailure(error);
+    },
   });
   sequencer.start();
   started.add("sequencer", () => sequencer.stop());
