@@ -24,4 +24,4 @@ export {
 } from "./token-admin.ts";
 export { openToken, type Token, type TokenConfig } from "./token.ts";
 export { formatPkcs11Uri, parsePkcs11Uri, type Pkcs11Uri } from "./uri.ts";
-export { nodeVerify } from "./verify.ts";
+export { nodeVerify, nodeVerifyOnce } from "./verify.ts";

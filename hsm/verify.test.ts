@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import type { SignatureAlgorithm } from "../lib/domain/signing.ts";
 import { inside, readWhole, TAG } from "../lib/pki/der.ts";
 import { ecdsaSignatureDer } from "./ecdsa.ts";
-import { cachedKeyCount, nodeVerify } from "./verify.ts";
+import { cachedKeyCount, nodeVerify, nodeVerifyOnce } from "./verify.ts";
 
 const PAIRS: Readonly<Record<string, { publicKey: KeyObject; privateKey: KeyObject }>> = {
   p256: generateKeyPairSync("ec", { namedCurve: "P-256" }),
@@ -118,5 +118,50 @@ describe("ECDSA signatures", () => {
     expect(() => ecdsaSignatureDer(new Uint8Array(63), 32)).toThrow(
       expect.objectContaining({ code: "hsm-signature-invalid" }),
     );
+  });
+});
+
+describe("nodeVerifyOnce", () => {
+  const cases = CASES.map(([algorithm, key, hash]) => {
+    const { publicKey, privateKey } = PAIRS[key]!;
+    return { algorithm, spki: spkiOf(publicKey), signature: new Uint8Array(sign(hash, message, privateKey)) };
+  });
+  const flip = (bytes: Uint8Array, bit: number): Uint8Array => {
+    const changed = Uint8Array.from(bytes);
+    changed[(bit >> 3) % changed.length]! ^= 1 << (bit & 7);
+    return changed;
+  };
+
+  it("answers as nodeVerify does, whatever is changed", () => {
+    for (const one of cases) expect(nodeVerifyOnce({ ...one, message })).toBe(true);
+    fc.assert(
+      fc.property(
+        fc.constantFrom(...cases),
+        fc.constantFrom(...cases),
+        fc.constantFrom("spki", "signature", "message", "algorithm", "key"),
+        fc.nat(100_000),
+        (one, other, what, bit) => {
+          const check = {
+            ...one,
+            message,
+            ...(what === "spki" ? { spki: flip(one.spki, bit) } : {}),
+            ...(what === "signature" ? { signature: flip(one.signature, bit) } : {}),
+            ...(what === "message" ? { message: flip(message, bit) } : {}),
+            ...(what === "algorithm" ? { algorithm: other.algorithm } : {}),
+            ...(what === "key" ? { spki: other.spki } : {}),
+          };
+          expect(nodeVerifyOnce(check)).toBe(nodeVerify(check));
+        },
+      ),
+      { numRuns: 1000 },
+    );
+  });
+
+  it("keeps no key", () => {
+    const before = cachedKeyCount();
+    const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+    const check = { spki: spkiOf(publicKey), algorithm: "ecdsa-p256-sha256" as const, message };
+    expect(nodeVerifyOnce({ ...check, signature: sign("sha256", message, privateKey) })).toBe(true);
+    expect(cachedKeyCount()).toBe(before);
   });
 });

@@ -54,6 +54,30 @@ export const nodeVerify = (({ spki, algorithm, message, signature }): boolean =>
   }
 }) satisfies VerifySignature;
 
+/** SubjectPublicKeyInfo of an uncompressed P-256 key, up to the point's coordinates. */
+const P256_SPKI = Buffer.from("3059301306072a8648ce3d020106082a8648ce3d03010703420004", "hex");
+const P256_SPKI_BYTES = P256_SPKI.length + 64;
+
+/**
+ * As `nodeVerify`, for keys that come once: a device's own, under its CSR. Parsed where it is used, in one call, and not
+ * kept; a lot's keys would only push the issuers' out of the cache.
+ */
+export const nodeVerifyOnce = ((check): boolean => {
+  const { spki, algorithm, message, signature } = check;
+  const plain =
+    algorithm === "ecdsa-p256-sha256" &&
+    spki.length === P256_SPKI_BYTES &&
+    P256_SPKI.compare(spki, 0, P256_SPKI.length) === 0;
+  if (!plain) return nodeVerify(check);
+  try {
+    const key = Buffer.from(spki.buffer, spki.byteOffset, spki.byteLength);
+    // The bytes above name type and curve; that the point is on it, the import checks.
+    return verify("sha256", message, { key, format: "der", type: "spki", dsaEncoding: "der" }, signature);
+  } catch {
+    return false;
+  }
+}) satisfies VerifySignature;
+
 /** How many parsed keys are held; for tests of the bound. */
 export function cachedKeyCount(): number {
   return keys.size;

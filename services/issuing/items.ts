@@ -1,5 +1,5 @@
-import { createHash } from "node:crypto";
-import { nodeVerify } from "../../hsm/index.ts";
+import { hash } from "node:crypto";
+import { nodeVerifyOnce } from "../../hsm/index.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID, assertDeviceId } from "../../lib/domain/ids.ts";
 import { toHex } from "../../lib/domain/bytes.ts";
@@ -22,7 +22,7 @@ export interface CheckedItem {
 
 export type Refused = ItemResult & { readonly error: NonNullable<ItemResult["error"]> };
 
-export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+export const sha256Hex = (bytes: Uint8Array): string => hash("sha256", bytes, "hex");
 
 export function refusal(index: number, error: unknown, device?: string): Refused {
   if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
@@ -54,7 +54,7 @@ export async function checkItems(
       const csr = parseCsr(der);
       deviceId = assertDeviceId(csr.subjectCn ?? "");
       assertInNamespace(deviceId, idPrefixes);
-      await checkCsr(csr, nodeVerify);
+      await checkCsr(csr, nodeVerifyOnce);
       checked.push({
         index,
         deviceId,
