@@ -161,8 +161,15 @@ export async function answeredItems(q: Queryable, batch: string): Promise<Set<nu
   return new Set(rows.map((row) => row.index));
 }
 
+/** Sent with the batch's id when it was finished; the transaction's commit delivers it. */
+export const BATCH_CHANNEL = "batch_done";
+
 export async function finishBatch(tx: Tx, id: string): Promise<void> {
-  await tx.query({ name: "batch-finish", text: "UPDATE batch SET state = 'done' WHERE id = $1", values: [id] });
+  await tx.query({
+    name: "batch-finish",
+    text: `WITH finished AS (UPDATE batch SET state = 'done' WHERE id = $1) SELECT pg_notify('${BATCH_CHANNEL}', $1)`,
+    values: [id],
+  });
 }
 
 /** Of these batches, those that are done. */
