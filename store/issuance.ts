@@ -104,6 +104,17 @@ export async function findIssuances(q: Queryable, profile: string, devices: read
   return rows.map(fromRow);
 }
 
+/** Retry keys (hex) of the certified records of those of these devices that have their certificate. */
+export async function certifiedKeys(q: Queryable, profile: string, devices: readonly string[]): Promise<string[]> {
+  const { rows } = await q.query<{ key: string }>({
+    name: "issuance-keys",
+    text: `SELECT certified_key AS key FROM issuance
+      WHERE profile = $1 AND device = ANY($2) AND certificate IS NOT NULL`,
+    values: [profile, devices],
+  });
+  return rows.map((row) => row.key);
+}
+
 /** Of these, the devices whose certificate isn't stored yet, locked with the device; and each one's last act. */
 export async function lockUnsigned(
   tx: Tx,

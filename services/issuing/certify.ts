@@ -1,16 +1,19 @@
 import { toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
+import type { LintedTbs } from "../../lib/pki/lint.ts";
 import type { PrevRef } from "../../lib/records/primitives.ts";
 import { answeredItems, finishBatch, getBatch, insertResults } from "../../store/batches.ts";
 import { inTransaction } from "../../store/db.ts";
 import { advanceDevices } from "../../store/devices.ts";
 import { currentGrant } from "../../store/grants.ts";
 import {
+  certifiedKeys,
   findIssuances,
   lockUnsigned,
   releaseCertificates,
   storeCertificates,
   type Issuance,
+  type NewIntent,
 } from "../../store/issuance.ts";
 import { getLot, type Lot } from "../../store/lots.ts";
 import type { ActDraft } from "../ledger/index.ts";
@@ -46,8 +49,7 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
   await signIntended(context, authority, lot, devices, intended, onProgress);
   await context.seam?.afterStored?.();
 
-  const issued = await findIssuances(db, lot.profile.name, devices);
-  const keys = issued.flatMap(({ certifiedKey }) => (certifiedKey === null ? [] : [certifiedKey]));
+  const keys = await certifiedKeys(db, lot.profile.name, devices);
   if (keys.length !== devices.length) throw new CountersignError("internal", `batch ${batchId} has unsigned intents`);
   await acts.waitIncluded(keys, { timeoutMs: context.inclusionTimeoutMs ?? INCLUSION_TIMEOUT_MS });
   await inTransaction(db, async (tx) => {
@@ -67,17 +69,22 @@ async function signIntended(
   authority: Authority,
   lot: Lot,
   devices: readonly string[],
-  { items, linted }: Intended,
+  { items, fresh }: Intended,
   onProgress?: OnProgress,
 ): Promise<void> {
-  const open = (await findIssuances(context.db, lot.profile.name, devices)).filter((i) => i.certificate === null);
+  // What this run's T1 committed is at hand, and never changes; an earlier run's intents are read, and linted again.
+  const before = devices.filter((device) => !fresh.has(device));
+  const stored = before.length === 0 ? [] : await findIssuances(context.db, lot.profile.name, before);
+  const open: Unsigned[] = [
+    ...[...fresh.values()].map(({ intent, linted }) => ({ ...intent, grant: authority.grant.ref, linted })),
+    ...stored.filter((issuance) => issuance.certificate === null),
+  ];
   if (open.length === 0) return;
   const key = await context.caKey();
   const signed = await Promise.all(
     open.map(async (issuance) => {
       if (issuance.issuerKeyId !== authority.issuerKeyId) throw otherIssuer(issuance);
-      const ready = linted.get(issuance.device);
-      const tbs = ready ?? relint(authority, issuance.tbs);
+      const tbs = issuance.linted ?? relint(authority, issuance.tbs);
       const certificate = await key.signCertificate(tbs);
       // A slow HSM takes longer over a batch than a heartbeat may.
       onProgress?.();
@@ -88,11 +95,13 @@ async function signIntended(
   await storeSigned(context, lot, signed, items);
 }
 
+type Unsigned = NewIntent & Pick<Issuance, "grant"> & { readonly linted?: LintedTbs };
+
 /** T2: the first stored certificate of a device wins; its line record is queued with it. */
 async function storeSigned(
   { db, acts }: IssuingContext,
   lot: Lot,
-  signed: readonly { issuance: Issuance; certificate: Uint8Array }[],
+  signed: readonly { issuance: Unsigned; certificate: Uint8Array }[],
   items: readonly CheckedItem[],
 ): Promise<void> {
   const csrs = new Map(items.map((item) => [item.deviceId, item.csr]));
@@ -136,7 +145,7 @@ async function storeSigned(
 
 function certifiedDraft(
   lot: Lot,
-  issuance: Issuance,
+  issuance: Unsigned,
   certificate: Uint8Array,
   device: { slot: number; spkiSha256: string; prev: PrevRef },
 ): ActDraft<"certified"> {
@@ -159,7 +168,7 @@ function certifiedDraft(
   };
 }
 
-function otherIssuer(issuance: Issuance): CountersignError {
+function otherIssuer(issuance: Unsigned): CountersignError {
   return new CountersignError(
     "internal",
     `the intent for device ${issuance.device} is for CA key ${issuance.issuerKeyId}, which this site no longer uses`,

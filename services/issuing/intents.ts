@@ -6,7 +6,7 @@ import { answeredItems, insertResults, lockBatch, type Batch } from "../../store
 import type { Tx } from "../../store/db.ts";
 import { lockDevices } from "../../store/devices.ts";
 import { debitQuota } from "../../store/grants.ts";
-import { findIssuances, insertIntents } from "../../store/issuance.ts";
+import { findIssuances, insertIntents, type NewIntent } from "../../store/issuance.ts";
 import { storeBlob } from "../../store/ledger.ts";
 import { lockOpenLot, type Lot } from "../../store/lots.ts";
 import { nodeSha256 } from "../ledger/index.ts";
@@ -20,8 +20,8 @@ import { refusal, type CheckedItem, type Refused } from "./items.ts";
 export interface Intended {
   /** every item that has an intent now, this batch's or an earlier one's */
   readonly items: CheckedItem[];
-  /** what this call linted, by device: signed without linting again */
-  readonly linted: ReadonlyMap<string, LintedTbs>;
+  /** what this call stored and linted, by device: signed without being read and linted again */
+  readonly fresh: ReadonlyMap<string, { readonly intent: NewIntent; readonly linted: LintedTbs }>;
 }
 
 /**
@@ -39,7 +39,7 @@ export async function storeIntents(
 ): Promise<Intended> {
   const now = (context.now ?? (() => new Date()))();
   return await inTransactionWithRetry(context.db, async (tx) => {
-    if ((await lockBatch(tx, batch.id)) === "done") return { items: [], linted: new Map() };
+    if ((await lockBatch(tx, batch.id)) === "done") return { items: [], fresh: new Map() };
     const answered = await answeredItems(tx, batch.id);
     const open = checked.filter((item) => !answered.has(item.index));
     const closed =
@@ -62,7 +62,7 @@ export async function storeIntents(
     const granted = await debitUpTo(tx, planned.length);
     const intended = planned.slice(0, granted.n);
     for (const { item } of planned.slice(granted.n)) refusals.push(refusal(item.index, granted.refusal, item.deviceId));
-    if (intended.length > 0) await writeIntents(tx, context, authority, batch, lot, intended);
+    const intents = intended.length === 0 ? [] : await writeIntents(tx, context, authority, batch, lot, intended);
 
     const admitted = new Set(intended.map(({ item }) => item.deviceId));
     const errors = new Map(refusals.map((r) => [r.device, r.error]));
@@ -77,7 +77,7 @@ export async function storeIntents(
         ...decisions.again,
         ...decisions.repeated.filter((item) => admitted.has(item.deviceId)),
       ],
-      linted: new Map(intended.map(({ item, linted }) => [item.deviceId, linted])),
+      fresh: new Map(intended.map(({ item, linted }, i) => [item.deviceId, { intent: intents[i]!, linted }])),
     };
   });
 }
@@ -126,7 +126,7 @@ async function writeIntents(
   batch: Batch,
   lot: Lot,
   planned: readonly Planned[],
-): Promise<void> {
+): Promise<NewIntent[]> {
   const { root, paths } = inclusionProofs(
     planned.map(({ linted }) => leafHash(nodeSha256(linted.bytes), nodeSha256)),
     nodeSha256,
@@ -144,17 +144,15 @@ async function writeIntents(
     blobs: [{ name: "manifest", sha256: batch.manifestSha256, size: batch.manifest.length }],
     fields: { lot: lot.id, manifest: batch.manifestSha256, tbsRoot, count: planned.length },
   });
-  await insertIntents(
-    tx,
-    { lot: lot.id, profile: lot.profile.name, grant: authority.grant.ref },
-    planned.map(({ item, serial, linted }, index) => ({
-      device: item.deviceId,
-      csrSha256: item.csrSha256,
-      issuerKeyId: authority.issuerKeyId,
-      serial,
-      tbs: linted.bytes,
-      intent: { leafHash: record.leafHash, index, path: paths[index]!.map(toHex) },
-      intake: item.intake,
-    })),
-  );
+  const intents = planned.map(({ item, serial, linted }, index) => ({
+    device: item.deviceId,
+    csrSha256: item.csrSha256,
+    issuerKeyId: authority.issuerKeyId,
+    serial,
+    tbs: linted.bytes,
+    intent: { leafHash: record.leafHash, index, path: paths[index]!.map(toHex) },
+    intake: item.intake,
+  }));
+  await insertIntents(tx, { lot: lot.id, profile: lot.profile.name, grant: authority.grant.ref }, intents);
+  return intents;
 }
