@@ -222,12 +222,19 @@ export async function findInbox(q: Queryable, id: string): Promise<InboxMessage 
   return rows[0];
 }
 
+export type UnappliedMessage = Omit<InboxMessage, "envelope" | "body">;
+
 /** What the receiver's workflows don't have yet, each sender's in its order. Bodies stay where they are. */
-export async function unappliedInbox(q: Queryable, limit: number): Promise<Omit<InboxMessage, "envelope" | "body">[]> {
-  const { rows } = await q.query<Omit<InboxMessage, "envelope" | "body">>(
+export async function unappliedInbox(
+  q: Queryable,
+  limit: number,
+  /** senders whose messages wait */
+  held: readonly string[] = [],
+): Promise<UnappliedMessage[]> {
+  const { rows } = await q.query<UnappliedMessage>(
     `SELECT id, sender, epoch, sequence, type, in_reply_to AS "inReplyTo", envelope_sha256 AS "envelopeSha256"
-     FROM inbox WHERE applied IS NULL ORDER BY epoch, sequence, received LIMIT $1`,
-    [limit],
+     FROM inbox WHERE applied IS NULL AND sender <> ALL($2) ORDER BY epoch, sequence, received LIMIT $1`,
+    [limit, held],
   );
   return rows;
 }

@@ -3,7 +3,7 @@ import { isCountersignError } from "../../lib/domain/errors.ts";
 import type { MessageType } from "../../lib/records/message.ts";
 import type { Db } from "../../store/db.ts";
 import { keepListening, type Subscription } from "../../store/listen.ts";
-import { INBOX_CHANNEL, markApplied, unappliedInbox } from "../../store/messages.ts";
+import { INBOX_CHANNEL, markApplied, unappliedInbox, type UnappliedMessage } from "../../store/messages.ts";
 
 const FINAL: ReadonlySet<ErrorKind> = new Set(["invalid", "refused", "unverified"]);
 const POLL_MS = 2_000;
@@ -69,24 +69,30 @@ export class Applier {
     // A sender whose message failed waits with all its later ones until the next round.
     const held = new Set<string>();
     try {
-      for (const message of await unappliedInbox(this.#options.db, PAGE)) {
-        if (this.#stopped) return;
-        if (held.has(message.sender)) continue;
-        try {
-          await this.#options.handlers[message.type]?.(message);
-          await markApplied(this.#options.db, message.id);
-        } catch (error) {
-          this.#options.onFault?.(message.id, error);
-          // A message that can have no effect stays without one; anything else is tried again.
-          if (isCountersignError(error) && FINAL.has(error.kind)) {
-            await markApplied(this.#options.db, message.id, error.code);
-          } else {
-            held.add(message.sender);
-          }
+      for (let full = true; full;) {
+        const page = await unappliedInbox(this.#options.db, PAGE, [...held]);
+        full = page.length === PAGE;
+        for (const message of page) {
+          if (this.#stopped) return;
+          if (!held.has(message.sender) && !(await this.#apply(message))) held.add(message.sender);
         }
       }
     } catch (error) {
       this.#options.onFault?.("", error);
     }
+  }
+
+  /** False: the message has had no effect yet, and is tried again. */
+  async #apply(message: UnappliedMessage): Promise<boolean> {
+    try {
+      await this.#options.handlers[message.type]?.(message);
+      await markApplied(this.#options.db, message.id);
+    } catch (error) {
+      this.#options.onFault?.(message.id, error);
+      // A message that can have no effect stays without one.
+      if (!isCountersignError(error) || !FINAL.has(error.kind)) return false;
+      await markApplied(this.#options.db, message.id, error.code);
+    }
+    return true;
   }
 }

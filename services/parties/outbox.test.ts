@@ -313,4 +313,45 @@ describe("the applier", () => {
     }
     expect(seen).toEqual(["1", "2", "2", "2", "3", "4"]);
   });
+
+  it("serves every sender, however much of another's waits", async () => {
+    const sender = (party: string, direction: string) =>
+      theirs.query(`INSERT INTO peer (party, direction, contact, act_spki, act_key_id) VALUES ($1, $2, '{}', $3, $1)`, [
+        party,
+        direction,
+        Buffer.from(party),
+      ]);
+    const message = (party: string, from: number, to: number) =>
+      theirs.query(
+        `INSERT INTO inbox (sender, epoch, sequence, id, type, envelope, envelope_sha256, body)
+         SELECT $1, 1, n, gen_random_uuid(), 'acceptance', '', $1 || n, '' FROM generate_series($2::int, $3::int) n`,
+        [party, from, to],
+      );
+    await sender("stuck", "child");
+    await sender("brisk", "child");
+    await message("stuck", 1, 600);
+    // Numbered after a whole page of the other's.
+    await message("brisk", 1000, 1600);
+    const tried: string[] = [];
+    const applier = new Applier({
+      db: theirs,
+      handlers: {
+        acceptance: async ({ sender: party }) => {
+          tried.push(party);
+          if (party === "stuck") throw new Error("not now");
+        },
+      },
+    });
+    await applier.start();
+    const left = async (party: string): Promise<number> =>
+      (await theirs.query("SELECT 1 FROM inbox WHERE applied IS NULL AND sender = $1", [party])).rowCount ?? 0;
+    try {
+      // In one round: the poll comes only after seconds.
+      await until(async () => (await left("brisk")) === 0);
+    } finally {
+      await applier.stop();
+    }
+    expect(await left("stuck")).toBe(600);
+    expect(tried.filter((party) => party === "stuck").length).toBeLessThan(10);
+  });
 });
