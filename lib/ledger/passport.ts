@@ -10,23 +10,17 @@ import { commitment, type HandoffItem } from "../records/manifest.ts";
 import { passport as passportSchema, type Passport } from "../records/passport.ts";
 import type { Policy } from "../records/policy.ts";
 import { parseEntry, type ParsedEntry } from "../records/statement.ts";
+import { beginAudit, partyPolicies } from "./audit/begin.ts";
 import { antecedents } from "./audit/causal-order.ts";
-import { onBuilt, onLotOpened, onReceived, openLot } from "./audit/custody.ts";
+import { openLot } from "./audit/custody.ts";
+import { takeIn } from "./audit/dispatch.ts";
 import { Findings } from "./audit/finding.ts";
 import { formFault } from "./audit/form.ts";
-import {
-  checkBuiltIntake,
-  checkManifestSigner,
-  onCertified,
-  onHubRegistered,
-  onInjected,
-  onInstalled,
-  onIntent,
-} from "./audit/issuance.ts";
+import { checkManifestSigner } from "./audit/issuance.ts";
 import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./audit/state.ts";
-import { checkSignature, onAcceptance, onCeremony, onDelegation, onKeyset } from "./audit/trust.ts";
+import { checkSignature } from "./audit/trust.ts";
 import type { SignedCheckpoint } from "./checkpoint.ts";
-import { openUnderPolicy, parsePolicy, type TlogPolicy } from "./policy.ts";
+import { openUnderPolicy, type TlogPolicy } from "./policy.ts";
 import { leafHash, verifyInclusion } from "./tree.ts";
 
 export const MAX_PASSPORT_BYTES = 8 << 20;
@@ -89,7 +83,7 @@ export async function verifyPassport(
   policy: Policy,
   verify: VerifySignature,
 ): Promise<PassportVerdict> {
-  const policies = new Map(Object.entries(policy.logs).map(([party, text]) => [party, parsePolicy(text)]));
+  const policies = partyPolicies(policy);
   try {
     if (sha256Hex(root.der) !== policy.rootSha256) {
       throw new Refusal("root-mismatch", "the policy pins another root than the one given");
@@ -211,39 +205,13 @@ function newState(
   findings: Findings,
   verify: VerifySignature,
 ): AuditState {
-  const parties = new Map<string, PartyState>();
-  const byOrigin = new Map<string, PartyState>();
-  for (const [id, { logs }] of policies) {
-    const log = logs[0];
-    if (log === undefined) throw new CountersignError("policy-invalid", `the policy for ${id} names no log`);
-    const party: PartyState = { id, log, chain: [], delegated: 0, certified: 0 };
-    parties.set(id, party);
-    byOrigin.set(log.name, party);
-  }
   const manifests = new Map<string, Uint8Array>();
   for (const { sha256: digest, dsse } of passport.manifests) {
     const bytes = fromBase64(dsse);
     if (sha256Hex(bytes) !== digest) throw new Refusal("intake-invalid", `manifest ${digest} has other bytes`);
     manifests.set(digest, bytes);
   }
-  return {
-    root,
-    verify,
-    findings,
-    parties,
-    byOrigin,
-    seen: new Map(),
-    grants: new Map(),
-    intents: new Map(),
-    lots: new Map(),
-    devices: new Map(),
-    deviceByKey: new Map(),
-    deviceByCsr: new Map(),
-    handoffs: new Map(),
-    serials: new Set(),
-    hubs: [],
-    blob: async (_party, digest) => manifests.get(digest),
-  };
+  return beginAudit({ root, verify, findings, blob: async (_party, digest) => manifests.get(digest) }, policies);
 }
 
 async function openCheckpoints(
@@ -292,41 +260,8 @@ async function apply(
   if ("intake" in act.fields && act.fields.intake.kind === "manifest") {
     await checkManifestSigner(at, act.fields.intake.digest, party, state);
   }
-  await dispatch(at, party, passport, state);
+  await takeIn(at, party, state, (released) => onReleasedOne(released, party, passport, state));
   state.seen.set(key, { type: act.type, party: party.id, index: at.index, time: Date.parse(act.time) });
-}
-
-async function dispatch(at: Placed, party: PartyState, passport: Passport, state: AuditState): Promise<void> {
-  const as = <T extends ActType>() => at as unknown as Placed<T>;
-  switch (at.act.type) {
-    case "keyset":
-      return onKeyset(as<"keyset">(), party, state);
-    case "ceremony":
-      return onCeremony(as<"ceremony">(), party, state);
-    case "delegation":
-      return onDelegation(as<"delegation">(), party, state);
-    case "acceptance":
-      return onAcceptance(as<"acceptance">(), party, state);
-    case "lot-opened":
-      return onLotOpened(as<"lot-opened">(), party, state);
-    case "built":
-      onBuilt(as<"built">(), party, state);
-      return checkBuiltIntake(as<"built">(), party, state);
-    case "handoff-released":
-      return onReleasedOne(as<"handoff-released">(), party, passport, state);
-    case "handoff-received":
-      return onReceived(as<"handoff-received">(), party, state);
-    case "intent":
-      return onIntent(as<"intent">(), party, state);
-    case "certified":
-      return onCertified(as<"certified">(), party, state);
-    case "injected":
-      return onInjected(as<"injected">(), party, state);
-    case "installed":
-      return onInstalled(as<"installed">(), party, state);
-    case "hub-registered":
-      return onHubRegistered(as<"hub-registered">(), state);
-  }
 }
 
 /**

@@ -14,6 +14,8 @@ import { PAYLOAD_TYPES, signDsse } from "../../records/dsse.ts";
 import { keysetProofMessage } from "../../records/keyset.ts";
 import { csrItem, installItem } from "../../records/manifest.ts";
 import { buildStatement, parseEntry, parseStatement, type Act, type AnyAct } from "../../records/statement.ts";
+import { verifyPassport } from "../passport.ts";
+import { formatPolicy } from "../policy.ts";
 import { leafHash } from "../tree.ts";
 import { auditLedgers } from "./ledgers.ts";
 
@@ -102,6 +104,20 @@ describe("an audit of forged ledgers", () => {
     expect((await audit()).findings).toEqual([]);
     expect(await codes(world.z, keep)).toEqual([]);
     expect(await codes(world.y, keep)).toEqual([]);
+  });
+
+  it("takes no policy in which two parties share a log, by its key or by its name", async () => {
+    const { y, z, policy, root } = world;
+    const other = new MemoryLog(y.origin, testKey("ed25519"));
+    const renamed = new MemoryLog("elsewhere.example/log", y.log.signer);
+    for (const shared of [y.log, other, renamed]) {
+      const logs = { ...policy.logs, [z.id]: formatPolicy(shared.key) };
+      const source = { root, policy: { ...policy, logs }, verify: opensslVerify, fetch: async () => undefined };
+      await expect(auditLedgers(source)).rejects.toMatchObject({ code: "policy-invalid" });
+      await expect(verifyPassport(utf8("{}"), root, source.policy, opensslVerify)).rejects.toMatchObject({
+        code: "policy-invalid",
+      });
+    }
   });
 
   /** Any bytes under the technician's CA, as its own program would never sign them. */

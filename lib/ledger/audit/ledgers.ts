@@ -6,23 +6,17 @@ import type { Certificate } from "../../pki/certificate.ts";
 import type { ActType } from "../../records/acts.ts";
 import type { Policy } from "../../records/policy.ts";
 import { checkContinues } from "../audit-log.ts";
-import { meetsQuorum, openUnderPolicy, parsePolicy, type TlogPolicy } from "../policy.ts";
+import { meetsQuorum, openUnderPolicy, type TlogPolicy } from "../policy.ts";
 import { LogReader } from "../reader.ts";
+import { beginAudit, partyPolicies } from "./begin.ts";
 import { inCausalOrder, type CausalEvent } from "./causal-order.ts";
-import { onBuilt, onLotOpened, onReceived, onReleased } from "./custody.ts";
+import { onReleased } from "./custody.ts";
+import { takeIn } from "./dispatch.ts";
 import { Findings, type Finding } from "./finding.ts";
 import { formFault } from "./form.ts";
-import {
-  checkBuiltIntake,
-  checkManifestSigner,
-  onCertified,
-  onHubRegistered,
-  onInjected,
-  onInstalled,
-  onIntent,
-} from "./issuance.ts";
+import { checkManifestSigner } from "./issuance.ts";
 import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./state.ts";
-import { checkSignature, onAcceptance, onCeremony, onDelegation, onKeyset } from "./trust.ts";
+import { checkSignature } from "./trust.ts";
 
 export interface AuditSource {
   readonly root: Certificate;
@@ -83,8 +77,9 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
   if (rootSha256 !== source.policy.rootSha256) {
     findings.add({ severity: "error", code: "root-mismatch", party: "-", message: "the policy pins another root" });
   }
-  const policies = new Map(Object.entries(source.policy.logs).map(([party, text]) => [party, parsePolicy(text)]));
-  const state = newState(source, findings, policies, hash);
+  const policies = partyPolicies(source.policy);
+  const { root, verify } = source;
+  const state = beginAudit({ root, verify, findings, blob: blobsOf(source, hash) }, policies);
   const logs = await openLogs(source, policies, findings, hash);
   const counts = new Map<string, Map<ActType, number>>([...logs.keys()].map((party) => [party, new Map()]));
   const total = [...logs.values()].reduce((sum, log) => sum + log.size, 0);
@@ -124,48 +119,17 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
   return { report, devices: state.devices, parties: state.parties };
 }
 
-function newState(
-  source: AuditSource,
-  findings: Findings,
-  policies: ReadonlyMap<string, TlogPolicy>,
-  hash: Sha256,
-): AuditState {
-  const parties = new Map<string, PartyState>();
-  const byOrigin = new Map<string, PartyState>();
-  for (const [id, { logs }] of policies) {
-    const log = logs[0];
-    if (!log) throw new CountersignError("policy-invalid", `the policy for ${id} names no log`);
-    const party: PartyState = { id, log, chain: [], delegated: 0, certified: 0 };
-    parties.set(id, party);
-    byOrigin.set(log.name, party);
-  }
+/** Blobs by their digest. A batch's manifest is asked for once a device: the last few are kept. */
+function blobsOf(source: AuditSource, hash: Sha256): AuditState["blob"] {
   const blobs = new Map<string, Uint8Array | undefined>();
-  return {
-    root: source.root,
-    verify: source.verify,
-    findings,
-    parties,
-    byOrigin,
-    seen: new Map(),
-    grants: new Map(),
-    intents: new Map(),
-    lots: new Map(),
-    devices: new Map(),
-    deviceByKey: new Map(),
-    deviceByCsr: new Map(),
-    handoffs: new Map(),
-    serials: new Set(),
-    hubs: [],
-    // A batch's manifest is asked for once a device: the last few are kept.
-    async blob(party, sha) {
-      const key = `${party}/${sha}`;
-      if (blobs.has(key)) return blobs.get(key);
-      const bytes = await source.fetch(party, `blobs/${sha}`);
-      const good = bytes && toHex(hash(bytes)) === sha ? bytes : undefined;
-      if (blobs.size >= 64) blobs.delete(blobs.keys().next().value!);
-      blobs.set(key, good);
-      return good;
-    },
+  return async (party, sha) => {
+    const key = `${party}/${sha}`;
+    if (blobs.has(key)) return blobs.get(key);
+    const bytes = await source.fetch(party, `blobs/${sha}`);
+    const good = bytes && toHex(hash(bytes)) === sha ? bytes : undefined;
+    if (blobs.size >= 64) blobs.delete(blobs.keys().next().value!);
+    blobs.set(key, good);
+    return good;
   };
 }
 
@@ -229,7 +193,7 @@ async function onEvent(
   try {
     await checkSignature(at, parsed, party, state);
     await checkBatchOnce(at, party, state, manifests);
-    await dispatch(at, party, state);
+    await takeIn(at, party, state, onReleased);
   } catch (error) {
     if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
     wrong(state, at, "act-invalid", error.message);
@@ -244,39 +208,6 @@ async function checkBatchOnce(at: Placed, party: PartyState, state: AuditState, 
   if (manifests.has(key)) return;
   manifests.add(key);
   await checkManifestSigner(at, fields.intake.digest, party, state);
-}
-
-async function dispatch(at: Placed, party: PartyState, state: AuditState): Promise<void> {
-  const as = <T extends ActType>() => at as unknown as Placed<T>;
-  switch (at.act.type) {
-    case "keyset":
-      return onKeyset(as<"keyset">(), party, state);
-    case "ceremony":
-      return onCeremony(as<"ceremony">(), party, state);
-    case "delegation":
-      return onDelegation(as<"delegation">(), party, state);
-    case "acceptance":
-      return onAcceptance(as<"acceptance">(), party, state);
-    case "lot-opened":
-      return onLotOpened(as<"lot-opened">(), party, state);
-    case "built":
-      onBuilt(as<"built">(), party, state);
-      return checkBuiltIntake(as<"built">(), party, state);
-    case "handoff-released":
-      return onReleased(as<"handoff-released">(), party, state);
-    case "handoff-received":
-      return onReceived(as<"handoff-received">(), party, state);
-    case "intent":
-      return onIntent(as<"intent">(), party, state);
-    case "certified":
-      return onCertified(as<"certified">(), party, state);
-    case "injected":
-      return onInjected(as<"injected">(), party, state);
-    case "installed":
-      return onInstalled(as<"installed">(), party, state);
-    case "hub-registered":
-      return onHubRegistered(as<"hub-registered">(), state);
-  }
 }
 
 /** Nothing wrong, but not closed: the auditor is told. */
