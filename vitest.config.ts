@@ -1,5 +1,8 @@
 import { defineConfig } from "vitest/config";
 
+// Test processes inherit it; libuv reads it once. Enough threads for the sessions of two tokens, and for those that hang.
+process.env["UV_THREADPOOL_SIZE"] ??= "24";
+
 export default defineConfig({
   test: {
     include: ["**/*.test.ts"],

@@ -8,10 +8,32 @@ import type { TokenKey } from "./signer.ts";
 
 /**
  * A CA's key. It has no method that takes bytes: what it signs went through the linter (a `LintedTbs` can't be made in
- * another way), or is built here from names and its own public key.
+ * another way), or is built from names and its own public key. One in this process's token, or behind issuing processes
+ * that lint again themselves.
  */
-export class CaKey {
+export interface CaKey {
   /** DER SubjectPublicKeyInfo */
+  readonly spki: Uint8Array;
+  readonly algorithm: SignatureAlgorithm;
+  readonly label: string;
+  /**
+   * @returns the certificate's DER
+   * @throws CountersignError `profile-violation` when it was linted for another issuer's key, and what `Signer.sign`
+   * throws
+   */
+  signCertificate(linted: LintedTbs): Promise<Uint8Array>;
+  /** As `signCertificate`, for a CRL. */
+  signCrl(linted: LintedCrlTbs): Promise<Uint8Array>;
+  /**
+   * This key's own PKCS#10 request (RFC 2986), by which its holder asks the level above for a certificate. The request
+   * is built around this key, so nothing else can be signed through it.
+   * @returns the request's DER
+   */
+  signRequest(subject: Omit<CsrInfoParams, "spki">): Promise<Uint8Array>;
+}
+
+/** A CA's key in a token of this process. */
+export class TokenCaKey implements CaKey {
   readonly spki: Uint8Array;
   readonly algorithm: SignatureAlgorithm;
   readonly label: string;
@@ -27,29 +49,18 @@ export class CaKey {
     this.label = key.label;
   }
 
-  /**
-   * @returns the certificate's DER
-   * @throws CountersignError `profile-violation` when it was linted for another issuer's key, and what `Signer.sign`
-   * throws
-   */
   async signCertificate(linted: LintedTbs): Promise<Uint8Array> {
     const bytes = lintedBytes(LintedTbs, linted);
     this.#assertIssuer("certificate", linted);
     return assembleCertificate(linted, await this.#key.sign(bytes));
   }
 
-  /** As `signCertificate`, for a CRL. */
   async signCrl(linted: LintedCrlTbs): Promise<Uint8Array> {
     const bytes = lintedBytes(LintedCrlTbs, linted);
     this.#assertIssuer("CRL", linted);
     return assembleCrl(linted, await this.#key.sign(bytes));
   }
 
-  /**
-   * This key's own PKCS#10 request (RFC 2986), by which its holder asks the level above for a certificate. The request
-   * is built here around this key, so nothing else can be signed through it.
-   * @returns the request's DER
-   */
   async signRequest(subject: Omit<CsrInfoParams, "spki">): Promise<Uint8Array> {
     const info = csrInfo({ ...subject, spki: this.spki });
     return assembleCsr(info, this.algorithm, await this.#key.sign(info));
@@ -68,10 +79,13 @@ export class CaKey {
  * The bytes as the linter's own class keeps them. Its getter reads a private field, so a look-alike that only claims to
  * be linted (a cast in TypeScript, a property of the same name) is refused here, before the token is asked.
  */
-function lintedBytes<T extends LintedTbs | LintedCrlTbs>(type: { readonly prototype: T }, linted: T): Uint8Array {
-  const getter = Object.getOwnPropertyDescriptor(type.prototype, "bytes")?.get;
+export function lintedBytes<T extends LintedTbs | LintedCrlTbs>(
+  type: { readonly prototype: T },
+  linted: T,
+): Uint8Array {
+  const property = Object.getOwnPropertyDescriptor(type.prototype, "bytes");
   try {
-    return getter!.call(linted) as Uint8Array;
+    return property!.get!.call(linted) as Uint8Array;
   } catch (cause) {
     throw new CountersignError("profile-violation", "a CA key signs only what the linter passed", { cause });
   }

@@ -45,6 +45,10 @@ const UNAVAILABLE: Meaning = {
   code: "hsm-unavailable",
   advice: "check that the HSM is reachable and its module is configured",
 };
+const LOST_SESSION: Meaning = {
+  code: "hsm-unavailable",
+  advice: "the HSM dropped its sessions and keeps doing so: look at its own log; they are opened again by themselves",
+};
 
 const MEANINGS: Readonly<Record<string, Meaning>> = {
   CKR_PIN_INCORRECT: PIN_WRONG,
@@ -65,9 +69,21 @@ const MEANINGS: Readonly<Record<string, Meaning>> = {
   CKR_KEY_SIZE_RANGE: UNSUPPORTED,
   CKR_DOMAIN_PARAMS_INVALID: UNSUPPORTED,
   CKR_CURVE_NOT_SUPPORTED: UNSUPPORTED,
+  CKR_SESSION_COUNT: {
+    ...UNAVAILABLE,
+    advice: "the token has no session left: configure fewer, or end who else uses it",
+  },
+  CKR_DEVICE_REMOVED: { ...UNAVAILABLE, advice: "the HSM was removed or is restarting: it is tried again by itself" },
+  CKR_DEVICE_ERROR: {
+    ...UNAVAILABLE,
+    advice: "the HSM reports a fault: look at its own log; it is tried again by itself",
+  },
+  CKR_SESSION_HANDLE_INVALID: LOST_SESSION,
+  CKR_SESSION_CLOSED: LOST_SESSION,
+  CKR_USER_NOT_LOGGED_IN: LOST_SESSION,
   CKR_CRYPTOKI_NOT_INITIALIZED: {
     ...UNAVAILABLE,
-    advice: "the PKCS#11 module was finalized while in use: restart the process",
+    advice: "the PKCS#11 module was finalized while in use: it is initialised again by itself",
   },
 };
 
@@ -110,12 +126,43 @@ const LOST = new Set([
   "CKR_DEVICE_MEMORY",
   "CKR_DEVICE_REMOVED",
   "CKR_TOKEN_NOT_PRESENT",
+  "CKR_TOKEN_NOT_RECOGNIZED",
+  "CKR_SLOT_ID_INVALID",
   "CKR_USER_NOT_LOGGED_IN",
   "CKR_KEY_HANDLE_INVALID",
   "CKR_OBJECT_HANDLE_INVALID",
+  "CKR_OPERATION_ACTIVE",
+  "CKR_GENERAL_ERROR",
+  "CKR_FUNCTION_FAILED",
+  "CKR_CRYPTOKI_NOT_INITIALIZED",
 ]);
 
 /** Whether the session (or the login or handles that hang on it) is gone, so that one new attempt on a new session is due. */
 export function isSessionLost(error: unknown): boolean {
-  return LOST.has(ckrOf(error) ?? "");
+  return !isRefusal(error) && (LOST.has(ckrOf(error) ?? "") || isTokenLost(error));
+}
+
+const MODULE_LOST = new Set([
+  "CKR_DEVICE_ERROR",
+  "CKR_DEVICE_MEMORY",
+  "CKR_DEVICE_REMOVED",
+  "CKR_TOKEN_NOT_PRESENT",
+  "CKR_TOKEN_NOT_RECOGNIZED",
+  "CKR_SLOT_ID_INVALID",
+  "CKR_GENERAL_ERROR",
+  "CKR_FUNCTION_FAILED",
+  "CKR_CRYPTOKI_NOT_INITIALIZED",
+]);
+
+/** Whether the token itself is away, which some modules get over only by being initialised anew. */
+export function isTokenLost(error: unknown): boolean {
+  if (isRefusal(error)) return false;
+  const ckr = ckrOf(error);
+  if (ckr !== undefined) return MODULE_LOST.has(ckr);
+  return error instanceof CountersignError && error.code === "hsm-token-missing";
+}
+
+/** Refused without asking the token (queue full, closed, circuit open), though it may tell of an earlier failure. */
+export function isRefusal(error: unknown): boolean {
+  return error instanceof CountersignError && error.details["refused"] !== undefined;
 }

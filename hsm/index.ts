@@ -9,6 +9,7 @@ export {
   openDeviceKey,
 } from "./device-key.ts";
 export { type KeyRole, roleOfLabel } from "./key-role.ts";
+export { DEFAULT_LIMITS, type HsmLimits } from "./limits.ts";
 export { finalizeModule } from "./module.ts";
 export { createPinFile, type PinSource } from "./pin.ts";
 export {
@@ -22,6 +23,7 @@ export {
   type TokenDescription,
   tokenExists,
 } from "./token-admin.ts";
-export { openToken, type Token, type TokenConfig } from "./token.ts";
+export { assertThreadsFor, sessionCount, threadPoolSize, threadsForSessions } from "./threads.ts";
+export { openToken, type Token, type TokenConfig, type TokenHealth } from "./token.ts";
 export { formatPkcs11Uri, parsePkcs11Uri, type Pkcs11Uri } from "./uri.ts";
 export { nodeVerify, nodeVerifyOnce } from "./verify.ts";

@@ -93,7 +93,7 @@ export async function generateKeyPair(
   session: Handle,
   label: string,
   algorithm: KeyAlgorithm,
-): Promise<TokenKeyPair> {
+): Promise<Pick<TokenKeyPair, "id" | "privateKey" | "publicKey">> {
   const { mechanism, publicTemplate } = generation(algorithm);
   const id = randomBytes(20);
   const common: Template = [yes(CK.CKA_TOKEN), { type: CK.CKA_LABEL, value: label }, { type: CK.CKA_ID, value: id }];
@@ -113,10 +113,14 @@ export async function generateKeyPair(
     ],
   );
   const { privateKey, publicKey } = handles;
-  return { label, id: new Uint8Array(id), privateKey, publicKey, ...readPublicKey(api, session, publicKey, label) };
+  return { id: new Uint8Array(id), privateKey, publicKey };
 }
 
-export function destroyKeyPair(api: Pkcs11Api, session: Handle, pair: TokenKeyPair): void {
+export function destroyKeyPair(
+  api: Pkcs11Api,
+  session: Handle,
+  pair: Pick<TokenKeyPair, "privateKey" | "publicKey">,
+): void {
   api.C_DestroyObject(session, pair.privateKey);
   api.C_DestroyObject(session, pair.publicKey);
 }

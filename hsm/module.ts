@@ -11,6 +11,10 @@ export class Pkcs11Module {
   readonly api: Pkcs11Api;
   #initialized = false;
   #users = 0;
+  #generation = 0;
+  #calls = 0;
+  #idle: (() => void) | undefined;
+  #restarting: Promise<boolean> | undefined;
 
   constructor(path: string, api: Pkcs11Api) {
     this.path = path;
@@ -20,6 +24,21 @@ export class Pkcs11Module {
   /** Open tokens; finalizing under them would kill their sessions. */
   get users(): number {
     return this.#users;
+  }
+
+  /** Grows when the module is initialised anew: sessions, logins and handles of an earlier one are gone. */
+  get generation(): number {
+    return this.#generation;
+  }
+
+  /** Announces a native call that another thread makes; every one is followed by `leave` once it has returned. */
+  async enter(): Promise<void> {
+    while (this.#restarting !== undefined) await this.#restarting;
+    this.#calls++;
+  }
+
+  leave(): void {
+    if (--this.#calls === 0) this.#idle?.();
   }
 
   initialize(): void {
@@ -37,7 +56,39 @@ export class Pkcs11Module {
   finalize(): void {
     if (!this.#initialized) return;
     this.#initialized = false;
+    this.#generation++;
     this.api.C_Finalize();
+  }
+
+  /**
+   * Finalizes and initialises the module, by which many find a token again that was away (SoftHSM finds none otherwise).
+   * Waits for calls under way; new ones wait meanwhile. Other tokens of the module open their sessions anew afterwards.
+   * @returns false when calls didn't return within `waitMs`, in which case nothing was done
+   * @throws what C_Initialize throws; the next restart tries again
+   */
+  restart(waitMs: number): Promise<boolean> {
+    this.#restarting ??= this.#restart(waitMs).finally(() => (this.#restarting = undefined));
+    return this.#restarting;
+  }
+
+  async #restart(waitMs: number): Promise<boolean> {
+    // Finalizing from a worker thread would end the module under the main thread's sessions.
+    if (!isMainThread) return false;
+    if (this.#calls > 0) {
+      let timer: NodeJS.Timeout | undefined;
+      const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, waitMs)));
+      await Promise.race([new Promise<void>((resolve) => (this.#idle = resolve)), late]);
+      clearTimeout(timer);
+      this.#idle = undefined;
+    }
+    if (this.#calls > 0) return false;
+    try {
+      this.finalize();
+    } catch {
+      // An HSM that is away may fail to say goodbye; what counts is whether it can be initialised.
+    }
+    this.initialize();
+    return true;
   }
 
   retain(): void {

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { inspect } from "node:util";
 import { beforeAll, describe, expect, it } from "vitest";
 import { tempDir } from "../test/support/index.ts";
-import { createPinFile, readPin } from "./pin.ts";
+import { type PinSource, createPinFile, readPin } from "./pin.ts";
 
 let dir: string;
 beforeAll(() => {
@@ -17,20 +17,22 @@ function pinFile(name: string, content: string | Uint8Array, mode = 0o600): { fi
   return { file };
 }
 
+const reading = async (source: PinSource): Promise<string> => readPin(source);
+
 describe("PIN sources", () => {
   it("read a file's one line, and a variable", async () => {
-    expect(await readPin(pinFile("plain", "hunter-2"))).toBe("hunter-2");
-    expect(await readPin(pinFile("newline", "hunter-2\n"))).toBe("hunter-2");
-    expect(await readPin(pinFile("crlf", "ключ 2\r\n"))).toBe("ключ 2");
+    expect(readPin(pinFile("plain", "hunter-2"))).toBe("hunter-2");
+    expect(readPin(pinFile("newline", "hunter-2\n"))).toBe("hunter-2");
+    expect(readPin(pinFile("crlf", "ключ 2\r\n"))).toBe("ключ 2");
     process.env["TEST_PIN"] = "from-env";
-    expect(await readPin({ env: "TEST_PIN" })).toBe("from-env");
+    expect(readPin({ env: "TEST_PIN" })).toBe("from-env");
     delete process.env["TEST_PIN"];
-    await expect(readPin({ env: "TEST_PIN" })).rejects.toMatchObject({ code: "hsm-unavailable" });
+    await expect(reading({ env: "TEST_PIN" })).rejects.toMatchObject({ code: "hsm-unavailable" });
   });
 
   it.each([0o640, 0o604, 0o660, 0o644, 0o610])("refuse a file of mode %o", async (mode) => {
     const source = pinFile(`mode-${mode}`, "hunter-2", mode);
-    await expect(readPin(source)).rejects.toMatchObject({
+    await expect(reading(source)).rejects.toMatchObject({
       code: "hsm-unavailable",
       message: expect.stringContaining("chmod 600") as string,
     });
@@ -39,7 +41,7 @@ describe("PIN sources", () => {
   it("judge the file a link points to", async () => {
     const { file } = pinFile("target", "hunter-2", 0o644);
     symlinkSync(file, join(dir, "link"));
-    await expect(readPin({ file: join(dir, "link") })).rejects.toMatchObject({ code: "hsm-unavailable" });
+    await expect(reading({ file: join(dir, "link") })).rejects.toMatchObject({ code: "hsm-unavailable" });
   });
 
   it.each([
@@ -51,25 +53,25 @@ describe("PIN sources", () => {
     ["not UTF-8", Uint8Array.of(0x68, 0xff, 0xfe)],
   ])("refuse content that is %s, without repeating it", async (name, content) => {
     const source = pinFile(name, content);
-    const error: unknown = await readPin(source).catch((thrown: unknown) => thrown);
+    const error: unknown = await reading(source).catch((thrown: unknown) => thrown);
     expect(error).toMatchObject({ code: "hsm-unavailable" });
     expect(inspect(error, { depth: 10 })).not.toContain("hunter");
   });
 
   it("refuse what isn't a file", async () => {
     mkdirSync(join(dir, "folder"), { mode: 0o700 });
-    await expect(readPin({ file: join(dir, "folder") })).rejects.toMatchObject({ code: "hsm-unavailable" });
-    await expect(readPin({ file: join(dir, "none") })).rejects.toMatchObject({ code: "hsm-unavailable" });
+    await expect(reading({ file: join(dir, "folder") })).rejects.toMatchObject({ code: "hsm-unavailable" });
+    await expect(reading({ file: join(dir, "none") })).rejects.toMatchObject({ code: "hsm-unavailable" });
   });
 
   it("are made with a random PIN, mode 0600, and never overwritten", async () => {
     const path = join(dir, "new.pin");
     const source = await createPinFile(path);
     expect(statSync(path).mode & 0o777).toBe(0o600);
-    const pin = await readPin(source);
+    const pin = readPin(source);
     expect(pin).toMatch(/^[A-Za-z0-9_-]{22}$/);
     await expect(createPinFile(path)).rejects.toMatchObject({ code: "already-exists" });
     expect(readFileSync(path, "utf8")).toBe(pin);
-    expect(await readPin(await createPinFile(join(dir, "other.pin")))).not.toBe(pin);
+    expect(readPin(await createPinFile(join(dir, "other.pin")))).not.toBe(pin);
   });
 });

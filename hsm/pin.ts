@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { constants, type FileHandle, open } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync, readFileSync, statSync } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
 import { fromUtf8 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 
@@ -16,9 +17,12 @@ function refuse(source: PinSource, why: string, cause?: unknown): never {
   throw new CountersignError("hsm-unavailable", `${where} ${why}`, cause === undefined ? {} : { cause });
 }
 
-/** @throws CountersignError `hsm-unavailable` when the source is missing, unsafe or holds no PIN */
-export async function readPin(source: PinSource): Promise<string> {
-  const raw = "file" in source ? await readPinFile(source, source.file) : process.env[source.env];
+/**
+ * Reads it without libuv's threads: a hung HSM may hold them all.
+ * @throws CountersignError `hsm-unavailable` when the source is missing, unsafe or holds no PIN
+ */
+export function readPin(source: PinSource): string {
+  const raw = "file" in source ? readPinFile(source, source.file) : process.env[source.env];
   if (raw === undefined) refuse(source, "isn't set: set it for this process only");
   const pin = raw.replace(/\r?\n$/, "");
   if (pin.length === 0) refuse(source, "is empty");
@@ -28,23 +32,28 @@ export async function readPin(source: PinSource): Promise<string> {
   return pin;
 }
 
-async function readPinFile(source: PinSource, path: string): Promise<string> {
-  let file: FileHandle;
+/** Changes when the PIN file is written, even with the same PIN; empty for a variable. */
+export function pinVersion(source: PinSource): string {
+  return "file" in source ? String(statSync(source.file, { throwIfNoEntry: false })?.mtimeMs ?? "") : "";
+}
+
+function readPinFile(source: PinSource, path: string): string {
+  let file: number;
   try {
-    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     refuse(source, "can't be opened: check the path and its owner", cause);
   }
   try {
     // The mode is read from the open file, so that nothing can be swapped in between.
-    const status = await file.stat();
+    const status = fstatSync(file);
     if (!status.isFile()) refuse(source, "isn't a regular file");
     if ((status.mode & 0o077) !== 0) {
       const mode = (status.mode & 0o777).toString(8).padStart(3, "0");
       refuse(source, `has mode ${mode}: group and others may not read it, run chmod 600 on it`);
     }
     if (status.size > MAX_PIN_BYTES + 2) refuse(source, `holds more than ${MAX_PIN_BYTES} bytes`);
-    const bytes = await file.readFile();
+    const bytes = readFileSync(file);
     try {
       return fromUtf8(bytes);
     } catch {
@@ -53,7 +62,7 @@ async function readPinFile(source: PinSource, path: string): Promise<string> {
       bytes.fill(0);
     }
   } finally {
-    await file.close();
+    closeSync(file);
   }
 }
 

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Signer } from "../lib/domain/signing.ts";
 import { type SoftHsm, softhsmDir, tempDir } from "../test/support/index.ts";
 import { type PinSource, type Token, createPinFile, initToken, nodeVerify, openToken } from "./index.ts";
+import { DEFAULT_LIMITS } from "./limits.ts";
 import { loadModule } from "./module.ts";
 import { SessionPool } from "./session-pool.ts";
 import { listSlots } from "./slots.ts";
@@ -117,12 +118,12 @@ describe("a session pool", () => {
     const log = { opened: 0, closed: 0 };
     const open = async () => Buffer.from([++log.opened]);
     const close = () => void log.closed++;
-    return { log, open, close };
+    return { label: "t", epoch: 0, log, open, close };
   };
 
   it("never lends a session twice, serves in order, and replaces one that failed", async () => {
     const sessions = source();
-    const pool = await SessionPool.open(sessions, 2);
+    const pool = await SessionPool.open(sessions, 2, DEFAULT_LIMITS);
     const inUse = new Set<unknown>();
     const order: number[] = [];
     const results = await Promise.allSettled(
@@ -147,7 +148,7 @@ describe("a session pool", () => {
 
   it("waits for work under way when it closes, and refuses what waits", async () => {
     const sessions = source();
-    const pool = await SessionPool.open(sessions, 1);
+    const pool = await SessionPool.open(sessions, 1, DEFAULT_LIMITS);
     let finish = (): void => undefined;
     const working = pool.use(() => new Promise<void>((resolve) => (finish = resolve)));
     const waiting = pool.use(async () => undefined);
@@ -169,14 +170,14 @@ describe("a session pool", () => {
       if (broken) throw new Error("CKR_DEVICE_REMOVED:50");
       return sessions.open();
     };
-    const pool = await SessionPool.open({ ...sessions, open }, 1);
+    const pool = await SessionPool.open({ ...sessions, open }, 1, DEFAULT_LIMITS);
     broken = true;
     const fail = () => pool.use(async () => Promise.reject(new Error("CKR_DEVICE_ERROR:48")));
     await expect(fail()).rejects.toThrow("CKR_DEVICE_ERROR");
     await expect(fail()).rejects.toThrow("CKR_DEVICE_REMOVED");
     broken = false;
     await expect(pool.use(async (session) => session.handle[0])).resolves.toBe(2);
-    await expect(SessionPool.open(sessions, 0)).rejects.toMatchObject({ code: "input-invalid" });
+    await expect(SessionPool.open(sessions, 0, DEFAULT_LIMITS)).rejects.toMatchObject({ code: "input-invalid" });
     await pool.close();
   });
 });

@@ -1,72 +1,75 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { Handle } from "./cryptoki.ts";
-
-const INPUT_BYTES = 4096;
-/** The longest signature any key here gives is RSA-4096's 512 bytes. */
-const OUTPUT_BYTES = 1024;
-
-/**
- * One PKCS#11 session with its own buffers. pkcs11js hands raw pointers to another thread and doesn't hold the buffers
- * (its issue 121): one that the collector moves or frees meanwhile makes the token sign something else. Hence buffers
- * that live as long as the session, one operation a session at a time, and `inFlight` below.
- */
-export class PooledSession {
-  readonly handle: Handle;
-  readonly output: Buffer = Buffer.alloc(OUTPUT_BYTES);
-  #input: Buffer = Buffer.alloc(INPUT_BYTES);
-
-  constructor(handle: Handle) {
-    this.handle = handle;
-  }
-
-  /** Copies `bytes` into this session's input buffer and returns the view of it to pass to the token. */
-  load(bytes: Uint8Array): Buffer {
-    if (bytes.length > this.#input.length) this.#input = Buffer.alloc(bytes.length);
-    this.#input.set(bytes);
-    return this.#input.subarray(0, bytes.length);
-  }
-}
-
-/** Sessions at work, reachable from the module itself: no collector takes a session while the token writes into it. */
-const inFlight = new Set<PooledSession>();
+import type { HsmLimits } from "./limits.ts";
+import { PooledSession, pin, unpin } from "./pooled-session.ts";
+import { addSessions, giveSpareThread, takeSpareThread } from "./threads.ts";
+import { type Waiter, WaitingLine } from "./waiting-line.ts";
 
 export interface SessionSource {
+  /** the token's label, for messages */
+  readonly label: string;
+  /** Changes when all sessions opened before are lost. */
+  readonly epoch: number;
   /** Opens a logged-in session. */
   open(): Promise<Handle>;
-  /** Closes it; must not throw for one that is gone already. */
-  close(handle: Handle): void;
+  /** Closes one of the present epoch or an earlier one; must not throw for one that is gone already. */
+  close(handle: Handle, epoch: number): void;
 }
 
 interface Seat {
   session: PooledSession | undefined;
 }
 
+interface Lease {
+  abandoned: boolean;
+  session: PooledSession | undefined;
+}
+
+export interface PoolState {
+  size: number;
+  /** at work, someone waiting for the result */
+  inUse: number;
+  /** given up, the native call hasn't returned yet */
+  abandoned: number;
+  /** not leased yet */
+  waiting: number;
+}
+
 /**
  * A fixed number of sessions, leased first come, first served. A session under which anything failed is closed and its
- * seat opened anew by the next lease, since a failed operation may still be active in it.
+ * seat opened anew by the next lease, since a failed operation may still be active in it. A lease that takes too long is
+ * given up: its session is never used again, stays pinned until the native call returns, and its seat goes on with
+ * another one as far as the process has threads to spare, else when the call returns.
  */
 export class SessionPool {
   readonly size: number;
   readonly #source: SessionSource;
+  readonly #limits: HsmLimits;
   readonly #idle: Seat[] = [];
-  readonly #waiting: { resolve: (seat: Seat) => void; reject: (error: Error) => void }[] = [];
+  readonly #line: WaitingLine<Seat>;
   #leased = 0;
+  #abandoned = 0;
   #closed: Promise<void> | undefined;
   #drained: (() => void) | undefined;
 
-  private constructor(source: SessionSource, size: number) {
+  private constructor(source: SessionSource, size: number, limits: HsmLimits) {
     this.#source = source;
     this.size = size;
+    this.#limits = limits;
+    this.#line = new WaitingLine(source.label, limits);
   }
 
   /** Opens all sessions at once: a token that can't carry that many says so at the start. */
-  static async open(source: SessionSource, size: number): Promise<SessionPool> {
+  static async open(source: SessionSource, size: number, limits: HsmLimits): Promise<SessionPool> {
     if (!Number.isInteger(size) || size < 1 || size > 1024) {
       throw new CountersignError("input-invalid", `a session pool has 1 to 1024 sessions, not ${size}`);
     }
-    const pool = new SessionPool(source, size);
+    const pool = new SessionPool(source, size, limits);
+    addSessions(size);
     try {
-      for (let i = 0; i < size; i++) pool.#idle.push({ session: new PooledSession(await source.open()) });
+      for (let i = 0; i < size; i++) {
+        pool.#idle.push({ session: new PooledSession(await source.open(), source.epoch) });
+      }
     } catch (error) {
       await pool.close();
       throw error;
@@ -74,33 +77,86 @@ export class SessionPool {
     return pool;
   }
 
-  /** Runs `work` with a session of its own. Its result must not be a view of the session's buffers. */
+  get state(): PoolState {
+    return { size: this.size, inUse: this.#leased, abandoned: this.#abandoned, waiting: this.#line.length };
+  }
+
+  /**
+   * Runs `work` with a session of its own. Its result must not be a view of the session's buffers.
+   * @throws CountersignError `hsm-unavailable` when no session comes free or the work takes too long; what it throws
+   */
   async use<T>(work: (session: PooledSession) => Promise<T>): Promise<T> {
     const seat = await this.#lease();
+    return new Promise<T>((resolve, reject) => {
+      const lease: Lease = { abandoned: false, session: undefined };
+      const timer = setTimeout(() => {
+        lease.abandoned = true;
+        if (lease.session !== undefined) lease.session.retired = true;
+        reject(this.#tooSlow());
+        this.#abandon(seat, run);
+      }, this.#limits.callTimeoutMs);
+      const run = this.#run(seat, lease, work);
+      const done = (settle: () => void): void => {
+        if (lease.abandoned) return;
+        clearTimeout(timer);
+        this.#release(seat);
+        settle();
+      };
+      run.then(
+        (value) => done(() => resolve(value)),
+        (error: unknown) => done(() => reject(error instanceof Error ? error : new Error(String(error)))),
+      );
+    });
+  }
+
+  /** Settles when no native call is under way any more, however long after the one who asked has left. */
+  async #run<T>(seat: Seat, lease: Lease, work: (session: PooledSession) => Promise<T>): Promise<T> {
+    const session = await this.#sessionOf(seat);
+    seat.session = undefined;
+    lease.session = session;
+    pin(session);
     try {
-      seat.session ??= new PooledSession(await this.#source.open());
-      const session = seat.session;
-      inFlight.add(session);
-      try {
-        return await work(session);
-      } catch (error) {
-        seat.session = undefined;
-        this.#source.close(session.handle);
-        throw error;
-      } finally {
-        inFlight.delete(session);
-      }
+      if (lease.abandoned) throw this.#tooSlow();
+      const result = await work(session);
+      if (lease.abandoned) throw this.#tooSlow();
+      seat.session = session;
+      return result;
+    } catch (error) {
+      session.retired = true;
+      this.#source.close(session.handle, session.epoch);
+      throw error;
     } finally {
-      this.#release(seat);
+      unpin(session);
     }
   }
 
-  /** Has every idle seat opened anew: a token that lost one session has lost most likely all. */
-  renewIdle(): void {
-    for (const seat of this.#idle) {
-      if (seat.session !== undefined) this.#source.close(seat.session.handle);
+  async #sessionOf(seat: Seat): Promise<PooledSession> {
+    const { session } = seat;
+    if (session?.epoch === this.#source.epoch) return session;
+    seat.session = undefined;
+    if (session !== undefined) this.#source.close(session.handle, session.epoch);
+    const handle = await this.#source.open();
+    return new PooledSession(handle, this.#source.epoch);
+  }
+
+  #abandon(seat: Seat, run: Promise<unknown>): void {
+    this.#abandoned++;
+    const spare = takeSpareThread();
+    if (spare) this.#release({ session: undefined });
+    else this.#leased--;
+    const returned = (): void => {
+      this.#abandoned--;
       seat.session = undefined;
-    }
+      if (spare) giveSpareThread();
+      else this.#seatFree(seat);
+    };
+    run.then(returned, returned);
+    if (this.#leased === 0) this.#drained?.();
+  }
+
+  /** Everyone who waits is told at once. */
+  refuseWaiting(why: CountersignError): void {
+    this.#line.refuseAll(why);
   }
 
   /** Refuses new leases, waits for those at work, closes every session. */
@@ -110,36 +166,57 @@ export class SessionPool {
   }
 
   async #shut(): Promise<void> {
-    for (const waiter of this.#waiting.splice(0)) waiter.reject(closedError());
+    this.#line.refuseAll(closedError());
     if (this.#leased > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
-    for (const seat of this.#idle.splice(0)) {
-      if (seat.session !== undefined) this.#source.close(seat.session.handle);
+    for (const { session } of this.#idle.splice(0)) {
+      if (session !== undefined) this.#source.close(session.handle, session.epoch);
     }
+    addSessions(-this.size);
   }
 
   async #lease(): Promise<Seat> {
     if (this.#closed !== undefined) throw closedError();
     const seat = this.#idle.pop();
-    if (seat !== undefined) {
-      this.#leased++;
-      return seat;
-    }
-    // A released seat is handed over, still counted as leased.
-    return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
+    if (seat === undefined) return this.#line.join();
+    this.#leased++;
+    return seat;
   }
 
   #release(seat: Seat): void {
-    const next = this.#waiting.shift();
+    const next = this.#line.next();
     if (next !== undefined) {
-      next.resolve(seat);
+      next.resolve(seat); // handed over, still counted as leased
       return;
     }
     this.#leased--;
     this.#idle.push(seat);
     if (this.#leased === 0) this.#drained?.();
   }
+
+  /** A seat comes back that nobody had leased. */
+  #seatFree(seat: Seat): void {
+    if (this.#closed !== undefined) return;
+    const next: Waiter<Seat> | undefined = this.#line.next();
+    if (next === undefined) {
+      this.#idle.push(seat);
+    } else {
+      this.#leased++;
+      next.resolve(seat);
+    }
+  }
+
+  #tooSlow(): CountersignError {
+    return new CountersignError(
+      "hsm-unavailable",
+      `token "${this.#source.label}" didn't answer within ${this.#limits.callTimeoutMs} ms: its session is given up; ` +
+        "check the HSM's load and the way to it",
+      { details: { token: this.#source.label, timeout: true } },
+    );
+  }
 }
 
 function closedError(): CountersignError {
-  return new CountersignError("hsm-unavailable", "the token was closed: open it again before asking for signatures");
+  return new CountersignError("hsm-unavailable", "the token was closed: open it again before asking for signatures", {
+    details: { refused: "closed" },
+  });
 }

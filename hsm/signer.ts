@@ -3,12 +3,13 @@ import { equalBytes } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { KeyAlgorithm, SignatureAlgorithm, Signer } from "../lib/domain/signing.ts";
 import { signatureAlgorithmForKey } from "../lib/pki/algorithms.ts";
-import { CK } from "./cryptoki.ts";
+import { CK, type Handle } from "./cryptoki.ts";
 import { ecdsaSignatureDer } from "./ecdsa.ts";
-import { hsmError, isSessionLost } from "./errors.ts";
+import { isSessionLost } from "./errors.ts";
+import type { HsmGuard } from "./guard.ts";
 import type { TokenKeyPair } from "./keys.ts";
-import type { Pkcs11Module } from "./module.ts";
 import type { SessionPool } from "./session-pool.ts";
+import type { TokenLink } from "./token-link.ts";
 import { nodeVerify } from "./verify.ts";
 
 interface Scheme {
@@ -42,16 +43,11 @@ const SCHEMES: Readonly<Record<KeyAlgorithm, Scheme>> = {
   "rsa-4096": RSA,
 };
 
-/** The second may still fall into the moment in which others find out and the process is logged out; no more than that. */
-const ATTEMPTS = 3;
-
 /** What a key needs of its token. */
 export interface KeyHome {
-  readonly label: string;
-  readonly module: Pkcs11Module;
+  readonly link: TokenLink;
+  readonly guard: HsmGuard;
   readonly pool: SessionPool;
-  /** Looks the same key up again, after its handles were lost. */
-  refind(pair: TokenKeyPair): Promise<TokenKeyPair>;
 }
 
 /**
@@ -64,61 +60,99 @@ export class TokenKey implements Signer {
   readonly label: string;
   readonly #home: KeyHome;
   readonly #scheme: Scheme;
-  #pair: TokenKeyPair;
+  readonly #id: Uint8Array;
+  #handle: { epoch: number; found: Promise<Handle> };
 
-  constructor(home: KeyHome, pair: TokenKeyPair) {
+  /** @param epoch of the link, in which the pair's handles were found */
+  constructor(home: KeyHome, pair: TokenKeyPair, epoch: number) {
     this.#home = home;
-    this.#pair = pair;
     this.#scheme = SCHEMES[pair.algorithm];
+    this.#id = pair.id;
+    this.#handle = { epoch, found: Promise.resolve(pair.privateKey) };
     this.spki = pair.spki;
     this.algorithm = signatureAlgorithmForKey(pair.algorithm);
     this.label = pair.label;
   }
 
-  /** @throws CountersignError `hsm-signature-invalid`, `hsm-unavailable`, `hsm-key-missing` and what re-login throws */
-  async sign(message: Uint8Array): Promise<Uint8Array> {
-    const signature = await this.#attempt(this.#scheme.prepare(message));
-    // A token, a driver or a moved buffer that signs something else is caught here: nothing unverified gets out.
-    if (!nodeVerify({ spki: this.spki, algorithm: this.algorithm, message, signature })) {
-      throw new CountersignError(
-        "hsm-signature-invalid",
-        `key "${this.label}" in token "${this.#home.label}" gave a signature that its public key doesn't verify: ` +
-          "nothing was released; check that the token's public and private key objects belong together",
-        { details: { token: this.#home.label, key: this.label } },
-      );
-    }
-    return signature;
-  }
-
-  /** Attempts again when session or handles were lost: a second signature of the same bytes does no harm. */
-  async #attempt(input: Uint8Array): Promise<Uint8Array> {
-    for (let left = ATTEMPTS - 1; ; left--) {
-      try {
-        return await this.#once(input);
-      } catch (error) {
-        const context = { doing: "sign", token: this.#home.label, key: this.label };
-        if (left === 0 || !isSessionLost(error)) throw hsmError(error, context);
-        this.#home.pool.renewIdle();
-        await this.#refind();
-      }
-    }
-  }
-
-  async #refind(): Promise<void> {
-    const found = await this.#home.refind(this.#pair);
-    if (!equalBytes(found.spki, this.spki)) {
-      throw new CountersignError("hsm-key-missing", `key "${this.label}" was replaced by another of the same name`);
-    }
-    this.#pair = found;
+  /**
+   * Gives a verified signature or an error, within the limits of the token; never a signature that doesn't verify.
+   * @throws CountersignError `hsm-unavailable` (out of reach, too slow, queue full), `hsm-token-missing`,
+   * `hsm-key-missing`, `hsm-pin-wrong`, `hsm-pin-locked`, `hsm-signature-invalid`
+   */
+  sign(message: Uint8Array): Promise<Uint8Array> {
+    return this.#home.guard.run({ doing: "sign", key: this.label }, async () => {
+      const signature = await this.#once(this.#scheme.prepare(message));
+      // A token, a driver or a moved buffer that signs something else is caught here: nothing unverified gets out.
+      if (nodeVerify({ spki: this.spki, algorithm: this.algorithm, message, signature })) return signature;
+      this.#home.link.lost(this.#home.link.epoch);
+      throw this.#wrongSignature();
+    });
   }
 
   async #once(input: Uint8Array): Promise<Uint8Array> {
-    const { api } = this.#home.module;
-    return this.#home.pool.use(async (session) => {
-      const data = session.load(input);
-      api.C_SignInit(session.handle, { mechanism: this.#scheme.mechanism }, this.#pair.privateKey);
-      // The promise form only: the callback form loses its buffers to the collector.
-      return this.#scheme.finish(await api.C_SignAsync(session.handle, data, session.output));
+    const { pool, link } = this.#home;
+    return pool.use(async (session) => {
+      const key = await this.#handleIn(session.epoch);
+      await link.module.enter();
+      try {
+        // While the key was looked up, or the module restarted, the session may have been given up.
+        if (session.retired || session.epoch !== link.epoch) throw new Error("CKR_SESSION_CLOSED");
+        const data = session.load(input);
+        link.module.api.C_SignInit(session.handle, { mechanism: this.#scheme.mechanism }, key);
+        // The promise form only: the callback form loses its buffers to the collector.
+        return this.#scheme.finish(await link.module.api.C_SignAsync(session.handle, data, session.output));
+      } catch (error) {
+        if (isSessionLost(error)) link.lost(session.epoch);
+        throw error;
+      } finally {
+        link.module.leave();
+      }
     });
+  }
+
+  /** The private key's handle, looked up anew, by its CKA_ID, after each reconnection. */
+  #handleIn(epoch: number): Promise<Handle> {
+    if (this.#handle.epoch !== epoch) {
+      const found = this.#find();
+      const handle = { epoch, found };
+      this.#handle = handle;
+      // The next one to sign looks again.
+      found.catch(() => {
+        if (this.#handle === handle) this.#handle = { epoch: -1, found };
+      });
+    }
+    return this.#handle.found;
+  }
+
+  async #find(): Promise<Handle> {
+    const { link } = this.#home;
+    const name = { label: this.label, ...(this.#id.length === 0 ? {} : { id: this.#id }) };
+    const pair = await link.find(name);
+    const details = { token: link.label, key: this.label };
+    if (pair === undefined) {
+      throw new CountersignError(
+        "hsm-key-missing",
+        `token "${link.label}" no longer holds key "${this.label}": restore the token, or start again with another key`,
+        { details },
+      );
+    }
+    if (!equalBytes(pair.spki, this.spki)) {
+      throw new CountersignError(
+        "hsm-key-missing",
+        `key "${this.label}" in token "${link.label}" was replaced by another of the same name: nothing is signed with it`,
+        { details },
+      );
+    }
+    return pair.privateKey;
+  }
+
+  #wrongSignature(): CountersignError {
+    const { label } = this.#home.link;
+    return new CountersignError(
+      "hsm-signature-invalid",
+      `key "${this.label}" in token "${label}" gave a signature that its public key doesn't verify: ` +
+        "nothing was released; check that the token's public and private key objects belong together",
+      { details: { token: label, key: this.label } },
+    );
   }
 }

@@ -38,9 +38,10 @@ export function readSlot(module: Pkcs11Module, slot: Handle): TokenSlot {
   };
 }
 
-/** Every slot with a token in it, initialised or not. */
-export function listSlots(module: Pkcs11Module): TokenSlot[] {
-  return mapped({ doing: "list tokens", module: module.path }, () =>
+/** Every slot with a token in it, initialised or not. `wanted`: the token looked for, for messages. */
+export function listSlots(module: Pkcs11Module, wanted?: string): TokenSlot[] {
+  const context = wanted === undefined ? { doing: "list tokens" } : { doing: `find token "${wanted}"` };
+  return mapped({ ...context, module: module.path }, () =>
     module.api.C_GetSlotList(true).map((slot) => readSlot(module, slot)),
   );
 }
@@ -50,7 +51,7 @@ export function listSlots(module: Pkcs11Module): TokenSlot[] {
  * @throws CountersignError `hsm-token-missing` when there is none or more than one
  */
 export function findToken(module: Pkcs11Module, uri: Pkcs11Uri): TokenSlot {
-  const found = listSlots(module).filter(
+  const found = listSlots(module, uri.token).filter(
     (slot) =>
       slot.initialized &&
       (uri.token ?? slot.label) === slot.label &&

@@ -48,8 +48,8 @@ export async function initToken(request: InitTokenRequest): Promise<void> {
       `token label ${JSON.stringify(label.slice(0, 80))} isn't 1 to 32 bytes of text`,
     );
   }
-  const pin = await readPin(request.pin);
-  const soPin = request.soPin === undefined ? randomPin() : await readPin(request.soPin);
+  const pin = readPin(request.pin);
+  const soPin = request.soPin === undefined ? randomPin() : readPin(request.soPin);
   const module = loadModule(request.module);
   const slots = listSlots(module);
   const existing = slots.find((slot) => slot.initialized && slot.label === label);
@@ -195,7 +195,7 @@ async function withUserSession<T>(
 ): Promise<T> {
   const module = loadModule(config.module);
   const token = findToken(module, parsePkcs11Uri(config.uri));
-  const pin = await readPin(config.pin);
+  const pin = readPin(config.pin);
   const context = { doing, token: token.label, module: module.path };
   try {
     const session = grapheneSlot(module, token).open();

@@ -1,16 +1,17 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { KeyAlgorithm, Signer } from "../lib/domain/signing.ts";
-import { CaKey } from "./ca-key.ts";
-import { CK, type Handle, findObjects } from "./cryptoki.ts";
-import { hsmError } from "./errors.ts";
+import { Breaker, type BreakerState } from "./breaker.ts";
+import { TokenCaKey, type CaKey } from "./ca-key.ts";
+import { HsmGuard } from "./guard.ts";
+import { KeyMaker } from "./key-maker.ts";
 import { assertKeyLabel, assertRole } from "./key-role.ts";
-import { type KeyName, type TokenKeyPair, destroyKeyPair, findKeyPair, generateKeyPair, showKeyName } from "./keys.ts";
-import { Login } from "./login.ts";
-import { type Pkcs11Module, loadModule } from "./module.ts";
+import { type KeyName, type TokenKeyPair, showKeyName } from "./keys.ts";
+import { type HsmLimits, limitsOf } from "./limits.ts";
+import { loadModule } from "./module.ts";
 import type { PinSource } from "./pin.ts";
-import { SessionPool } from "./session-pool.ts";
-import { type KeyHome, TokenKey } from "./signer.ts";
-import { type TokenSlot, findToken } from "./slots.ts";
+import { type PoolState, SessionPool } from "./session-pool.ts";
+import { TokenKey } from "./signer.ts";
+import { TokenLink } from "./token-link.ts";
 import { parsePkcs11Uri } from "./uri.ts";
 
 /** One token of a site. Safe to write into a configuration file: it holds no secret. */
@@ -22,6 +23,19 @@ export interface TokenConfig {
   pin: PinSource;
   /** sessions to sign on, default 4; UV_THREADPOOL_SIZE must be at least as large for all of them to work at once */
   sessions?: number;
+  limits?: Partial<HsmLimits>;
+}
+
+/** How a token does, for readiness and metrics. Holds no secret. */
+export interface TokenHealth {
+  token: string;
+  /** `open`: out of order, nobody asks it; `half-open`: being tried */
+  circuit: BreakerState;
+  sessions: PoolState;
+  /** failures since the last success */
+  failures: number;
+  openSince: Date | undefined;
+  lastError: { code: string; message: string; at: Date } | undefined;
 }
 
 const DEFAULT_SESSIONS = 4;
@@ -42,44 +56,42 @@ export async function openToken(config: TokenConfig): Promise<Token> {
       `the URI of a token names only the token: take "${surplus}" out; module and PIN file have fields of their own`,
     );
   }
-  const module = loadModule(config.module);
-  const slot = findToken(module, uri);
-  module.retain();
+  const limits = limitsOf(config.limits);
+  const link = new TokenLink(loadModule(config.module), config.uri, config.pin, limits);
+  link.module.retain();
   try {
-    const login = new Login(module, slot, config.pin);
-    const pool = await SessionPool.open(login, config.sessions ?? DEFAULT_SESSIONS);
-    return new Token(module, slot, login, pool);
+    return new Token(link, await SessionPool.open(link, config.sessions ?? DEFAULT_SESSIONS, limits), limits);
   } catch (error) {
-    module.release();
+    await link.closed();
+    link.module.release();
     throw error;
   }
 }
 
-/** A logged-in token. Keys made or found through it keep working until `close`. */
+/**
+ * A logged-in token. Keys made or found through it keep working until `close`, whatever happens to the HSM meanwhile:
+ * while it is out of reach every call is answered with an error that says so, afterwards with a signature again.
+ */
 export class Token {
   readonly label: string;
   readonly serial: string;
   // Private at run time too: whoever had the pool or the module could sign anything with a CA's key.
-  readonly #module: Pkcs11Module;
+  readonly #link: TokenLink;
   readonly #pool: SessionPool;
-  readonly #login: Login;
-  readonly #home: KeyHome;
-  #generating: Promise<unknown> = Promise.resolve();
+  readonly #breaker: Breaker;
+  readonly #guard: HsmGuard;
+  readonly #maker: KeyMaker;
   #closed: Promise<void> | undefined;
 
   /** Use `openToken`. */
-  constructor(module: Pkcs11Module, slot: TokenSlot, login: Login, pool: SessionPool) {
-    this.label = slot.label;
-    this.serial = slot.serial;
-    this.#module = module;
+  constructor(link: TokenLink, pool: SessionPool, limits: HsmLimits) {
+    this.label = link.label;
+    this.serial = link.serial;
+    this.#link = link;
     this.#pool = pool;
-    this.#login = login;
-    this.#home = {
-      label: slot.label,
-      module,
-      pool,
-      refind: (pair) => this.#find({ label: pair.label, id: pair.id }),
-    };
+    this.#breaker = new Breaker(this.label, limits, (why) => pool.refuseWaiting(why));
+    this.#guard = new HsmGuard(link, this.#breaker);
+    this.#maker = new KeyMaker(link);
   }
 
   /**
@@ -87,9 +99,9 @@ export class Token {
    * @throws CountersignError `hsm-key-missing`; `unauthorized` for a CA key
    */
   async signer(key: string): Promise<Signer> {
-    const pair = await this.#find(this.#keyName(key));
+    const [pair, epoch] = await this.#find(this.#keyName(key));
     assertRole(pair.label, "signing");
-    return new TokenKey(this.#home, pair);
+    return this.#key(pair, epoch);
   }
 
   /**
@@ -97,30 +109,39 @@ export class Token {
    * @throws CountersignError `hsm-key-missing`; `unauthorized` for a key that isn't labelled as a CA's
    */
   async caKey(key: string): Promise<CaKey> {
-    const pair = await this.#find(this.#keyName(key));
+    const [pair, epoch] = await this.#find(this.#keyName(key));
     assertRole(pair.label, "ca");
-    return new CaKey(new TokenKey(this.#home, pair));
+    return new TokenCaKey(this.#key(pair, epoch));
   }
 
   /** @throws CountersignError `hsm-key-exists`, `key-unsupported`; `unauthorized` for a CA's label */
   async generateKey(request: { label: string; algorithm: KeyAlgorithm }): Promise<Signer> {
     assertRole(assertKeyLabel(request.label), "signing");
-    return new TokenKey(this.#home, await this.#generate(request));
+    return this.#generate(request);
   }
 
   /** @throws CountersignError `hsm-key-exists`, `key-unsupported`; `unauthorized` for a label that isn't a CA's */
   async generateCaKey(request: { label: string; algorithm: KeyAlgorithm }): Promise<CaKey> {
     assertRole(assertKeyLabel(request.label), "ca");
-    return new CaKey(new TokenKey(this.#home, await this.#generate(request)));
+    return new TokenCaKey(await this.#generate(request));
   }
 
+  /** Asks the token itself. @throws CountersignError what keeps it from answering */
   async hasKey(label: string): Promise<boolean> {
     return (await this.#lookUp({ label })) !== undefined;
   }
 
+  health(): TokenHealth {
+    const { state: circuit, failures, openSince, lastError } = this.#breaker;
+    return { token: this.label, circuit, sessions: this.#pool.state, failures, openSince, lastError };
+  }
+
   /** Waits for signatures under way, then closes this object's sessions; the last one of the process logs out. */
   close(): Promise<void> {
-    this.#closed ??= this.#pool.close().then(() => this.#module.release());
+    this.#closed ??= this.#pool
+      .close()
+      .then(() => this.#link.closed())
+      .then(() => this.#link.module.release());
     return this.#closed;
   }
 
@@ -139,69 +160,38 @@ export class Token {
     return { ...(object === undefined ? {} : { label: object }), ...(id === undefined ? {} : { id }) };
   }
 
-  async #find(name: KeyName): Promise<TokenKeyPair> {
+  /** With the epoch in which its handles were found. */
+  async #find(name: KeyName): Promise<[TokenKeyPair, number]> {
+    const { epoch } = this.#link;
     const pair = await this.#lookUp(name);
-    if (pair === undefined) {
-      throw new CountersignError(
-        "hsm-key-missing",
-        `token "${this.label}" has no private key "${showKeyName(name)}": make it, or correct the key's name`,
-        { details: { token: this.label, key: showKeyName(name) } },
-      );
-    }
-    return pair;
+    if (pair !== undefined) return [pair, epoch];
+    throw new CountersignError(
+      "hsm-key-missing",
+      `token "${this.label}" has no private key "${showKeyName(name)}": make it, or correct the key's name`,
+      { details: { token: this.label, key: showKeyName(name) } },
+    );
   }
 
   async #lookUp(name: KeyName): Promise<TokenKeyPair | undefined> {
-    return this.#withSession(0, "look up a key", name, (session) =>
-      findKeyPair(this.#module.api, session, name, this.label),
-    );
+    this.#assertOpen();
+    return this.#guard.run({ doing: "look up a key", key: showKeyName(name) }, () => this.#link.find(name));
   }
 
-  /** One generation at a time, and the label is counted before and after: another process may make the same one. */
-  async #generate({ label, algorithm }: { label: string; algorithm: KeyAlgorithm }): Promise<TokenKeyPair> {
-    const turn = this.#generating.then(() =>
-      this.#withSession(CK.CKF_RW_SESSION, "make a key", { label }, async (session) => {
-        const { api } = this.#module;
-        const template = [
-          { type: CK.CKA_CLASS, value: CK.CKO_PRIVATE_KEY },
-          { type: CK.CKA_LABEL, value: label },
-        ];
-        if (findObjects(api, session, template, 1).length > 0) throw this.#exists(label);
-        const pair = await generateKeyPair(api, session, label, algorithm);
-        if (findObjects(api, session, template, 2).length > 1) {
-          destroyKeyPair(api, session, pair);
-          throw this.#exists(label);
-        }
-        return pair;
-      }),
-    );
-    this.#generating = turn.catch(() => undefined);
-    return turn;
+  async #generate({ label, algorithm }: { label: string; algorithm: KeyAlgorithm }): Promise<TokenKey> {
+    this.#assertOpen();
+    const { epoch } = this.#link;
+    const context = { doing: "make a key", key: label };
+    // A second attempt finds the first one's key and says so, rather than making two.
+    const pair = await this.#guard.run(context, () => this.#maker.make(label, algorithm));
+    return this.#key(pair, epoch);
   }
 
-  #exists(label: string): CountersignError {
-    return new CountersignError(
-      "hsm-key-exists",
-      `token "${this.label}" already has a key "${label}": use it, or choose another label`,
-      { details: { token: this.label, key: label } },
-    );
+  #key(pair: TokenKeyPair, epoch: number): TokenKey {
+    return new TokenKey({ link: this.#link, guard: this.#guard, pool: this.#pool }, pair, epoch);
   }
 
-  /** A session apart from the pool's, for the rare work that isn't signing. */
-  async #withSession<T>(
-    flags: number,
-    doing: string,
-    key: KeyName,
-    work: (session: Handle) => T | Promise<T>,
-  ): Promise<T> {
-    if (this.#closed !== undefined) throw new CountersignError("hsm-unavailable", `token "${this.label}" was closed`);
-    const session = await this.#login.open(flags);
-    try {
-      return await work(session);
-    } catch (error) {
-      throw hsmError(error, { doing, token: this.label, key: showKeyName(key) });
-    } finally {
-      this.#login.close(session);
-    }
+  #assertOpen(): void {
+    if (this.#closed === undefined) return;
+    throw new CountersignError("hsm-unavailable", `token "${this.label}" was closed`);
   }
 }
