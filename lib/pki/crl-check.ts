@@ -14,7 +14,7 @@ import { keyAlgorithmOf } from "./spki.ts";
  */
 export async function checkCrl(crl: Crl, issuer: Certificate, verify: VerifySignature): Promise<void> {
   if (!sameName(crl.issuer, issuer.subject)) throw invalid("crl-issuer", "another CA issued it");
-  if (!identifies(crl, issuer)) throw invalid("crl-issuer", "it names another key of its issuer");
+  if (!identifies(crl, issuer)) throw invalid("crl-other-key", "it names another key of its issuer");
   if (issuer.keyUsage?.includes("cRLSign") !== true) throw invalid("crl-issuer", "its issuer may not sign CRLs");
   if (crl.unsupported !== undefined) throw invalid("crl-unsupported", crl.unsupported);
   const { signatureScheme } = crl;
@@ -27,7 +27,7 @@ export async function checkCrl(crl: Crl, issuer: Certificate, verify: VerifySign
 }
 
 /** Whether the CRL's authority key identifier, if it has one, is this issuer's. */
-export function identifies(crl: Crl, issuer: Certificate): boolean {
+function identifies(crl: Crl, issuer: Certificate): boolean {
   const named = crl.aki?.keyIdentifier;
   return named === undefined || issuer.ski === undefined || equalBytes(named, issuer.ski);
 }

@@ -159,11 +159,10 @@ function unsupportedExtension(extensions: readonly Extension[]): string | undefi
   for (const { oid, critical } of extensions) {
     if (oid === OID.deltaCRLIndicator) return "it is a delta CRL";
     if (oid === OID.issuingDistributionPoint) return "it is an indirect or partitioned CRL";
-    if (critical && oid !== OID.authorityKeyIdentifier && oid !== OID.cRLNumber) {
-      return `it has the unknown critical extension ${oid}`;
-    }
+    if (critical) return `extension ${oid} is critical, and unknown or not to be so`;
   }
-  return undefined;
+  // RFC 5280 section 5.2.3: always there, or the newest CRL couldn't be told
+  return extensions.some(({ oid }) => oid === OID.cRLNumber) ? undefined : "it has no CRL number";
 }
 
 function invalid(message: string): CountersignError {

@@ -143,6 +143,7 @@ describe("CRLs", () => {
   };
   const extension = (oid: string, value: Uint8Array, critical = true): Uint8Array =>
     der.sequence(der.oid(oid), ...(critical ? [der.boolean(true)] : []), der.octetString(value));
+  const number = extension(OID.cRLNumber, der.integer(1), false);
   const entryWith = (ext: Uint8Array): Uint8Array =>
     der.sequence(der.integer(5), encodeTime(revokedAt), der.sequence(ext));
 
@@ -169,7 +170,15 @@ describe("CRLs", () => {
       "crl-unsupported",
       signed([], [entryWith(extension("1.2.3.4", der.integer(1)))]),
     ],
-    ["another key's signature", "crl-signature-invalid", signed([], [], throwawayKey())],
+    ["another key's signature", "crl-signature-invalid", signed([number], [], throwawayKey())],
+    ["no CRL number", "crl-unsupported", signed([])],
+    ["a critical CRL number", "crl-unsupported", signed([extension(OID.cRLNumber, der.integer(1))])],
+    [
+      "one of user certificates only",
+      "crl-unsupported",
+      signed([number, extension(OID.issuingDistributionPoint, der.sequence(der.implicit(1, Uint8Array.of(0xff))))]),
+    ],
+    ["a pointer to deltas, critical", "crl-unsupported", signed([number, extension(OID.freshestCRL, der.sequence())])],
     ["a signature algorithm that isn't the key's", "crl-unsupported", signed([], [], throwawayKey("ed25519"))],
   ])("are refused for revocation: %s", async (_what, rule, bytes) => {
     await expect(checkCrl(parseCrl(bytes), ca.certificate, webCryptoVerify)).rejects.toMatchObject({
@@ -183,7 +192,7 @@ describe("CRLs", () => {
     const other = throwawayRoot({ commonName: "Other" }).certificate;
     await expect(checkCrl(crl, other, webCryptoVerify)).rejects.toMatchObject({ details: { rule: "crl-issuer" } });
     const rekeyed = throwawayRoot({ organization: "Company X", commonName: "Root" }).certificate;
-    await expect(checkCrl(crl, rekeyed, webCryptoVerify)).rejects.toMatchObject({ details: { rule: "crl-issuer" } });
+    await expect(checkCrl(crl, rekeyed, webCryptoVerify)).rejects.toMatchObject({ details: { rule: "crl-other-key" } });
     const mute = { ...ca.certificate, keyUsage: ["keyCertSign" as const] };
     await expect(checkCrl(crl, mute, webCryptoVerify)).rejects.toMatchObject({ details: { rule: "crl-issuer" } });
   });

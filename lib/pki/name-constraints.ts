@@ -29,6 +29,9 @@ export function constraintFault(
     const bases = [...constraints.permitted, ...constraints.excluded];
     for (const base of bases) checkBase(base);
     const kinds = new Set(bases.map((base) => base.kind));
+    if (certificate.san?.some((name) => bases.some((base) => sameUnknownForm(name, base))) === true) {
+      throw new Unsupported("a name of a form that is constrained and that we don't process");
+    }
     for (const name of constrainedNames(certificate, isLeaf)) {
       if (!kinds.has(name.kind)) continue;
       const permitted = constraints.permitted.filter((base) => base.kind === name.kind);
@@ -80,10 +83,13 @@ function checkBase(base: GeneralName): void {
     case "ip":
       if (base.value.length !== 8 && base.value.length !== 32)
         throw new Unsupported("an IP constraint of the wrong length");
+      if (!isPrefixMask(base.value.subarray(base.value.length / 2)))
+        throw new Unsupported("an IP constraint whose mask isn't a prefix (RFC 4632)");
       return;
-    case "dns":
-    case "uri": // ".example.com" or "example.com"; for DNS also "", which is every name
-      if (base.kind === "dns" && base.value === "") return;
+    case "dns": // "example.com" is that host and all below; "" is every name. A leading dot isn't defined for DNS.
+      if (base.value !== "" && !HOST.test(base.value)) throw new Unsupported("a DNS constraint that isn't a host");
+      return;
+    case "uri": // ".example.com" or "example.com"
       if (!HOST.test(base.value.replace(/^\./, "")))
         throw new Unsupported(`a ${base.kind} constraint that isn't a host`);
       return;
@@ -94,8 +100,22 @@ function checkBase(base: GeneralName): void {
       return;
     case "other":
     case "hardware-module":
-      throw new Unsupported("name constraints of a form we don't process");
+      return;
   }
+}
+
+/** Names of forms that we don't compare: refused only where they meet (RFC 5280 section 4.2.1.10). */
+function sameUnknownForm(name: GeneralName, base: GeneralName): boolean {
+  const tag = (one: GeneralName): number | undefined =>
+    one.kind === "other" ? one.tag : one.kind === "hardware-module" ? OTHER_NAME : undefined;
+  return tag(name) !== undefined && tag(name) === tag(base);
+}
+
+const OTHER_NAME = 0xa0;
+
+function isPrefixMask(mask: Uint8Array): boolean {
+  const bits = [...mask].map((octet) => octet.toString(2).padStart(8, "0")).join("");
+  return !bits.includes("01");
 }
 
 type Side = "permitted" | "excluded";
@@ -128,13 +148,9 @@ function dnsMatches(name: string, base: string, side: Side): boolean {
   if (!HOST.test(host)) throw new Unsupported("a DNS name that can't be compared");
   if (base === "") return true;
   const suffix = base.toLowerCase();
-  const bare = suffix.replace(/^\./, "");
-  if (side === "permitted") {
-    // As OpenSSL reads a leading dot: below the domain, not the domain itself
-    return (host === suffix && !wildcard) || host.endsWith(`.${bare}`) || (wildcard && host === bare);
-  }
+  if (host === suffix || host.endsWith(`.${suffix}`)) return true;
   // A wildcard is excluded as soon as one name it stands for may be
-  return host === bare || host.endsWith(`.${bare}`) || (wildcard && bare.endsWith(`.${host}`));
+  return side === "excluded" && wildcard && suffix.endsWith(`.${host}`);
 }
 
 function hostMatches(host: string, base: string): boolean {

@@ -22,6 +22,7 @@ const STRICTER = new Set([
   "name-constraint-unsupported", // names or constraints too odd to compare
   "name-constraint-violated", // wildcards, and DNS constraints with a leading dot
   "policy-unsupported", // openssl ignores policies unless asked
+  "policy-not-satisfied", // the same
   "basic-constraints",
   "signature-invalid", // the root's own signature
 ]);

@@ -30,6 +30,7 @@ export type PathReason =
   | "extension-unknown"
   | "extension-duplicate"
   | "policy-unsupported"
+  | "policy-not-satisfied"
   // the path
   | "path-length-exceeded"
   | "extended-key-usage"
@@ -42,6 +43,7 @@ export type PathReason =
   | "crl-not-yet-valid"
   | "crl-malformed"
   | "crl-issuer"
+  | "crl-other-key"
   | "crl-unsupported"
   | "crl-signature-invalid";
 
@@ -59,6 +61,8 @@ export type PathResult =
       readonly path: readonly Certificate[];
       /** For each certificate but the root: whether a current CRL of its issuer was seen */
       readonly revocationChecked: readonly boolean[];
+      /** OIDs of the certificate policies that hold for the path, in the top issuer's names; anyPolicy's: all do */
+      readonly policies: readonly string[];
     }
   | ({ readonly ok: false } & PathFailure);
 

@@ -2,16 +2,14 @@ import { equalBytes } from "../domain/bytes.ts";
 import { isCountersignError } from "../domain/errors.ts";
 import { algorithmFor } from "./algorithms.ts";
 import type { Certificate } from "./certificate.ts";
-import { DerReader } from "./der.ts";
 import { constraintFault } from "./name-constraints.ts";
 import { sameName } from "./name.ts";
 import { OID } from "./oids.ts";
+import { checkPurpose, type PathPurpose } from "./path-purpose.ts";
 import { PathError } from "./path-result.ts";
-import { checkPolicyExtensions } from "./policies.ts";
+import { readPolicyExtensions } from "./policies.ts";
+import { pathPolicies, type PolicyDemand } from "./policy-graph.ts";
 import { keyAlgorithmOf } from "./spki.ts";
-
-/** What a leaf is to be used for. `any`: no particular use, though its CAs' limits on use still nest. */
-export type PathPurpose = "any" | "clientAuth" | "serverAuth";
 
 /** Extensions that are processed here; any other critical one refuses the path (RFC 5280 section 4.2). */
 const PROCESSED = new Set<string>([
@@ -31,9 +29,15 @@ const PROCESSED = new Set<string>([
  * RFC 5280 section 6.1 over a complete path, leaf first, root last, signatures aside: those were checked as the path
  * was found. The root is held to the same rules as any CA. Beyond the RFC it demands what `openssl verify
  * -x509_strict` does: critical basicConstraints, keyUsage in CAs, key identifiers.
+ * @returns the certificate policies that hold for the path
  * @throws PathError
  */
-export function checkPath(path: readonly Certificate[], at: Date, purpose: PathPurpose): void {
+export function checkPath(
+  path: readonly Certificate[],
+  at: Date,
+  purpose: PathPurpose,
+  demand: PolicyDemand,
+): string[] {
   const seconds = Math.floor(at.getTime() / 1000) * 1000;
   for (let i = path.length - 1; i >= 0; i--) {
     const certificate = path[i]!;
@@ -47,6 +51,7 @@ export function checkPath(path: readonly Certificate[], at: Date, purpose: PathP
   checkPathLength(path);
   checkNameConstraints(path);
   checkPurpose(path, purpose);
+  return checkPolicies(path, demand);
 }
 
 function checkTime({ notBefore, notAfter }: Certificate, seconds: number, i: number): void {
@@ -140,12 +145,6 @@ function checkCriticality(certificate: Certificate, i: number): void {
       throw new PathError("extension-unknown", i, `it has the critical extension ${oid}, which we don't process`);
     }
   }
-  const read = <T>(oid: string, reading: (reader: DerReader) => T): T | undefined => {
-    const found = certificate.extensions.find((extension) => extension.oid === oid);
-    return found === undefined ? undefined : reading(new DerReader(found.value, found.offset));
-  };
-  const fault = checkPolicyExtensions(read);
-  if (fault !== undefined) throw new PathError("policy-unsupported", i, fault);
   if (certificate.nameConstraints !== undefined && certificate.basicConstraints?.ca !== true) {
     throw new PathError("basic-constraints", i, "name constraints in a certificate that is no CA's");
   }
@@ -176,35 +175,18 @@ function checkNameConstraints(path: readonly Certificate[]): void {
   }
 }
 
-const PURPOSES = {
-  clientAuth: { oid: OID.clientAuth, usages: ["digitalSignature", "keyAgreement"] },
-  serverAuth: { oid: OID.serverAuth, usages: ["digitalSignature", "keyEncipherment", "keyAgreement"] },
-} as const;
-
-/**
- * Key purposes nest: what a CA's extKeyUsage doesn't list, nothing below it may do. For a named purpose every extension
- * in the path must list it by name; anyExtendedKeyUsage doesn't stand for it (RFC 5280 section 4.2.1.12 lets us).
- */
-function checkPurpose(path: readonly Certificate[], purpose: PathPurpose): void {
-  if (purpose !== "any") {
-    const { oid, usages } = PURPOSES[purpose];
-    for (const [i, { eku }] of path.entries()) {
-      if (eku !== undefined && !eku.includes(oid)) throw new PathError("extended-key-usage", i, `not for ${purpose}`);
-    }
-    const keyUsage = path[0]!.keyUsage;
-    if (keyUsage !== undefined && !usages.some((usage) => keyUsage.includes(usage))) {
-      throw new PathError("key-usage", 0, `its key usage doesn't serve ${purpose}`);
-    }
-    return;
-  }
-  let allowed: readonly string[] | undefined;
-  for (let i = path.length - 1; i >= 0; i--) {
-    const eku = path[i]!.eku;
-    if (eku === undefined || eku.includes(OID.anyExtendedKeyUsage)) continue;
-    const nested: readonly string[] = allowed === undefined ? eku : eku.filter((one) => allowed!.includes(one));
-    if (nested.length === 0) throw new PathError("extended-key-usage", i, "its key purposes aren't its issuers'");
-    allowed = nested;
-  }
+/** RFC 5280 section 6.1.3 d to f and what follows from them. */
+function checkPolicies(path: readonly Certificate[], demand: PolicyDemand): string[] {
+  const [anchor, ...below] = path
+    .map((certificate, i) => {
+      const extensions = readPolicyExtensions(certificate);
+      if (typeof extensions === "string") throw new PathError("policy-unsupported", i, extensions);
+      return { ...extensions, selfIssued: certificate.selfIssued };
+    })
+    .toReversed();
+  const policies = pathPolicies(anchor!, below, demand);
+  if (policies !== undefined) return policies;
+  throw new PathError("policy-not-satisfied", 0, "a certificate policy must hold for the whole path, and none does");
 }
 
 function isCritical(certificate: Certificate, oid: string): boolean {

@@ -122,10 +122,11 @@ describe("a path is refused", () => {
 
   it.each<[string, Partial<PathRequest>]>([
     ["chain-empty@0", { chain: [] }],
-    ["chain-too-long@10", { chain: Array.from({ length: 11 }, () => device) }],
+    ["chain-too-long@64", { chain: Array.from({ length: 65 }, () => device) }],
     ["roots-missing@0", { roots: [] }],
     ["leaf-is-root@0", { chain: [root.certificate] }],
     ["certificate-malformed@1", { chain: [device, Uint8Array.of(1, 2, 3)] }],
+    ["certificate-malformed@0", { roots: [Uint8Array.of(1, 2, 3)] }],
     ["certificate-malformed@0", { chain: [new Uint8Array(70_000)] }],
     ["issuer-unknown@0", { roots: [stranger.certificate], chain: [device] }],
     ["issuer-unknown@0", { chain: [device, y.certificate] }],
@@ -178,7 +179,7 @@ describe("a path is refused", () => {
     ],
     ["key-weak@0", { leaf: (raw) => void (raw.spki = raw.spki.with(80, raw.spki[80]! ^ 1)) }],
     [
-      "policy-unsupported@1",
+      "policy-not-satisfied@0",
       {
         ca: (raw) =>
           void raw.extensions.push(
@@ -202,8 +203,18 @@ describe("a path is refused", () => {
       },
     ],
     [
-      "name-constraint-unsupported@0",
+      "dev < CA < Root",
       { ca: (raw) => void raw.extensions.push(ext.nameConstraints([], [der.implicit(8, Uint8Array.of(42))])) },
+    ],
+    [
+      "name-constraint-unsupported@0",
+      {
+        ca: (raw) => void raw.extensions.push(ext.nameConstraints([], [der.implicit(8, Uint8Array.of(42))])),
+        leaf: (raw) =>
+          void raw.extensions.push(
+            ext.any(OID.subjectAltName, false, der.sequence(der.implicit(8, Uint8Array.of(43)))),
+          ),
+      },
     ],
     [
       "basic-constraints@0",

@@ -1,26 +1,27 @@
-import { equalBytes } from "../domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../domain/errors.ts";
 import type { VerifySignature } from "../domain/signing.ts";
 import { isSignedBy } from "./algorithms.ts";
-import { parseCertificate, type Certificate } from "./certificate.ts";
-import { parseCrl, type Crl } from "./crl-parse.ts";
+import type { Certificate } from "./certificate.ts";
+import type { Crl } from "./crl-parse.ts";
 import { sameName } from "./name.ts";
-import { checkRevocation, type RevocationDemand } from "./path-revocation.ts";
-import { PathError, type PathFailure, type PathReason, type PathResult } from "./path-result.ts";
-import { akiMatches, checkPath, signatureAlgorithmFault, type PathPurpose } from "./path-rules.ts";
+import { MAX_CHAIN, readInput, type Input } from "./path-input.ts";
+import { checkRevocation, CrlShelf, type RevocationDemand } from "./path-revocation.ts";
+import type { PathPurpose } from "./path-purpose.ts";
+import { PathError, type PathFailure, type PathResult } from "./path-result.ts";
+import type { PolicyDemand } from "./policy-graph.ts";
+import { akiMatches, checkPath, signatureAlgorithmFault } from "./path-rules.ts";
 
+export { MAX_CHAIN, MAX_ROOTS } from "./path-input.ts";
 export type { PathFailure, PathReason, PathResult } from "./path-result.ts";
-export type { PathPurpose } from "./path-rules.ts";
+export type { PathPurpose } from "./path-purpose.ts";
 export type { RevocationDemand } from "./path-revocation.ts";
+export type { PolicyDemand } from "./policy-graph.ts";
 
-export const MAX_CHAIN = 10;
-export const MAX_ROOTS = 256;
-const MAX_CRLS = 64;
 /** Steps of the search, each at most one signature check. Honest chains need one or two a certificate. */
 const MAX_STEPS = 100;
 
 export interface PathRequest {
-  /** The leaf first, then at most 9 more in any order; DER or already parsed. Certificates that aren't needed do no harm. */
+  /** The leaf first, then at most 63 more in any order; DER or parsed. What isn't needed or can't be read does no harm. */
   readonly chain: readonly (Uint8Array | Certificate)[];
   /** Trusted, self-issued CA certificates */
   readonly roots: readonly (Uint8Array | Certificate)[];
@@ -31,6 +32,8 @@ export interface PathRequest {
   readonly revocation?: RevocationDemand | undefined;
   /** Default `any` */
   readonly purpose?: PathPurpose | undefined;
+  /** Default: no policy is asked for, though a CA may demand one */
+  readonly policies?: PolicyDemand | undefined;
   /** Trust roots that aren't self-issued, such as an intermediate by itself. Default false. */
   readonly partialChain?: boolean | undefined;
   readonly verify: VerifySignature;
@@ -38,7 +41,7 @@ export interface PathRequest {
 
 /**
  * Path building and validation by RFC 5280 section 6, strict as `openssl verify -x509_strict`. Bounded in certificates,
- * octets and steps; no recursion. Every refusal of hostile input is a result with a stable reason; when no path holds,
+ * octets, depth (10 and the root) and steps; no recursion. Every refusal of hostile input is a result with a stable reason; when no path holds,
  * the reason is that of the first complete path tried, or why none could be completed.
  * @throws CountersignError `input-invalid` when `at` is an invalid Date
  */
@@ -54,68 +57,20 @@ export async function validatePath(request: PathRequest): Promise<PathResult> {
   }
 }
 
-interface Input {
-  readonly pool: readonly Certificate[];
-  readonly roots: readonly Certificate[];
-  readonly crls: readonly Crl[];
-}
-
-function readInput({ chain, roots, crls = [] }: PathRequest): Input {
-  if (chain.length === 0) throw new PathError("chain-empty", 0, "the chain holds no certificate");
-  if (chain.length > MAX_CHAIN) {
-    throw new PathError("chain-too-long", MAX_CHAIN, `the chain holds more than ${MAX_CHAIN} certificates`);
-  }
-  if (roots.length === 0) throw new PathError("roots-missing", 0, "no root is trusted");
-  if (roots.length > MAX_ROOTS) throw new PathError("roots-missing", 0, `more than ${MAX_ROOTS} roots`);
-  if (crls.length > MAX_CRLS) throw new PathError("crl-malformed", 0, `more than ${MAX_CRLS} CRLs`);
-  const parsedRoots = roots.map((one, i) => read(one, i, parseCertificate, "certificate-malformed", "root"));
-  const parsedChain = chain.map((one, i) => read(one, i, parseCertificate, "certificate-malformed", "certificate"));
-  const parsedCrls = crls.map((one, i) => read(one, i, parseCrl, "crl-malformed", "CRL"));
-  const isRoot = (certificate: Certificate): boolean =>
-    parsedRoots.some((root) => equalBytes(root.der, certificate.der));
-  if (isRoot(parsedChain[0]!)) {
-    throw new PathError("leaf-is-root", 0, "the first certificate is a trusted root itself: put the leaf first");
-  }
-  const pool = parsedChain.filter(
-    (certificate, i) => !isRoot(certificate) && parsedChain.findIndex((o) => equalBytes(o.der, certificate.der)) === i,
-  );
-  return { pool, roots: parsedRoots, crls: parsedCrls };
-}
-
-function read<T>(
-  input: Uint8Array | T,
-  index: number,
-  parse: (der: Uint8Array) => T,
-  reason: PathReason,
-  what: string,
-): T {
-  if (!(input instanceof Uint8Array)) return input;
-  try {
-    return parse(input);
-  } catch (error) {
-    if (!isCountersignError(error)) throw error;
-    const rule = error.details["rule"];
-    const exact: PathReason =
-      rule === "algorithm-mismatch"
-        ? "signature-algorithm-mismatch"
-        : rule === "duplicate-extension"
-          ? "extension-duplicate"
-          : reason;
-    throw new PathError(exact, index, `${what} ${index} can't be read: ${error.message}`);
-  }
-}
+const ISSUER_UNKNOWN: PathFailure = {
+  reason: "issuer-unknown",
+  index: 0,
+  message: "no certificate given or trusted is its issuer",
+};
 
 /** Depth first with an explicit stack: from the leaf to issuers by name, key identifier and signature, roots first. */
 async function search(input: Input, request: PathRequest): Promise<PathResult> {
   const { at, purpose = "any", revocation = "if-given", verify } = request;
   const stack: { path: readonly Certificate[]; root: boolean }[] = [{ path: [input.pool[0]!], root: false }];
   const signatures = new Map<Certificate, Map<Certificate, PathError | undefined>>();
+  const crls = new CrlShelf(input.crls, verify);
   let complete: PathFailure | undefined;
-  let incomplete: PathFailure = {
-    reason: "issuer-unknown",
-    index: 0,
-    message: "no certificate given or trusted is its issuer",
-  };
+  let furthest: PathFailure | undefined;
   let steps = 0;
   for (let next = stack.pop(); next !== undefined; next = stack.pop()) {
     const { path, root } = next;
@@ -131,23 +86,23 @@ async function search(input: Input, request: PathRequest): Promise<PathResult> {
     const issuer = path[path.length - 1]!;
     const fault = subject && (await signatureFault(subject, issuer, path.length - 2, signatures, verify));
     if (fault !== undefined) {
-      incomplete = prefer(incomplete, fault.failure);
+      if (furthest === undefined || fault.failure.index > furthest.index) furthest = fault.failure;
       continue;
     }
     if (!root) {
-      stack.push(...issuersOf(issuer, path, input, at));
+      if (path.length <= MAX_CHAIN) stack.push(...issuersOf(issuer, path, input, at));
       continue;
     }
     try {
       await checkRoot(issuer, path.length - 1, request, signatures);
-      checkPath(path, at, purpose);
-      const revocationChecked = await checkRevocation(path, input.crls, at, revocation, verify);
-      return { ok: true, path, revocationChecked };
+      const policies = checkPath(path, at, purpose, request.policies ?? {});
+      const revocationChecked = await checkRevocation(path, crls, at, revocation);
+      return { ok: true, path, revocationChecked, policies };
     } catch (error) {
       complete ??= failureOf(error);
     }
   }
-  return { ok: false, ...(complete ?? incomplete) };
+  return { ok: false, ...(complete ?? furthest ?? input.unreadable ?? ISSUER_UNKNOWN) };
 }
 
 /** Candidates in ascending order of promise, since the stack's last is tried first: roots, by key identifier, in time. */
@@ -212,9 +167,4 @@ function failureOf(error: unknown): PathFailure {
   if (error instanceof PathError) return error.failure;
   if (isCountersignError(error)) return { reason: "certificate-malformed", index: 0, message: error.message };
   throw error;
-}
-
-/** Of the reasons why no path was completed, the one that got furthest. */
-function prefer(a: PathFailure, b: PathFailure): PathFailure {
-  return a.reason === "issuer-unknown" || b.index > a.index ? b : a;
 }

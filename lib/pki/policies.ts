@@ -1,51 +1,69 @@
-import { TAG, type DerReader } from "./der.ts";
+import type { Certificate } from "./certificate.ts";
+import { DerReader, TAG } from "./der.ts";
 import { OID } from "./oids.ts";
 
-type ReadExtension = <T>(oid: string, reading: (reader: DerReader) => T) => T | undefined;
+export const ANY_POLICY = "2.5.29.32.0";
 
-const MAX_ENTRIES = 64;
-
-/**
- * Certificate policies, as far as a validator must go that asks for none (RFC 5280 section 6.1.1: any-policy as the
- * initial set, no initial explicit policy). Then the policy tree can refuse a path only where a certificate demands an
- * explicit policy; that one we refuse outright rather than build the tree.
- * @returns why not, or undefined
- * @throws CountersignError `der-invalid`
- */
-export function checkPolicyExtensions(read: ReadExtension): string | undefined {
-  const unknownQualifier = read(OID.certificatePolicies, readPolicies);
-  if (unknownQualifier === true) return "its policies carry qualifiers we don't process";
-  const demandsExplicit = read(OID.policyConstraints, (outer) => {
-    const reader = outer.enter();
-    const explicit = reader.peek() === 0x80 ? reader.small(0xffff, 0x80) : undefined;
-    const inhibit = reader.peek() === 0x81 ? reader.small(0xffff, 0x81) : undefined;
-    reader.end();
-    outer.end();
-    if (explicit === undefined && inhibit === undefined) throw outer.fail("empty policy constraints");
-    return explicit !== undefined;
-  });
-  if (demandsExplicit === true) return "it demands explicit certificate policies, which we don't process";
-  read(OID.inhibitAnyPolicy, (outer) => {
-    outer.small(0xffff);
-    outer.end();
-  });
-  const mapsAny = read(OID.policyMappings, readMappings);
-  return mapsAny === true ? "it maps anyPolicy" : undefined;
+/** What a certificate says about policies (RFC 5280 sections 4.2.1.4, 4.2.1.5, 4.2.1.11, 4.2.1.14). */
+export interface PolicyExtensions {
+  /** Policy OIDs; undefined without the extension */
+  readonly policies: ReadonlySet<string> | undefined;
+  /** Issuer's policy to the subject's that it maps to; undefined without the extension */
+  readonly mappings: ReadonlyMap<string, ReadonlySet<string>> | undefined;
+  readonly requireExplicit: number | undefined;
+  readonly inhibitMapping: number | undefined;
+  readonly inhibitAny: number | undefined;
 }
 
-const ANY_POLICY = "2.5.29.32.0";
+/** In one extension. With 10 certificates a path, bounds the policy graph to some thousand nodes. */
+const MAX_ENTRIES = 64;
+/** Above any path's length, so as good as no limit */
+const MAX_SKIP = 0xffff;
 
-function readPolicies(outer: DerReader): boolean {
+/**
+ * @returns the extensions, or why the certificate can't be judged
+ * @throws CountersignError `der-invalid`
+ */
+export function readPolicyExtensions(certificate: Certificate): PolicyExtensions | string {
+  let notCritical = false;
+  const read = <T>(oid: string, mustBeCritical: boolean, reading: (reader: DerReader) => T): T | undefined => {
+    const found = certificate.extensions.find((extension) => extension.oid === oid);
+    if (found === undefined) return undefined;
+    if (mustBeCritical && !found.critical) notCritical = true;
+    const reader = new DerReader(found.value, found.offset);
+    const value = reading(reader);
+    reader.end();
+    return value;
+  };
+  const policies = read(OID.certificatePolicies, false, readPolicies);
+  const mappings = read(OID.policyMappings, false, readMappings);
+  const constraints = read(OID.policyConstraints, true, readConstraints);
+  const inhibitAny = read(OID.inhibitAnyPolicy, true, (reader) => reader.small(MAX_SKIP));
+  if (notCritical) return "its policyConstraints or inhibitAnyPolicy isn't critical, as it must be";
+  if (policies === "unknown-qualifier") return "its policies carry qualifiers we don't process";
+  if (mappings === "any") return "it maps anyPolicy";
+  if (certificate.basicConstraints?.ca !== true && (mappings ?? constraints ?? inhibitAny) !== undefined) {
+    return "it isn't a CA and rules over policies";
+  }
+  return {
+    policies,
+    mappings,
+    requireExplicit: constraints?.requireExplicit,
+    inhibitMapping: constraints?.inhibitMapping,
+    inhibitAny,
+  };
+}
+
+function readPolicies(outer: DerReader): Set<string> | "unknown-qualifier" {
   const reader = outer.enter();
-  outer.end();
-  const seen = new Set<string>();
+  const policies = new Set<string>();
   let unknown = false;
   if (reader.atEnd) throw reader.fail("empty certificate policies");
   while (!reader.atEnd) {
     const policy = reader.enter();
     const oid = policy.oid();
-    if (seen.has(oid) || seen.size === MAX_ENTRIES) throw policy.fail("a policy appears twice, or too many");
-    seen.add(oid);
+    if (policies.has(oid) || policies.size === MAX_ENTRIES) throw policy.fail("a policy appears twice, or too many");
+    policies.add(oid);
     if (policy.atEnd) continue;
     const qualifiers = policy.enter();
     policy.end();
@@ -58,20 +76,31 @@ function readPolicies(outer: DerReader): boolean {
       if (kind !== OID.qualifierCps && kind !== OID.qualifierUserNotice) unknown = true;
     }
   }
-  return unknown;
+  return unknown ? "unknown-qualifier" : policies;
 }
 
-function readMappings(outer: DerReader): boolean {
+function readConstraints(outer: DerReader): Pick<PolicyExtensions, "requireExplicit" | "inhibitMapping"> {
+  const reader = outer.enter();
+  const requireExplicit = reader.peek() === 0x80 ? reader.small(MAX_SKIP, 0x80) : undefined;
+  const inhibitMapping = reader.peek() === 0x81 ? reader.small(MAX_SKIP, 0x81) : undefined;
+  reader.end();
+  if (requireExplicit === undefined && inhibitMapping === undefined) throw outer.fail("empty policy constraints");
+  return { requireExplicit, inhibitMapping };
+}
+
+function readMappings(outer: DerReader): Map<string, Set<string>> | "any" {
   const reader = outer.enter(TAG.sequence);
-  outer.end();
-  let mapsAny = false;
+  const mappings = new Map<string, Set<string>>();
+  let any = false;
   if (reader.atEnd) throw reader.fail("empty policy mappings");
   for (let count = 0; !reader.atEnd; count++) {
     if (count === MAX_ENTRIES) throw reader.fail("too many policy mappings");
     const mapping = reader.enter();
-    if (mapping.oid() === ANY_POLICY) mapsAny = true;
-    if (mapping.oid() === ANY_POLICY) mapsAny = true;
+    const from = mapping.oid();
+    const to = mapping.oid();
     mapping.end();
+    if (from === ANY_POLICY || to === ANY_POLICY) any = true;
+    mappings.set(from, (mappings.get(from) ?? new Set<string>()).add(to));
   }
-  return mapsAny;
+  return any ? "any" : mappings;
 }
