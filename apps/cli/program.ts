@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { Command } from "commander";
 import { registerAudit } from "./commands/audit.ts";
+import { registerBench } from "./commands/bench.ts";
 import { registerCeremony } from "./commands/ceremony.ts";
 import { registerChain } from "./commands/chain.ts";
 import { registerDevice } from "./commands/device.ts";
@@ -29,6 +30,7 @@ const COMMANDS = [
   registerAudit,
   registerChain,
   registerHub,
+  registerBench,
 ];
 
 /** The whole command line. It throws what it refuses; saying so and the exit code are the caller's. */

@@ -5,7 +5,7 @@ const BELOW_APPS = ["workflows", "activities", "services", "contracts", "hsm", "
 
 /** Room (a folder) to the rooms that it may import. Every room may import itself. */
 export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
-  "apps/cli": [...LIB, "apps/device", "apps/site"],
+  "apps/cli": [...LIB, "apps/device", "apps/site", "bench"],
   "apps/console": LIB,
   "apps/site": ["apps/gateway", "apps/hub", "apps/http", "apps/device", ...BELOW_APPS],
   "apps/gateway": ["apps/http", "services", "contracts", "store", ...LIB],
@@ -23,7 +23,7 @@ export const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   "lib/pki": ["lib/domain"],
   "lib/records": ["lib/domain"],
   "lib/domain": [],
-  bench: ["apps/site", "apps/device", ...BELOW_APPS],
+  bench: ["apps/cli", "apps/site", "apps/device", ...BELOW_APPS],
 };
 
 /** npm packages that only one room may import. */

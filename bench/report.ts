@@ -1,0 +1,61 @@
+import type { BenchReport } from "./run.ts";
+import type { Phase } from "./whole-way.ts";
+
+/** The run as one table of strings, and what belongs under it. */
+export function benchTable({ rawSign, wholeWay, peers }: BenchReport): string[][] {
+  const share = (perSecond: number): string => `${((100 * perSecond) / rawSign.perSecond).toFixed(1)} %`;
+  const row = (
+    name: string,
+    run: Pick<Phase, "devices" | "devicesPerSecond" | "latency" | "cpuMicros" | "clientCpuMicros">,
+    signs: boolean,
+  ): string[] => [
+    name,
+    whole(run.devices),
+    whole(run.devicesPerSecond),
+    ...(run.latency ? [run.latency.p50, run.latency.p95, run.latency.p99].map(whole) : ["", "", ""]),
+    whole(run.cpuMicros),
+    whole(run.clientCpuMicros),
+    signs ? share(run.devicesPerSecond) : "",
+  ];
+  return [
+    ["", "devices", "devices/s", "p50 ms", "p95 ms", "p99 ms", "CPU us/device", "client's", "of raw C_Sign"],
+    ...wholeWay.phases.map((phase) => row(`countersign ${phase.name}`, phase, phase.name === "certify")),
+    [
+      "countersign, one CSR alone",
+      "1",
+      "",
+      ...[wholeWay.single.p50, wholeWay.single.p95, wholeWay.single.p99].map(whole),
+      "",
+      "",
+      "",
+    ],
+    ...peers.map((peer) => row(peer.name, peer, true)),
+    ["raw C_Sign, one session", "", whole(rawSign.perSecond), "", "", "", whole(rawSign.cpuMicros), "", "100 %"],
+  ];
+}
+
+export function benchNotes({ cores, load, wholeWay, peers }: BenchReport): string[] {
+  const certify = wholeWay.phases.find((phase) => phase.name === "certify")!;
+  const parts = Object.entries(certify.parts)
+    .filter(([, micros]) => micros >= 1)
+    .sort(([, a], [, b]) => b - a);
+  return [
+    `cores ${cores}, load ${load[0].toFixed(1)} before and ${load[1].toFixed(1)} after`,
+    ...peers.map(
+      (peer) =>
+        `against ${peer.name}: ${(certify.devicesPerSecond / peer.devicesPerSecond).toFixed(2)} times the devices/s, ` +
+        `${(peer.cpuMicros / certify.cpuMicros).toFixed(2)} times the devices a CPU second`,
+    ),
+    `CPU us/device of certify: ${parts.map(([name, micros]) => `${name} ${whole(micros)}`).join(", ")}`,
+    ...wholeWay.growth.map(
+      (slice) =>
+        `certified ${slice.from} to ${slice.to}: ${whole(slice.devicesPerSecond)} devices/s, ` +
+        `${whole(slice.cpuMicros)} CPU us/device, Postgres's ${whole(slice.postgresMicros)}`,
+    ),
+    `memory MB: ${[...Object.entries(wholeWay.memory), ...peers.map((peer) => [peer.name, peer.memoryBytes] as const)]
+      .map(([name, bytes]) => `${name} ${whole(bytes / 2 ** 20)}`)
+      .join(", ")}`,
+  ];
+}
+
+const whole = (value: number): string => (Number.isFinite(value) ? String(Math.round(value)) : "");

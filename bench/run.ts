@@ -1,0 +1,118 @@
+import { execFile } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { availableParallelism, loadavg, tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { freePort } from "../apps/site/stack/ports.ts";
+import { Stack } from "../apps/site/stack/stack.ts";
+import { removeState } from "../apps/site/stack/state.ts";
+import { CountersignError } from "../lib/domain/errors.ts";
+import type { RawSpeed } from "../hsm/raw-speed.ts";
+import { deviceIds, makeCsrs } from "./csrs.ts";
+import { benchStepCa, buildStepCa, type PeerResult } from "./step-ca.ts";
+import type { PreparedToken } from "./token-process.ts";
+import { wholeWay, type WholeWay } from "./whole-way.ts";
+
+export const PEERS = ["step-ca"] as const;
+export type Peer = (typeof PEERS)[number];
+
+export interface BenchOptions {
+  readonly devices: number;
+  readonly against: readonly Peer[];
+  readonly onStep?: (what: string) => void;
+}
+
+export interface BenchReport {
+  readonly cores: number;
+  /** one-minute load average when the run began and when it ended */
+  readonly load: readonly [number, number];
+  /** C_SignInit and C_Sign alone, one session, on a SoftHSM token: before and after the rest */
+  readonly rawSign: { readonly perSecond: number; readonly cpuMicros: number };
+  readonly wholeWay: WholeWay;
+  readonly peers: readonly PeerResult[];
+}
+
+const RAW_SECONDS = 2;
+const PEER_DEVICES = 3000;
+const CHILD_MS = 60_000;
+
+/**
+ * Everything in one run, one after the other, each with the machine to itself as far as we go: raw C_Sign, the whole way on
+ * a stack of its own in a temporary folder, the peers, raw C_Sign again. Nothing is left running, and nothing on disk but
+ * the peers' programs in the cache.
+ * @throws CountersignError `component-missing` when a peer can't be built, and what the stack throws
+ */
+export async function runBench({ devices, against, onStep = () => undefined }: BenchOptions): Promise<BenchReport> {
+  if (process.platform !== "linux") throw new CountersignError("usage", "the benchmark reads /proc: it needs Linux");
+  const program = against.includes("step-ca") ? await buildStepCa(onStep) : undefined;
+  const dir = await mkdtemp(join(tmpdir(), "countersign-bench-"));
+  try {
+    const before = loadavg()[0]!;
+    const token = await tokenProcess<PreparedToken>("prepare", join(dir, "token"));
+    onStep("raw C_Sign");
+    const speeds = [await rawSpeed(dir)];
+    const whole = await onOwnStack(join(dir, "stack"), onStep, (stack, home) =>
+      wholeWay(stack, home, { devices, onStep }),
+    );
+    const peers: PeerResult[] = [];
+    if (program !== undefined) {
+      const ids = deviceIds("dev-p", Math.min(devices, PEER_DEVICES));
+      const pems = makeCsrs(ids);
+      const csrs = ids.map((id, i) => ({ id, pem: pems[i]! }));
+      onStep("step-ca");
+      peers.push(await benchStepCa({ program, token, dir: join(dir, "step-ca"), csrs }));
+    }
+    onStep("raw C_Sign again");
+    speeds.push(await rawSpeed(dir));
+    return {
+      cores: availableParallelism(),
+      load: [before, loadavg()[0]!],
+      rawSign: {
+        perSecond: sum(speeds, (s) => s.signatures) / sum(speeds, (s) => s.seconds),
+        cpuMicros: (sum(speeds, (s) => s.cpuSeconds) * 1e6) / sum(speeds, (s) => s.signatures),
+      },
+      wholeWay: whole,
+      peers,
+    };
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
+}
+
+const sum = (speeds: readonly RawSpeed[], of: (speed: RawSpeed) => number): number =>
+  speeds.reduce((total, speed) => total + of(speed), 0);
+
+const rawSpeed = (dir: string): Promise<RawSpeed> =>
+  tokenProcess<RawSpeed>("speed", join(dir, "token"), String(RAW_SECONDS));
+
+/** SoftHSM reads its configuration once a process, so what works on the benchmark's token is a process of its own. */
+async function tokenProcess<T>(...args: readonly string[]): Promise<T> {
+  const { SOFTHSM2_CONF: _, ...env } = process.env;
+  const script = join(import.meta.dirname, "token-process.ts");
+  const { stdout } = await promisify(execFile)(process.execPath, [script, ...args], { env, timeout: CHILD_MS });
+  return JSON.parse(stdout) as T;
+}
+
+async function onOwnStack<T>(
+  home: string,
+  onStep: (what: string) => void,
+  work: (stack: Stack, home: string) => Promise<T>,
+): Promise<T> {
+  // Beside a stack that may run already: every port is chosen, the hub's too.
+  process.env["HUB_PORT"] = String(await freePort());
+  let failed: string | undefined;
+  const stack = await Stack.start({
+    home,
+    onStep: (what) => onStep(`starting ${what}`),
+    onFailure: (name, log) => (failed ??= `${name} has ended by itself; see ${log}`),
+  });
+  try {
+    return await work(stack, home);
+  } catch (error) {
+    if (failed !== undefined) throw new CountersignError("component-unreachable", failed, { cause: error });
+    throw error;
+  } finally {
+    await stack.stop();
+    await removeState(home);
+  }
+}
