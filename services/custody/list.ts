@@ -14,9 +14,10 @@ export function listRoot(items: readonly HandoffItem[]): string {
   return toHex(rootOf(leaves(items), nodeSha256));
 }
 
-/** Every item's audit path, in order. */
-export function listPaths(items: readonly HandoffItem[]): string[][] {
-  return inclusionProofs(leaves(items), nodeSha256).paths.map((path) => path.map(toHex));
+/** Every item's audit path, by its index; spelt out only when it is asked for. */
+export function listPaths(items: readonly HandoffItem[]): (index: number) => string[] {
+  const { paths } = inclusionProofs(leaves(items), nodeSha256);
+  return (index) => paths[index]!.map(toHex);
 }
 
 export function encodeList(items: readonly HandoffItem[]): Uint8Array {

@@ -27,6 +27,9 @@ import { assertList, decodeList, listPaths, listRoot, mismatch } from "./list.ts
 import { openLot } from "./lots.ts";
 import { checkTerms, lotTerms } from "./terms.ts";
 
+/** A row carries its audit path: of a whole lot at once, the statement's text would outgrow what a driver sends. */
+const ROWS_A_STATEMENT = 5_000;
+
 /**
  * Checks an offer and opens its lot here: the giver's signature under its pinned act key, the list against the signed
  * root, the lot's terms against what this site has and may do. Safe to run again.
@@ -188,29 +191,29 @@ async function takeIn(
   items: readonly HandoffItem[],
   received: { origin: string; leafHash: string },
 ): Promise<void> {
-  const paths = listPaths(items);
-  const kept = (item: HandoffItem): boolean => !isKeptOut(item.deviceId, handoff.discrepancies!);
-  const devices = items.flatMap((item, index) =>
-    kept(item)
-      ? [
-          {
-            id: item.deviceId,
-            spkiSha256: item.spkiSha256,
-            lot: handoff.lot,
-            slot: item.slot,
-            csrSha256: item.csrSha256,
-            stage: "received" as const,
-            handoff: handoff.id,
-            prev: { ...received, listIndex: index, path: paths[index]! },
-          },
-        ]
-      : [],
-  );
-  if ((await insertDevices(tx, devices)) < devices.length) {
-    throw new CountersignError(
-      "custody-conflict",
-      `a device, key or slot of handoff ${handoff.id} is taken here already`,
-    );
+  const pathOf = listPaths(items);
+  const kept = items
+    .map((item, index) => ({ item, index }))
+    .filter(({ item }) => !isKeptOut(item.deviceId, handoff.discrepancies!))
+    // Over all chunks in the order in which every caller locks devices.
+    .toSorted((a, b) => (a.item.deviceId < b.item.deviceId ? -1 : 1));
+  for (let from = 0; from < kept.length; from += ROWS_A_STATEMENT) {
+    const devices = kept.slice(from, from + ROWS_A_STATEMENT).map(({ item, index }) => ({
+      id: item.deviceId,
+      spkiSha256: item.spkiSha256,
+      lot: handoff.lot,
+      slot: item.slot,
+      csrSha256: item.csrSha256,
+      stage: "received" as const,
+      handoff: handoff.id,
+      prev: { ...received, listIndex: index, path: pathOf(index) },
+    }));
+    if ((await insertDevices(tx, devices)) < devices.length) {
+      throw new CountersignError(
+        "custody-conflict",
+        `a device, key or slot of handoff ${handoff.id} is taken here already`,
+      );
+    }
   }
 }
 
