@@ -2,12 +2,14 @@ import { parseCertificate } from "../lib/pki/certificate.ts";
 import type { AcceptanceActivities } from "../contracts/parties.ts";
 import { workflowIds } from "../contracts/parties.ts";
 import { nodeVerify, type CaKey, type Token } from "../hsm/index.ts";
-import { equalBytes, fromBase64, fromHex, toBase64 } from "../lib/domain/bytes.ts";
+import { equalBytes, fromBase64, fromHex, toBase64, toHex } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
+import { leafHash } from "../lib/ledger/tree.ts";
 import { parseCsr } from "../lib/pki/csr.ts";
 import { keyId } from "../lib/pki/spki.ts";
 import type { Invitation } from "../lib/records/message.ts";
-import type { Acts } from "../services/ledger/acts.ts";
+import { parseEntry } from "../lib/records/statement.ts";
+import type { Acts, RecordedAct } from "../services/ledger/acts.ts";
 import { issueCrl } from "../services/parties/ca.ts";
 import { digestOf, readBody } from "../services/parties/envelope.ts";
 import { checkGrant, type CheckedGrant } from "../services/parties/grant-check.ts";
@@ -96,6 +98,45 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     return { parent: peer.party, checked, act, upstream };
   }
 
+  const named = (leafHash: string) => ({
+    workflowId: workflowIds.acceptance(identity.party),
+    stepKey: `acceptance/${leafHash}`,
+  });
+
+  /** The acceptance of the message's grant, if it is recorded: what it accepted isn't asked about again. */
+  async function recordedAcceptance(message: string): Promise<RecordedAct | undefined> {
+    const stored = await findInbox(db, message);
+    if (stored?.type !== "delegation") return undefined;
+    const { workflowId, stepKey } = named(toHex(leafHash(fromBase64(readBody("delegation", stored.body).act))));
+    return acts.find(workflowId, stepKey);
+  }
+
+  /** One transaction for the act and what it lets this site do: nothing is signed under a grant that isn't accepted. */
+  async function accept(message: string): Promise<RecordedAct> {
+    const { parent, checked, act, upstream } = await grantIn(message);
+    const [certificate] = checked.chain;
+    if (!certificate) throw new CountersignError("grant-mismatch", "the grant came without a certificate");
+    const keyset = await own();
+    return acts.recordSigned(
+      {
+        type: "acceptance",
+        ...named(act.ref.leafHash),
+        subject: [{ name: identity.party, digest: { sha256: keyId(fromBase64(keyset.keyset.ca)) } }],
+        grant: act.ref,
+        prev: [keyset.ref, act.ref],
+        fields: { keyset: keyset.ref, chainSha256: checked.chainSha256 },
+      },
+      identity.act,
+      async (tx) => {
+        await pinRoot(tx, checked.root.der, digestOf(checked.root.der));
+        const { fields } = act.act;
+        await storeGrant(tx, { ref: act.ref, parent, entry: act.entry, fields, certificate, upstream });
+        await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate });
+        await setEnrolment(tx, parent, { state: "accepted", delegation: message });
+      },
+    );
+  }
+
   return withFailures<AcceptanceActivities>({
     async prepareRequest({ parent }) {
       const { invitation, csr } = await invitationOf(parent);
@@ -166,16 +207,8 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     },
 
     async acceptGrant({ message }) {
-      const { parent, checked, act, upstream } = await grantIn(message);
-      const [certificate] = checked.chain;
-      if (!certificate) throw new CountersignError("grant-mismatch", "the grant came without a certificate");
-      await inTransaction(db, async (tx) => {
-        await pinRoot(tx, checked.root.der, digestOf(checked.root.der));
-        const { fields } = act.act;
-        await storeGrant(tx, { ref: act.ref, parent, entry: act.entry, fields, certificate, upstream });
-        await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate });
-      });
-      return { grant: act.ref.leafHash };
+      const { entry } = (await recordedAcceptance(message)) ?? (await accept(message));
+      return { grant: parseEntry(entry).act.grant!.leafHash };
     },
 
     async refuseGrant({ message, refusal }) {
@@ -184,30 +217,18 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     },
 
     async recordAcceptance({ message }) {
-      const { parent, checked, act } = await grantIn(message);
-      const keyset = await own();
-      const recorded = await acts.recordSigned(
-        {
-          type: "acceptance",
-          workflowId: workflowIds.acceptance(identity.party),
-          stepKey: `acceptance/${act.ref.leafHash}`,
-          subject: [{ name: identity.party, digest: { sha256: keyId(fromBase64(keyset.keyset.ca)) } }],
-          grant: act.ref,
-          prev: [keyset.ref, act.ref],
-          fields: { keyset: keyset.ref, chainSha256: checked.chainSha256 },
-        },
-        identity.act,
-      );
-      await inTransaction(db, async (tx) => {
-        await enqueue(tx, {
+      const recorded = (await recordedAcceptance(message)) ?? (await accept(message));
+      const { sender: parent } = (await findInbox(db, message))!;
+      const { grant } = parseEntry(recorded.entry).act;
+      await inTransaction(db, (tx) =>
+        enqueue(tx, {
           receiver: parent,
           type: "acceptance",
-          retryKey: `acceptance/${act.ref.leafHash}`,
+          retryKey: `acceptance/${grant!.leafHash}`,
           inReplyTo: message,
           body: { act: toBase64(recorded.entry) },
-        });
-        await setEnrolment(tx, parent, { state: "accepted", delegation: message });
-      });
+        }),
+      );
       return { leafHash: recorded.leafHash };
     },
 

@@ -33,10 +33,10 @@ export interface AcceptanceActivities {
   recordKeyset(): Promise<{ leafHash: string }>;
   sendJoin(input: { parent: string }): Promise<void>;
   refuseJoin(input: { parent: string; refusal: Refusal }): Promise<void>;
-  /** Checks grant, certificate and chain, and makes the grant current. */
+  /** Checks grant, certificate and chain, records the `acceptance` act, and with it makes the grant current. */
   acceptGrant(input: { message: string }): Promise<{ grant: string }>;
   refuseGrant(input: { message: string; refusal: Refusal }): Promise<void>;
-  /** Records the `acceptance` act and queues its envelope. */
+  /** Queues the envelope with the `acceptance` act. */
   recordAcceptance(input: { message: string }): Promise<{ leafHash: string }>;
   /** Signs the first CRL of the online CA. */
   publishCrl(): Promise<void>;

@@ -420,13 +420,33 @@ describe("a child site", () => {
   });
 
   it("accepts what it asked for, pins the root, and says so", async () => {
-    await deliver(await delegation(await honestGrant()));
+    // Nobody could sign under a grant whose acceptance isn't in the ledger's queue before it.
+    await site.db.query(`CREATE FUNCTION accepted_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NOT EXISTS (SELECT FROM ledger_act WHERE type = 'acceptance' AND entry IS NOT NULL) THEN
+          RAISE 'a grant is current before it is accepted';
+        END IF;
+        RETURN NEW;
+      END $$`);
+    await site.db.query(
+      "CREATE TRIGGER accepted_first BEFORE INSERT ON grant_received FOR EACH ROW EXECUTE FUNCTION accepted_first()",
+    );
+    // While the first CRL is being made the grant ends: what was accepted stays accepted, and the parent hears of it.
+    const notAfter = new Date(Date.now() + 5_000);
+    const hold = await site.db.connect();
+    await hold.query("BEGIN");
+    await hold.query("LOCK TABLE crl IN ACCESS EXCLUSIVE MODE");
+    await deliver(await delegation(await honestGrant({ notAfter: notAfter.toISOString() })));
+    await until(() => findCurrentGrant(site.db), "the grant");
+    expect(await enrolment()).toMatchObject({ state: "accepted", error_code: null });
+    await sleep(Math.max(0, notAfter.getTime() - Date.now()) + 100);
+    await hold.query("ROLLBACK");
+    hold.release();
     const { body } = await until(async () => received.find(({ type }) => type === "acceptance"), "the acceptance");
     const { act } = parseEntry(fromBase64(readBody("acceptance", body).act));
     const grant = await findCurrentGrant(site.db);
     expect(act).toMatchObject({ type: "acceptance", party: "factory-y", grant: grant!.ref });
     expect(Buffer.from((await rootPin(site.db))!.certificate)).toEqual(Buffer.from(root.der));
-    await until(async () => (await enrolment())?.state === "accepted", "the acceptance's state");
+    expect(await enrolment()).toMatchObject({ state: "accepted", error_code: null });
     const { body: view } = await call("GET", "/api/v1/site", { role: "operator" });
     expect(view).toMatchObject({
       parent: "company-x",
