@@ -3,7 +3,7 @@ import type { CustodyContext } from "../services/custody/context.ts";
 import { recordInstallations } from "../services/custody/install.ts";
 import { openOwnLot } from "../services/custody/lots.ts";
 import { acceptOffer, closeRelease, decideReceipt, recordReceipt, refuseOffer } from "../services/custody/receive.ts";
-import { assertLotOrdered, assertReceiptOrdered } from "../services/custody/orders.ts";
+import { assertLotOrdered, orderedReceipt } from "../services/custody/orders.ts";
 import { recordRelease } from "../services/custody/release.ts";
 import { lotRequest } from "../services/custody/terms.ts";
 import { withFailures } from "./failures.ts";
@@ -26,9 +26,8 @@ export function custodyActivities(context: CustodyContext): CustodyActivities {
     closeRelease: ({ handoff, message }) => closeRelease(context, handoff, message),
     acceptOffer: async ({ handoff }) => ({ received: (await acceptOffer(context, handoff)) === "received" }),
     refuseOffer: ({ handoff, refused }) => refuseOffer(context, handoff, refused),
-    decideReceipt: async ({ handoff, discrepancies }) => {
-      await assertReceiptOrdered(context.db, handoff, discrepancies);
-      await decideReceipt(context, handoff, discrepancies);
+    decideReceipt: async ({ handoff }) => {
+      await decideReceipt(context, handoff, await orderedReceipt(context.db, handoff));
     },
     recordReceipt: ({ handoff }) => recordReceipt(context, handoff),
     recordInstallations: ({ batch }) => recordInstallations(context, batch),

@@ -76,8 +76,8 @@ export interface HandoffInput {
 }
 /** The taker's signed receipt has been stored in the inbox; `message` is its id. */
 export const receiptArrived = defineSignal<[{ message: string }]>("receiptArrived");
-/** The operator says what arrived; resolves when the devices are in custody here. */
-export const receiveHandoff = defineUpdate<Outcome, [{ discrepancies: string[] }]>("receiveHandoff");
+/** The operator has ordered the receipt, and said what arrived; resolves when the devices are in custody here. */
+export const receiveHandoff = defineUpdate<Outcome, []>("receiveHandoff");
 
 export interface HandoffActivities {
   /** `closed`: the receipt is here already. */
@@ -86,7 +86,8 @@ export interface HandoffActivities {
   /** `received`: the devices are in custody already. */
   acceptOffer(input: { handoff: string }): Promise<{ received: boolean }>;
   refuseOffer(input: { handoff: string; refused: Refusal }): Promise<void>;
-  decideReceipt(input: { handoff: string; discrepancies: string[] }): Promise<void>;
+  /** Fixes what the operator's order says. */
+  decideReceipt(input: { handoff: string }): Promise<void>;
   recordReceipt(input: { handoff: string }): Promise<void>;
 }
 

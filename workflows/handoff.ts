@@ -35,12 +35,12 @@ async function giver(id: string): Promise<void> {
 async function taker(id: string): Promise<void> {
   let state = "offered" as "offered" | "open" | "received";
   let refused: Outcome | undefined;
-  setHandler(receiveHandoff, async ({ discrepancies }) => {
+  setHandler(receiveHandoff, async () => {
     // A template may be missing here, or a component be down: the check goes on, and the operator asks again.
     await condition(() => state !== "offered" || refused !== undefined, "20 seconds");
     if (refused !== undefined) return refused;
     if (state === "offered") return stillChecked(id);
-    const decided = await outcome(() => activities.decideReceipt({ handoff: id, discrepancies }));
+    const decided = await outcome(() => activities.decideReceipt({ handoff: id }));
     if (!decided.ok) return decided;
     const recorded = await outcome(() => activities.recordReceipt({ handoff: id }));
     if (recorded.ok) state = "received";

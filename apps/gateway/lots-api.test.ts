@@ -2,12 +2,13 @@ import { execFile } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
-import { Client, Connection } from "@temporalio/client";
+import { Client, Connection, type WorkflowClient } from "@temporalio/client";
 import { DefaultLogger, NativeConnection, Runtime, Worker } from "@temporalio/worker";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { custodyActivities } from "../../activities/custody.ts";
 import { firmwareActivities } from "../../activities/firmware.ts";
 import { issuingActivities } from "../../activities/issuing.ts";
+import { receiveHandoff } from "../../contracts/lots.ts";
 import { QUEUES } from "../../contracts/queues.ts";
 import { toBase64 } from "../../lib/domain/bytes.ts";
 import { pemEncode } from "../../lib/pki/pem.ts";
@@ -22,6 +23,7 @@ import { createLogger } from "../http/logger.ts";
 import { createServer, type HttpsServer } from "../http/server.ts";
 import { workflowBundle } from "../site/workflow-bundle.ts";
 import { registerLots } from "./routes/lots.ts";
+import { updated } from "./update.ts";
 
 /** The lot's routes over real TLS, with Temporal, Postgres and SoftHSM behind them, as the station and the CLI see them. */
 
@@ -30,6 +32,7 @@ const LAYOUTS = [{ format: "esp-secure-cert", template: "esp-secure-cert.bin" }]
 
 let site: LotSite;
 let app: HttpsServer;
+let workflows: WorkflowClient;
 let home: string;
 let station: SiteClient;
 let operator: SiteClient;
@@ -88,12 +91,8 @@ beforeAll(async () => {
     party: PARTY,
     infrastructure: { certificate: site.infrastructure.certificate.der, spki: site.infrastructure.key.spki },
   } as Identity;
-  registerLots(app, {
-    db: site.db,
-    identity,
-    workflows: new Client({ connection, namespace }).workflow,
-    custody: site.custody,
-  });
+  workflows = new Client({ connection, namespace }).workflow;
+  registerLots(app, { db: site.db, identity, workflows, custody: site.custody });
   await app.listen({ host: "127.0.0.1", port: 0 });
   stops.push(() => app.close());
   const url = `https://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
@@ -150,6 +149,24 @@ describe("lots", () => {
     await expect(technician.postNdjson(`${path}/batches`, [])).rejects.toMatchObject({ code: "unauthorized" });
     await expect(station.postNdjson(`${path}/installations`, [])).rejects.toMatchObject({ code: "unauthorized" });
     await expect(postCsrs(operator, { lot: id, kind: "built", csrs: [] })).rejects.toMatchObject({ code: "usage" });
+  });
+});
+
+describe("a workflow that nobody works on", () => {
+  it("keeps a request waiting for so long and no longer", async () => {
+    const handle = await workflows.start("handoff", {
+      workflowId: "handoff/nobody",
+      taskQueue: "nobody",
+      args: [{ handoff: "nobody", direction: "in" }],
+    });
+    const began = performance.now();
+    const asked = updated(workflows, "the receipt of nobody", () => handle.executeUpdate(receiveHandoff), 1_500);
+    await expect(asked).rejects.toMatchObject({
+      code: "timeout",
+      message: "the receipt of nobody isn't done after 2 seconds: look at its state, and ask again",
+    });
+    expect(performance.now() - began).toBeLessThan(10_000);
+    await handle.terminate();
   });
 });
 

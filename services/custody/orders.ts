@@ -17,15 +17,24 @@ export const orderReceipt = (q: Queryable, handoff: string, discrepancies: reado
   storeOrder(q, `receive/${handoff}`, discrepancies);
 
 /** @throws CountersignError `unauthorized` */
-export const assertLotOrdered = (q: Queryable, request: LotRequest): Promise<void> =>
-  assertOrdered(q, `lot/${request.id}`, request);
+export async function assertLotOrdered(q: Queryable, request: LotRequest): Promise<void> {
+  const name = `lot/${request.id}`;
+  if (!equalBytes(canonicalJson(await ordered(q, name)), canonicalJson(request))) throw unordered(name);
+}
 
-/** @throws CountersignError `unauthorized` */
-export const assertReceiptOrdered = (q: Queryable, handoff: string, discrepancies: readonly string[]): Promise<void> =>
-  assertOrdered(q, `receive/${handoff}`, discrepancies);
+/**
+ * What the operator says of a handoff that arrived. It is free text: Temporal's histories don't get it.
+ * @throws CountersignError `unauthorized`
+ */
+export const orderedReceipt = async (q: Queryable, handoff: string): Promise<string[]> =>
+  (await ordered(q, `receive/${handoff}`)) as string[];
 
-async function assertOrdered(q: Queryable, name: string, request: unknown): Promise<void> {
-  const ordered = await findOrder(q, name);
-  if (ordered !== undefined && equalBytes(canonicalJson(ordered), canonicalJson(request))) return;
-  throw new CountersignError("unauthorized", `no operator of this site ordered this: ${name}`);
+async function ordered(q: Queryable, name: string): Promise<unknown> {
+  const found = await findOrder(q, name);
+  if (found === undefined) throw unordered(name);
+  return found;
+}
+
+function unordered(name: string): CountersignError {
+  return new CountersignError("unauthorized", `no operator of this site ordered this: ${name}`);
 }

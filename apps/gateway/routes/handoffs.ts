@@ -11,12 +11,16 @@ import { requireClient } from "../../http/client.ts";
 import { parseInput } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import { startHandoff } from "../dispatcher.ts";
-import { assertOk, lotParams, type LotDeps } from "./lots.ts";
+import { updated } from "../update.ts";
+import { lotParams, type LotDeps } from "./lots.ts";
 
 const releaseBody = z.strictObject({ to: partyId });
 const handoffParams = z.strictObject({ id: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$/) });
 const handoffQuery = z.strictObject({ lot: lotId.optional() });
 const receiveBody = z.strictObject({ discrepancies: z.array(z.string().min(1).max(200)).max(100).default([]) });
+
+/** A lot of a hundred thousand is taken in within it, and a client that waits for one waits longer. */
+const RECEIPT_MS = 240_000;
 
 /** Changes of hands, on either side: for operators. */
 export function registerHandoffs(app: HttpsServer, deps: LotDeps): void {
@@ -55,7 +59,7 @@ export function registerHandoffs(app: HttpsServer, deps: LotDeps): void {
     await orderReceipt(db, id, discrepancies);
     try {
       const workflow = workflows.getHandle(lotWorkflowIds.handoff(id));
-      assertOk(await workflow.executeUpdate(receiveHandoff, { args: [{ discrepancies }] }));
+      await updated(workflows, `the receipt of ${id}`, () => workflow.executeUpdate(receiveHandoff), RECEIPT_MS);
     } catch (cause) {
       if (!(cause instanceof WorkflowNotFoundError)) throw cause;
       const { state, errorMessage } = await getHandoff(db, id);

@@ -1,9 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { WithStartWorkflowOperation, WorkflowIdReusePolicy } from "@temporalio/client";
 import { z } from "zod";
-import { lotOpened, lotWorkflowIds, type Outcome } from "../../../contracts/lots.ts";
+import { lotOpened, lotWorkflowIds } from "../../../contracts/lots.ts";
 import { QUEUES } from "../../../contracts/queues.ts";
-import { ERROR_KINDS, type ErrorCode } from "../../../lib/domain/error-codes.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { lotId } from "../../../lib/records/primitives.ts";
 import { BatchWatch } from "../../../services/intake/wait.ts";
@@ -19,6 +18,7 @@ import { parseInput } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import type { GatewayDeps } from "../deps.ts";
 import { Dispatcher, startInjectionRun } from "../dispatcher.ts";
+import { updated } from "../update.ts";
 import { registerBatches } from "./batches.ts";
 import { registerDevices } from "./devices.ts";
 import { registerHandoffs } from "./handoffs.ts";
@@ -31,6 +31,8 @@ export interface LotDeps extends Pick<GatewayDeps, "db" | "identity" | "workflow
 }
 
 export const lotParams = z.strictObject({ id: lotId });
+/** Less than a client waits for an answer. */
+const OPENING_MS = 50_000;
 const injectionBody = z.strictObject({ limit: z.int().min(0).max(100_000_000).optional() });
 
 /** Everything about lots, batches, handoffs and devices, under /api/v1. */
@@ -68,7 +70,8 @@ export function registerLots(
         workflowIdConflictPolicy: "USE_EXISTING",
         args: [{ lot: asked.id, request: asked }],
       });
-      assertOk(await workflows.executeUpdateWithStart(lotOpened, { startWorkflowOperation: start }));
+      const update = () => workflows.executeUpdateWithStart(lotOpened, { startWorkflowOperation: start });
+      await updated(workflows, `opening the lot ${asked.id}`, update, OPENING_MS);
     }
     // Open by now, by this request or another: with the same terms, or this one is refused.
     const lot = await openOwnLot(custody, asked);
@@ -110,10 +113,3 @@ const summary = ({ id, state, builder, issuer, slots, profile }: Lot) => ({
   slots,
   profile: profile.name,
 });
-
-/** A workflow's refusal, as the error it was. */
-export function assertOk(outcome: Outcome): void {
-  if (outcome.ok) return;
-  const { code, message } = outcome.error;
-  throw new CountersignError(Object.hasOwn(ERROR_KINDS, code) ? (code as ErrorCode) : "internal", message);
-}
