@@ -68,6 +68,8 @@ export class LintedCrlTbs {
   #spent = false;
   readonly signatureAlgorithm: SignatureAlgorithm;
   readonly issuerKeyId: string;
+  /** As LintedTbs.issuer */
+  readonly issuer: IssuerInfo;
 
   static {
     construct = (bytes, issuer) => new LintedCrlTbs(CONSTRUCT, bytes, issuer);
@@ -85,6 +87,7 @@ export class LintedCrlTbs {
     this.#bytes = bytes.slice();
     this.signatureAlgorithm = issuer.algorithm;
     this.issuerKeyId = keyId(issuer.spki);
+    this.issuer = issuer;
     Object.freeze(this);
   }
 

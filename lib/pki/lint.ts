@@ -25,6 +25,8 @@ export class LintedTbs {
   readonly signatureAlgorithm: SignatureAlgorithm;
   /** keyId of the issuer the lint was made for: whoever signs must hold that key */
   readonly issuerKeyId: string;
+  /** the issuer the lint was made for, for whoever lints again in another process */
+  readonly issuer: IssuerInfo;
 
   static {
     construct = (bytes, profile, issuer) => new LintedTbs(CONSTRUCT, bytes, profile, issuer);
@@ -50,6 +52,7 @@ export class LintedTbs {
     this.profile = profile;
     this.signatureAlgorithm = issuer.algorithm;
     this.issuerKeyId = issuerKeyId(issuer);
+    this.issuer = issuer;
     Object.freeze(this);
   }
 
