@@ -62,6 +62,8 @@ export function readExtensionValues(extensions: readonly Extension[]): Extension
     reader.end();
     return result;
   };
+  value(OID.authorityInfoAccess, checkAccessDescriptions);
+  value(OID.issuerAltName, (reader) => readGeneralNames(reader.enter()));
   return {
     basicConstraints: value(OID.basicConstraints, readBasicConstraints),
     keyUsage: value(OID.keyUsage, readKeyUsage),
@@ -162,6 +164,19 @@ function readSubtrees(reader: DerReader | undefined): GeneralName[] | undefined 
     subtree.end();
   }
   return bases;
+}
+
+/** AuthorityInfoAccessSyntax (RFC 5280 section 4.2.2.1): nothing in it is used, but it must be one. */
+function checkAccessDescriptions(outer: DerReader): void {
+  const reader = outer.enter();
+  if (reader.atEnd) throw reader.fail("empty authority information access");
+  for (let count = 0; !reader.atEnd; count++) {
+    if (count === MAX_NAMES) throw reader.fail("too much authority information access");
+    const description = reader.enter();
+    description.oid();
+    readGeneralName(description.read());
+    description.end();
+  }
 }
 
 function readCrlUrls(outer: DerReader): string[] {

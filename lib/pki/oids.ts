@@ -43,6 +43,7 @@ export const OID = {
   policyConstraints: "2.5.29.36",
   extKeyUsage: "2.5.29.37",
   freshestCRL: "2.5.29.46",
+  authorityInfoAccess: "1.3.6.1.5.5.7.1.1",
   inhibitAnyPolicy: "2.5.29.54",
   // RFC 6960 section 4.2.2.2.1
   ocspNoCheck: "1.3.6.1.5.5.7.48.1.5",

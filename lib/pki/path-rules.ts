@@ -117,7 +117,8 @@ function checkIdentifiers(certificate: Certificate, issuer: Certificate | undefi
   if (basicConstraints?.ca === true && ski === undefined) {
     throw new PathError("key-identifier-missing", i, "a CA must have a subject key identifier");
   }
-  if (aki?.keyIdentifier === undefined && issuer !== undefined) {
+  // Only a root may be without, and then wholly (RFC 5280 section 4.2.1.1)
+  if (aki?.keyIdentifier === undefined && (issuer !== undefined || aki !== undefined)) {
     throw new PathError("key-identifier-missing", i, "it has no authority key identifier");
   }
   // A trusted intermediate (partial chain) has its issuer out of sight; any other root is its own
