@@ -150,13 +150,18 @@ function counted<T extends object>(value: T, fields: number): T {
   return value;
 }
 
+/** Array.isArray, without making the items `any`. */
+function isList(values: unknown): boolean {
+  return Array.isArray(values);
+}
+
 function list<T>(values: readonly T[], most: number): readonly T[] {
-  if (!Array.isArray(values) || values.length > most) throw UNFIT;
+  if (!isList(values) || values.length > most) throw UNFIT;
   return values;
 }
 
 function only<T>(values: readonly T[], length: number): readonly T[] {
-  if (!Array.isArray(values) || values.length !== length) throw UNFIT;
+  if (!isList(values) || values.length !== length) throw UNFIT;
   return values;
 }
 

@@ -95,13 +95,17 @@ async function checkReceipt(
 ): Promise<string | undefined> {
   const receipt = receiptSchema.parse(JSON.parse(text));
   const device = result.devices.get(name);
-  if (!device?.injected) return void complain("there is a receipt, but no injection was logged");
+  if (!device?.injected) {
+    complain("there is a receipt, but no injection was logged");
+    return undefined;
+  }
   // Its digests are those of files that lie beside it: whoever changed them changed it too. The ledger's word counts.
   if (sha256(canonicalJson(receipt)) !== device.receiptSha256) complain("receipt.json is not the one that was logged");
   for (const file of [receipt.image, receipt.original]) {
     const path = normalize(file.path);
     if (path.startsWith("..") || path.startsWith("/")) {
-      return void complain("receipt.json names a file outside the folder");
+      complain("receipt.json names a file outside the folder");
+      return undefined;
     }
     if ((await sha256File(join(dir, path))) !== file.sha256)
       complain(`${file.path} is not the file that the receipt describes`);

@@ -136,10 +136,9 @@ describe("Child", () => {
     const guards = () =>
       commandLines().filter((line) => line.includes(child.logFile) || line.includes("unique-guard-name"));
     const named = await Child.start(shell("sleep 300; :", { name: "unique-guard-name" }));
-    expect(guards().length).toBeGreaterThan(0);
+    await until(() => guards().length > 0);
     await named.stop();
-    await new Promise((resolve) => setTimeout(resolve, 200));
-    expect(guards()).toEqual([]);
+    await until(() => guards().length === 0);
   });
 
   it("carries Node's IPC, and shows the child's end on it", async () => {
