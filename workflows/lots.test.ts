@@ -390,6 +390,7 @@ describe("custody", () => {
     }
     const lines = (await acts(z)).filter((act) => act.type === "injected");
     expect(new Set(lines.map((act) => act.fields.layoutSha256)).size).toBe(2);
+    expect(lines.every((act) => act.grant !== undefined)).toBe(true);
     await saveHistory(z, lotWorkflowIds.injection(run), "injection");
   });
 
@@ -417,6 +418,8 @@ describe("custody", () => {
     expect((await findDevice(z.site.db, id))!.stage).toBe("installed");
     expect((await findOpenings(z.site.db, id)).map((o) => o.value)).toEqual([{ hall: "B" }, time]);
     const before = await acts(z);
+    const installed = before.filter((act) => act.type === "installed");
+    expect(installed.map((act) => act.grant)).toEqual(installed.map(() => before[0]!.grant));
     expect(await eraseOpenings(z.site.db, id)).toBe(2);
     expect(await findOpenings(z.site.db, id)).toEqual([]);
     expect(await acts(z)).toEqual(before);

@@ -74,7 +74,7 @@ export async function injectNext(
   for (const [layout, devices] of byLayout) {
     const results = await injectInto(context, lot, grant, layout, devices);
     onProgress?.();
-    const keys = await recordInjections(context, runId, lot, layout, devices, results, 1 + grant.upstream.length);
+    const keys = await recordInjections(context, runId, lot, grant, layout, devices, results);
     await acts.waitIncluded(keys, { timeoutMs: INCLUSION_TIMEOUT_MS });
     onProgress?.();
   }
@@ -112,10 +112,10 @@ async function recordInjections(
   { db, acts }: CustodyContext,
   runId: string,
   lot: Lot,
+  grant: CurrentGrant,
   layout: PinnedLayout,
   devices: readonly InjectionCandidate[],
   results: readonly InjectionResult[],
-  certificates: number,
 ): Promise<string[]> {
   const byId = new Map(devices.map((device) => [device.device, device]));
   return await inTransaction(db, async (tx) => {
@@ -127,7 +127,7 @@ async function recordInjections(
     const records = await acts.recordLines(
       tx,
       good.map((result) =>
-        injectedDraft(lot, layout, result, byId.get(result.deviceId)!, open.get(result.deviceId)!.prev, certificates),
+        injectedDraft(lot, grant, layout, result, byId.get(result.deviceId)!, open.get(result.deviceId)!.prev),
       ),
     );
     const injections: NewInjection[] = results
@@ -155,17 +155,18 @@ async function recordInjections(
 
 function injectedDraft(
   lot: Lot,
+  grant: CurrentGrant,
   layout: PinnedLayout,
   { receipt, deviceId }: Extract<InjectionResult, { ok: true }>,
   device: InjectionCandidate,
   prev: NonNullable<ActDraft["prev"]>[number],
-  certificates: number,
 ): ActDraft<"injected"> {
   return {
     type: "injected",
     workflowId: lotWorkflowId(lot.id),
     stepKey: `injected/${deviceId}`,
     subject: [{ name: deviceId, digest: { sha256: device.spkiSha256 } }],
+    grant: grant.ref,
     prev: [prev],
     fields: {
       lot: lot.id,
@@ -173,7 +174,11 @@ function injectedDraft(
       receipt,
       layoutSha256: layout.sha256,
       chains: [
-        { purpose: lot.profile.name === "ldevid" ? "ldevid" : "idevid", sha256: receipt.chain.sha256, certificates },
+        {
+          purpose: lot.profile.name === "ldevid" ? "ldevid" : "idevid",
+          sha256: receipt.chain.sha256,
+          certificates: 1 + grant.upstream.length,
+        },
       ],
       // What was read back is the chain, by another reader than the one that wrote it; its leaf has the device's key.
       readBack: { sha256: receipt.chain.sha256, leafKeyMatches: true },

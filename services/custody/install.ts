@@ -1,6 +1,7 @@
 import { fromUtf8, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { inclusionProofs, leafHash } from "../../lib/ledger/tree.ts";
+import type { ActRef } from "../../lib/records/primitives.ts";
 import { installItem } from "../../lib/records/manifest.ts";
 import {
   answeredItems,
@@ -14,6 +15,7 @@ import {
 import { inTransaction } from "../../store/db.ts";
 import { advanceDevices, lockDevices, type Device } from "../../store/devices.ts";
 import { insertInstallations, installedIn } from "../../store/installations.ts";
+import { findCurrentGrant } from "../../store/grants.ts";
 import { findIssuances } from "../../store/issuance.ts";
 import { storeBlob } from "../../store/ledger.ts";
 import { getLot } from "../../store/lots.ts";
@@ -40,7 +42,7 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
   const { db, acts } = context;
   const batch = await getBatch(db, batchId);
   if (batch.state === "done") return;
-  const lot = await getLot(db, batch.lot);
+  const [lot, grant] = await Promise.all([getLot(db, batch.lot), findCurrentGrant(db)]);
   const items = readItems(batch);
   const accepted = await inTransaction(db, async (tx) => {
     if ((await lockBatch(tx, batchId)) === "done") return [];
@@ -71,7 +73,7 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
     if (fresh.length > 0) await storeBlob(tx, Buffer.from(batch.manifestSha256, "hex"), batch.manifest);
     const records = await acts.recordLines(
       tx,
-      fresh.map(({ item, device }) => draft(batch, item, device)),
+      fresh.map(({ item, device }) => draft(batch, grant?.ref, item, device)),
     );
     await insertInstallations(
       tx,
@@ -142,12 +144,13 @@ function assertInstallable(
   return device;
 }
 
-function draft(batch: Batch, item: Item, device: Device): ActDraft<"installed"> {
+function draft(batch: Batch, grant: ActRef | undefined, item: Item, device: Device): ActDraft<"installed"> {
   return {
     type: "installed",
     workflowId: lotWorkflowId(batch.lot),
     stepKey: `installed/${item.deviceId}`,
     subject: [{ name: item.deviceId, digest: { sha256: device.spkiSha256 } }],
+    ...(grant === undefined ? {} : { grant }),
     prev: [device.prev],
     fields: {
       lot: batch.lot,
