@@ -97,6 +97,7 @@ async function setting(
           notAfter: "2040-01-01T00:00:00.000Z",
           pathLen: 1,
           depth: 1,
+          mayBuild: true,
           caProfile: "intermediate-embedded",
         },
       },

@@ -38,11 +38,13 @@ const EXAMPLE_TERMS = (): GrantTerms => ({
   notAfter: new Date(Date.now() + 5 * YEAR_MS).toISOString(),
   pathLen: 1,
   depth: 1,
+  mayBuild: true,
   caProfile: "intermediate-embedded",
 });
 
 const HEAD = `# A root ceremony: everything that the root key will sign. Read it with the others, change what isn't meant, then
 #   countersign ceremony run FILE
+# mayBuild: the party may open lots as their builder, and let its own children build.
 # Each csrSha256 must be the one that the child's own people read to you.
 `;
 

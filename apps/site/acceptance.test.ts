@@ -174,6 +174,7 @@ async function honestGrant(change: Partial<Grant> = {}, certificate?: Uint8Array
     notAfter: "2040-01-01T00:00:00.000Z",
     pathLen: 1,
     depth: 1,
+    mayBuild: true,
     approvals: { threshold: 0 },
     ...change,
   };

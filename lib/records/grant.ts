@@ -4,7 +4,7 @@ import { keyset } from "./keyset.ts";
 
 const idPrefix = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,40}$/, "expected the beginning of a device ID");
 
-/** What a parent allows a child: who may be signed, how many, when, and how deep it may delegate on. */
+/** What a parent allows a child: who may be signed, how many, when, how deep it may delegate on, and whether it builds. */
 export const grantTerms = z
   .strictObject({
     idPrefixes: z.array(idPrefix).min(1).max(64),
@@ -17,6 +17,8 @@ export const grantTerms = z
     notAfter: timestamp,
     pathLen: z.int().min(0).max(8),
     depth: z.int().min(0).max(8),
+    /** may open lots as their builder: say that a device was made, before anybody certifies it */
+    mayBuild: z.boolean().default(false),
     caProfile: z.enum(["intermediate-embedded", "intermediate-linux"]).default("intermediate-embedded"),
   })
   .refine((terms) => terms.notBefore < terms.notAfter, "the window ends before it begins")
@@ -42,6 +44,7 @@ export const grant = z.strictObject({
   notAfter: timestamp,
   pathLen: z.int().min(0).max(8),
   depth: z.int().min(0).max(8),
+  mayBuild: z.boolean(),
   approvals: z.strictObject({ threshold: z.int().min(0).max(16) }),
 });
 export type Grant = z.infer<typeof grant>;

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
 import type { PrevRef } from "../../lib/records/primitives.ts";
+import { findCaCertificate } from "../../store/authority.ts";
 import { findCurrentGrant, type CurrentGrant } from "../../store/grants.ts";
 import { findLot, insertLot, type Lot } from "../../store/lots.ts";
 import { getPeer } from "../../store/parties.ts";
@@ -12,7 +13,7 @@ import { pinTerms, type LotRequest, type LotTerms } from "./terms.ts";
 /**
  * Opens a lot that this site builds. The same request again gives the lot that is open.
  * @throws CountersignError `already-exists` for other terms under this id, `not-found` for an issuer this site doesn't
- *   know, those of `validateLayout`, and the grant's refusals where this site issues the lot as well
+ *   know, those of `validateLayout`, and the grant's refusals: a site builds only where its grant says so
  */
 export async function openOwnLot(context: CustodyContext, request: LotRequest): Promise<Lot> {
   // A lot for a party that can't be handed anything would never be certified.
@@ -36,6 +37,8 @@ export async function openLot(
   if (found !== undefined) return assertSame(found, terms);
   const grant = await findCurrentGrant(db);
   if (issuer === context.party) assertMayIssue(grant, terms, nowOf(context));
+  if (builder === context.party)
+    assertMayBuild(grant, id, (await findCaCertificate(db))?.role === "root", nowOf(context));
 
   const fields = {
     lot: id,
@@ -72,6 +75,21 @@ function assertSame(lot: Lot, terms: LotTerms & { builder: string; issuer: strin
   throw new CountersignError("already-exists", `a lot ${lot.id} with other terms is open here: choose another id`);
 }
 
+/** Who certifies mustn't be able to say as well that there was something to certify, unless its parent allowed that. */
+function assertMayBuild(grant: CurrentGrant | undefined, lot: string, root: boolean, now: Date): void {
+  if (root) return;
+  if (grant === undefined) {
+    throw new CountersignError("grant-missing", `this site can't build lot ${lot}: it holds no grant`);
+  }
+  if (!grant.fields.mayBuild) {
+    throw new CountersignError(
+      "grant-exceeded",
+      `the grant ${grant.fields.id} doesn't allow building: lot ${lot} is opened by its builder, or ask ${grant.parent} for mayBuild`,
+    );
+  }
+  assertInForce(grant, now);
+}
+
 function assertMayIssue(grant: CurrentGrant | undefined, terms: LotTerms, now: Date): void {
   if (grant === undefined) {
     throw new CountersignError("grant-missing", `this site can't issue for lot ${terms.id}: it holds no grant`);
@@ -83,6 +101,10 @@ function assertMayIssue(grant: CurrentGrant | undefined, terms: LotTerms, now: D
       `the grant ${fields.id} doesn't allow the profile ${terms.profile.name}: ask ${grant.parent} for it`,
     );
   }
+  assertInForce(grant, now);
+}
+
+function assertInForce({ fields }: CurrentGrant, now: Date): void {
   const at = now.toISOString();
   if (at < fields.notBefore) {
     throw new CountersignError("grant-not-yet-valid", `the grant ${fields.id} begins only at ${fields.notBefore}`);

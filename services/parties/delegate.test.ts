@@ -77,6 +77,7 @@ const OWN: Omit<Grant, "keyset"> = {
   notAfter: "2030-01-01T00:00:00.000Z",
   pathLen: 2,
   depth: 2,
+  mayBuild: false,
   approvals: { threshold: 0 },
 };
 
@@ -96,6 +97,7 @@ const TERMS: GrantTerms = {
   notAfter: "2029-01-01T00:00:00.000Z",
   pathLen: 1,
   depth: 1,
+  mayBuild: false,
   caProfile: "intermediate-embedded",
 };
 const ask = (change: Partial<GrantTerms> = {}): Promise<void> =>
@@ -121,6 +123,7 @@ describe("an online CA", () => {
 
   const refusals: [string, string, Partial<GrantTerms>, Partial<Grant>, Date?][] = [
     ["more devices than it has", "quota-exceeded", { quota: 101 }, {}],
+    ["building, which its own doesn't allow", "grant-exceeded", { mayBuild: true }, {}],
     ["a prefix outside its own", "grant-exceeded", { idPrefixes: ["dev-z-", "de"] }, {}],
     ["an earlier window", "grant-exceeded", { notBefore: "2025-12-31T23:59:59.999Z" }, {}],
     ["a later window", "grant-exceeded", { notAfter: "2030-01-01T00:00:00.001Z" }, {}],

@@ -117,6 +117,7 @@ export function grantFields(row: Delegation, issuerSpki: Uint8Array, parentGrant
     notAfter: terms.notAfter,
     pathLen: terms.pathLen,
     depth: terms.depth,
+    mayBuild: terms.mayBuild,
     approvals: { threshold: 0 },
   };
 }

@@ -39,6 +39,12 @@ export function checkTerms(terms: GrantTerms, own: Grant | undefined, now: Date)
       `the window asked for exceeds ${own.notBefore} to ${own.notAfter}, our own`,
     );
   }
+  if (terms.mayBuild && !own.mayBuild) {
+    throw new CountersignError(
+      "grant-exceeded",
+      `our own grant ${own.id} doesn't allow building: nobody gets that of us`,
+    );
+  }
   const outside = terms.idPrefixes.find((prefix) => !own.idPrefixes.some((mine) => prefix.startsWith(mine)));
   if (outside !== undefined) {
     throw new CountersignError(

@@ -185,6 +185,7 @@ function grantFields(party: string, root: ThrowawayCa, ca: Certificate, changes:
     notAfter: "2099-01-01T00:00:00.000Z",
     pathLen: 0,
     depth: 0,
+    mayBuild: true,
     approvals: { threshold: 0 },
     ...changes,
   };

@@ -66,13 +66,14 @@ export class TestParty {
     this.keyset = {
       ...keys,
       proofs: {
-        ca: { kind: "csr", sha256: sha(ca.key.spki) },
+        ca: ca.certificate.selfIssued
+          ? { kind: "self-signed", sha256: sha(ca.certificate.der) }
+          : { kind: "csr", sha256: sha(`request of ${id}`) },
         infrastructure: { certificateSha256: sha(this.infrastructure.certificate.der) },
         log: { checkpoint: new TextDecoder().decode(checkpoint) },
         witness: { signature: "" },
       },
     };
-    this.blobs.set(sha(this.infrastructure.certificate.der), this.infrastructure.certificate.der);
   }
 
   static async create(id: string, ca: ThrowawayCa, clock: () => string): Promise<TestParty> {
@@ -86,6 +87,10 @@ export class TestParty {
   blob(name: string, bytes: Uint8Array): BlobRef {
     this.blobs.set(sha(bytes), bytes);
     return { name, sha256: sha(bytes), size: bytes.length };
+  }
+
+  infrastructureBlob(): BlobRef {
+    return this.blob("infrastructure", this.infrastructure.certificate.der);
   }
 
   statement<T extends ActType>(
@@ -181,13 +186,19 @@ export async function testWorld(count: number): Promise<TestWorld> {
   const named = (party: TestParty): Subject => ({ name: party.id, digest: { sha256: sha(party.ca.key.spki) } });
 
   // Trust, from the root down.
-  const ceremony = await x.signed("ceremony", named(x), {
-    document: { sha256: sha("ceremony.yaml") },
-    root: toBase64(rootCa.certificate.der),
-    keyset: x.keyset,
-    crl: toBase64(issueCrl(rootCa)),
-    approvals: [],
-  });
+  const document = x.blob("ceremony.yaml", utf8("schema: countersign/ceremony/v1"));
+  const ceremony = await x.signed(
+    "ceremony",
+    named(x),
+    {
+      document: { sha256: document.sha256 },
+      root: toBase64(rootCa.certificate.der),
+      keyset: x.keyset,
+      crl: toBase64(issueCrl(rootCa)),
+      approvals: [],
+    },
+    { blobs: [document, x.infrastructureBlob()] },
+  );
   const delegate = (giver: TestParty, child: TestParty, keyset: ActRef, prev: PrevRef[], parentGrant?: ActRef) =>
     giver.signed(
       "delegation",
@@ -209,6 +220,7 @@ export async function testWorld(count: number): Promise<TestWorld> {
         notAfter: until.toISOString(),
         pathLen: child === y ? 1 : 0,
         depth: child === y ? 1 : 0,
+        mayBuild: child === y,
         approvals: { threshold: 0 },
       },
       { prev: [...prev, keyset], ...(parentGrant === undefined ? {} : { grant: parentGrant }) },
@@ -220,10 +232,10 @@ export async function testWorld(count: number): Promise<TestWorld> {
       { keyset, chainSha256: sha(Buffer.concat(chain.map((c) => c.der))) },
       { prev: [keyset, grant], grant },
     );
-  const yKeyset = await y.signed("keyset", named(y), { keyset: y.keyset });
+  const yKeyset = await y.signed("keyset", named(y), { keyset: y.keyset }, { blobs: [y.infrastructureBlob()] });
   const yGrant = await delegate(x, y, yKeyset, [ceremony]);
   await accept(y, yKeyset, yGrant, [yCa.certificate, rootCa.certificate]);
-  const zKeyset = await z.signed("keyset", named(z), { keyset: z.keyset });
+  const zKeyset = await z.signed("keyset", named(z), { keyset: z.keyset }, { blobs: [z.infrastructureBlob()] });
   const zGrant = await delegate(y, z, zKeyset, [yKeyset], yGrant);
   await accept(z, zKeyset, zGrant, [zCa.certificate, yCa.certificate, rootCa.certificate]);
 
@@ -278,7 +290,11 @@ export async function testWorld(count: number): Promise<TestWorld> {
   };
   const handoffSubject: Subject = { name: handoff.id, digest: { sha256: handoff.listRoot } };
   const blob = y.blob("list", utf8(items.map((item) => `${new TextDecoder().decode(item)}\n`).join("")));
-  const released = await y.signed("handoff-released", handoffSubject, handoff, { prev: [yLot], blobs: [blob] });
+  const released = await y.signed("handoff-released", handoffSubject, handoff, {
+    prev: [yLot],
+    grant: yGrant,
+    blobs: [blob],
+  });
   const received = await z.signed(
     "handoff-received",
     handoffSubject,

@@ -118,14 +118,14 @@ export function registerParty(program: Command): void {
     .requiredOption("--to <id>", "the party that joined")
     .requiredOption(
       "--grant <file>",
-      "terms, JSON or YAML: idPrefixes, profiles, quota, notBefore, notAfter, pathLen, depth",
+      "terms, JSON or YAML: idPrefixes, profiles, quota, notBefore, notAfter, pathLen, depth, mayBuild",
     )
     .option("--json", "machine-readable")
     .addHelpText(
       "after",
       "\nExample:\n  $ countersign delegate --from factory-y --to technician-z --grant grant.yaml\n\ngrant.yaml:\n" +
         "  idPrefixes: [dev-]\n  profiles: [ldevid]\n  quota: 100000\n  notBefore: 2026-01-01T00:00:00.000Z\n" +
-        "  notAfter: 2030-01-01T00:00:00.000Z\n  pathLen: 0\n  depth: 0\n  caProfile: intermediate-embedded",
+        "  notAfter: 2030-01-01T00:00:00.000Z\n  pathLen: 0\n  depth: 0\n  mayBuild: false\n  caProfile: intermediate-embedded",
     )
     .action((options: { from?: string; site?: string; to: string; grant: string; json?: boolean }) =>
       withClient(delegator(options), async (client) => {

@@ -43,7 +43,13 @@ export async function buildChain(home: string, plan: ChainPlan): Promise<void> {
     if ((await delegationTo(y!, z!.party))?.state !== "accepted") {
       await step("Technician-Z joins Factory-Y", () => join_(y!, z!));
       await step("Factory-Y signs Technician-Z's CA under its own grant", async () => {
-        const grant = termsOf(plan, { pathLen: 0, depth: 0, quota: Math.floor(plan.quota / 2), years: 4 });
+        const grant = termsOf(plan, {
+          pathLen: 0,
+          depth: 0,
+          mayBuild: false,
+          quota: Math.floor(plan.quota / 2),
+          years: 4,
+        });
         await y!.post("/api/v1/delegations", { to: z!.party, grant });
         await accepted(y!, z!.party);
       });
@@ -53,7 +59,10 @@ export async function buildChain(home: string, plan: ChainPlan): Promise<void> {
   }
 }
 
-function termsOf(plan: ChainPlan, own: { pathLen: number; depth: number; quota: number; years: number }): GrantTerms {
+function termsOf(
+  plan: ChainPlan,
+  own: Pick<GrantTerms, "pathLen" | "depth" | "mayBuild" | "quota"> & { years: number },
+): GrantTerms {
   const now = Date.now();
   return {
     idPrefixes: [...plan.idPrefixes],
@@ -63,6 +72,7 @@ function termsOf(plan: ChainPlan, own: { pathLen: number; depth: number; quota: 
     notAfter: new Date(now + own.years * YEAR_MS).toISOString(),
     pathLen: own.pathLen,
     depth: own.depth,
+    mayBuild: own.mayBuild,
     caProfile: "intermediate-embedded",
   };
 }
@@ -99,7 +109,7 @@ async function accepted(parent: SiteClient, child: string): Promise<void> {
 async function ceremony(home: string, root: SiteClient, hub: HubClient, plan: ChainPlan): Promise<void> {
   const { code } = await hub.offerCa(HUB_CA);
   if (code === undefined) throw new CountersignError("state-conflict", `the hub gives no code for ${HUB_CA}`);
-  const grant = termsOf(plan, { pathLen: 1, depth: 1, quota: plan.quota, years: 5 });
+  const grant = termsOf(plan, { pathLen: 1, depth: 1, mayBuild: true, quota: plan.quota, years: 5 });
   const yaml = await draftCeremony(root, { hub: { name: HUB_CA, code }, grants: { "factory-y": grant } });
   const file = join(home, "company-x", "ceremony.yaml");
   await writeFile(file, yaml, { mode: 0o600 });

@@ -64,6 +64,7 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
             used: grant.used,
             idPrefixes: grant.fields.idPrefixes,
             profiles: grant.fields.profiles.map((profile) => profile.name),
+            mayBuild: grant.fields.mayBuild,
             notBefore: grant.fields.notBefore,
             notAfter: grant.fields.notAfter,
           }
