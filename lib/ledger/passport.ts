@@ -211,7 +211,10 @@ function newState(
     if (sha256Hex(bytes) !== digest) throw new Refusal("intake-invalid", `manifest ${digest} has other bytes`);
     manifests.set(digest, bytes);
   }
-  return beginAudit({ root, verify, findings, blob: async (_party, digest) => manifests.get(digest) }, policies);
+  return beginAudit(
+    { root, verify, findings, everyBlob: false, blob: async (_party, digest) => manifests.get(digest) },
+    policies,
+  );
 }
 
 async function openCheckpoints(

@@ -21,6 +21,8 @@ export function onLotOpened(at: Placed<"lot-opened">, party: PartyState, state: 
   if (terms.builder !== party.id && terms.issuer !== party.id) {
     return wrong(state, at, "lot-invalid", "a party opens a lot that it neither builds nor issues", terms.lot);
   }
+  const unbuildable = terms.builder === party.id ? buildingFault(at, party, state) : undefined;
+  if (unbuildable !== undefined) wrong(state, at, "grant-exceeded", unbuildable, terms.lot);
   const known = state.lots.get(terms.lot);
   if (known) {
     if (known.openedBy.has(party.id)) return wrong(state, at, "lot-invalid", "the lot was opened twice", terms.lot);
@@ -40,6 +42,16 @@ export function onLotOpened(at: Placed<"lot-opened">, party: PartyState, state: 
     injected: 0,
     installed: 0,
   });
+}
+
+/** Only who may build can say that there is a device: else a certifying party could certify what nobody handed over. */
+function buildingFault(at: Placed<"lot-opened">, party: PartyState, state: AuditState): string | undefined {
+  if (party.id === state.rootParty) return undefined;
+  if (!party.grant) return "a party without a grant builds";
+  const { mayBuild, notBefore, notAfter } = party.grant.fields;
+  if (!mayBuild) return "the party's grant doesn't allow it to build";
+  if (at.act.time < notBefore || at.act.time > notAfter) return "it was opened outside the grant's window";
+  return undefined;
 }
 
 /** The lot an act belongs to, opened by the acting party before. */

@@ -7,6 +7,7 @@ export type FindingCode =
   | "act-unsigned"
   | "act-repeated"
   | "reference-missing"
+  | "blob-missing"
   | "keyset-invalid"
   | "ceremony-invalid"
   | "grant-missing"

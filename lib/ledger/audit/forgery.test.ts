@@ -24,8 +24,12 @@ import { auditLedgers } from "./ledgers.ts";
 type Edit = (act: AnyAct) => AnyAct | AnyAct[] | undefined;
 
 /** The party's ledger with some of its acts otherwise; acts that name an altered one name the altered one. */
-async function rewritten(party: TestParty, edit: Edit, more: readonly Uint8Array[] = []): Promise<MemoryLog> {
-  const renamed = new Map<string, string>();
+async function rewritten(
+  party: TestParty,
+  edit: Edit,
+  more: readonly Uint8Array[] = [],
+  renamed = new Map<string, string>(),
+): Promise<MemoryLog> {
   const entries: Uint8Array[] = [];
   for (const old of party.log.entries) {
     const { statement, dsse } = parseEntry(old);
@@ -68,7 +72,8 @@ describe("an audit of forged ledgers", () => {
     world = await testWorld(1);
   });
 
-  async function audit(party?: TestParty, log?: MemoryLog) {
+  const audit = (party?: TestParty, log?: MemoryLog) => auditAll(new Map(party && log ? [[party.id, log]] : []));
+  async function auditAll(logs: ReadonlyMap<string, MemoryLog>) {
     const parties = new Map([world.x, world.y, world.z].map((one) => [one.id, one]));
     const { report } = await auditLedgers({
       root: world.root,
@@ -77,7 +82,7 @@ describe("an audit of forged ledgers", () => {
       fetch: async (id, path) => {
         const one = parties.get(id)!;
         if (path.startsWith("blobs/")) return one.blobs.get(path.slice(6));
-        return (one === party && log ? log : one.log).fetch(path);
+        return (logs.get(id) ?? one.log).fetch(path);
       },
     });
     return report;
@@ -330,7 +335,7 @@ describe("an audit of forged ledgers", () => {
       const { grant: _grant, ...rest } = act;
       return act.type === "acceptance" ? undefined : act.type === "delegation" ? (rest as AnyAct) : act;
     };
-    expect(await codes(world.y, unnamed)).toContain("grant-exceeded");
+    expect(await codes(world.y, unnamed)).toContain("act-invalid");
   });
 
   it("wants one request, one list and one subject where there must be one", async () => {
@@ -383,6 +388,95 @@ describe("an audit of forged ledgers", () => {
     const borrowed = only("installed", (act) => ({ ...act, grant: grantOf(y) }));
     expect(await codes(z, borrowed)).toEqual(["act-invalid"]);
     expect(await codes(x, keep)).toEqual([]);
+  });
+
+  it("wants the grant named in every act of whoever isn't the root's party", async () => {
+    const { y, z } = world;
+    const bare = (...types: ActType[]): Edit => {
+      return (act) => {
+        const { grant: _grant, ...rest } = act;
+        return types.includes(act.type) ? (rest as AnyAct) : act;
+      };
+    };
+    for (const type of ["lot-opened", "handoff-received", "intent", "certified", "injected", "installed"] as const) {
+      expect(await codes(z, bare(type)), type).toContain("act-invalid");
+    }
+    for (const type of ["lot-opened", "built", "handoff-released", "delegation"] as const) {
+      expect(await codes(y, bare(type)), type).toContain("act-invalid");
+    }
+  });
+
+  it("lets nobody build whose grant doesn't say so: not even a device of its own to certify", async () => {
+    const { x, y, z } = world;
+    const opening = async (party: TestParty, lot: string, more: { time?: string } = {}) => {
+      const terms = { ...find(y, "lot-opened").fields, lot, builder: party.id, issuer: party.id };
+      const grant = grantOf(party);
+      return signed(party, "lot-opened", { name: lot, digest: { sha256: sha(lot) } }, terms, { grant, ...more });
+    };
+    const own = await opening(z, "LOT-OWN");
+    expect(await codes(z, keep, [own.entry])).toEqual(["grant-exceeded"]);
+    const factory = await opening(y, "LOT-FACTORY");
+    expect(await codes(y, keep, [factory.entry])).toEqual([]);
+    const late = await opening(y, "LOT-LATE", { time: "2999-01-01T00:00:00.000Z" });
+    expect(await codes(y, keep, [late.entry])).toEqual(["grant-exceeded"]);
+
+    // Nor can a party give on what it doesn't hold: all three ledgers, rewritten to continue each other.
+    const rewrite = async (given: boolean) => {
+      const renamed = new Map<string, string>();
+      const mayBuild = (value: boolean) => fieldsOf("delegation", () => ({ mayBuild: value }));
+      const logs = new Map([[x.id, await rewritten(x, mayBuild(false), [], renamed)]]);
+      logs.set(y.id, await rewritten(y, mayBuild(given), [], renamed));
+      logs.set(z.id, await rewritten(z, keep, [], renamed));
+      const { findings } = await auditAll(logs);
+      return findings.filter((f) => f.code === "grant-exceeded").map((finding) => finding.message);
+    };
+    const building = "lot-opened: the party's grant doesn't allow it to build";
+    expect(await rewrite(false)).toEqual([building]);
+    expect(await rewrite(true)).toEqual([
+      "delegation: it allows building, which the party's own grant doesn't",
+      building,
+    ]);
+  });
+
+  it("holds what the acts name against what lies beside the ledger", async () => {
+    const { x, y, z } = world;
+    const without = async (party: TestParty, digest: string) => {
+      const bytes = party.blobs.get(digest)!;
+      party.blobs.delete(digest);
+      try {
+        return await codes(party, keep);
+      } finally {
+        party.blobs.set(digest, bytes);
+      }
+    };
+    for (const party of [x, y, z]) {
+      const { certificateSha256 } = party.keyset.proofs.infrastructure;
+      const missing = await without(party, certificateSha256);
+      expect(missing).toEqual(expect.arrayContaining(["blob-missing", "keyset-invalid"]));
+    }
+    const { document } = find(x, "ceremony").fields;
+    expect(await without(x, document.sha256)).toEqual(expect.arrayContaining(["blob-missing", "ceremony-invalid"]));
+
+    const keysetOf = (party: TestParty, proofs: Partial<TestParty["keyset"]["proofs"]>): Edit =>
+      only(party === x ? "ceremony" : "keyset", (act) => {
+        const { keyset } = act.fields as ActFields<"keyset">;
+        return { ...act, fields: { ...act.fields, keyset: { ...keyset, proofs: { ...keyset.proofs, ...proofs } } } };
+      });
+    const foreign = z.blob("infrastructure", y.infrastructure.certificate.der).sha256;
+    const request = z.blob("request", utf8("no request")).sha256;
+    const wrongs: [TestParty, Partial<TestParty["keyset"]["proofs"]>][] = [
+      [z, { infrastructure: { certificateSha256: foreign } }],
+      [z, { infrastructure: { certificateSha256: sha("nothing") } }],
+      [z, { ca: { kind: "csr", sha256: request } }],
+      [z, { ca: { kind: "self-signed", sha256: sha(z.ca.certificate.der) } }],
+      [x, { ca: { kind: "self-signed", sha256: sha("another root") } }],
+      [x, { ca: { kind: "csr", sha256: sha(world.root.der) } }],
+    ];
+    for (const [party, proofs] of wrongs) {
+      expect(await codes(party, keysetOf(party, proofs)), JSON.stringify(proofs)).toContain("keyset-invalid");
+    }
+    const size = only("keyset", (act) => ({ ...act, blobs: act.blobs.map((blob) => ({ ...blob, size: 1 })) }));
+    expect(await codes(z, size)).toContain("act-invalid");
   });
 
   it("calls no quorum met that only some of the ledgers need", async () => {

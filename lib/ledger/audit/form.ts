@@ -15,6 +15,8 @@ export function formFault({ act, ...rest }: ParsedEntry, party: PartyState, stat
     return `its subject is ${act.subject[0]!.name}, not ${named}`;
   const own = act.type === "acceptance" || !act.grant || (party.grant && refKey(act.grant) === refKey(party.grant.ref));
   if (!own) return "it names a grant that isn't the one its party accepted";
+  const bare = act.type === "keyset" || act.type === "ceremony" || party.id === state.rootParty;
+  if (!bare && !act.grant) return "it names no grant, and only the root's party acts without one";
   const at = Date.parse(act.time);
   for (const ref of antecedents({ act, ...rest })) {
     const before = state.seen.get(refKey(ref));

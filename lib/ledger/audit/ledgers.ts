@@ -79,7 +79,7 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
   }
   const policies = partyPolicies(source.policy);
   const { root, verify } = source;
-  const state = beginAudit({ root, verify, findings, blob: blobsOf(source, hash) }, policies);
+  const state = beginAudit({ root, verify, findings, everyBlob: true, blob: blobsOf(source, hash) }, policies);
   const logs = await openLogs(source, policies, findings, hash);
   const counts = new Map<string, Map<ActType, number>>([...logs.keys()].map((party) => [party, new Map()]));
   const total = [...logs.values()].reduce((sum, log) => sum + log.size, 0);
@@ -192,6 +192,7 @@ async function onEvent(
     wrong(state, at, "reference-missing", `it names ${ref.leafHash} of ${ref.origin}, which isn't there`);
   try {
     await checkSignature(at, parsed, party, state);
+    await checkBlobs(at, party, state);
     await checkBatchOnce(at, party, state, manifests);
     await takeIn(at, party, state, onReleased);
   } catch (error) {
@@ -199,6 +200,16 @@ async function onEvent(
     wrong(state, at, "act-invalid", error.message);
   }
   state.seen.set(key, { type: act.type, party: party.id, index: entry.index, time: Date.parse(act.time) });
+}
+
+/** What an act says lies beside the ledger lies there: without it nobody can tell what was signed. */
+async function checkBlobs(at: Placed, party: PartyState, state: AuditState): Promise<void> {
+  for (const { name, sha256, size } of at.act.blobs) {
+    const bytes = await state.blob(party.id, sha256);
+    if (!bytes) wrong(state, at, "blob-missing", `its ${name} ${sha256} doesn't lie beside the ledger`);
+    else if (bytes.length !== size)
+      wrong(state, at, "act-invalid", `its ${name} has ${bytes.length} bytes, not ${size}`);
+  }
 }
 
 async function checkBatchOnce(at: Placed, party: PartyState, state: AuditState, manifests: Set<string>): Promise<void> {

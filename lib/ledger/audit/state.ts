@@ -95,6 +95,8 @@ export interface AuditState {
   readonly handoffs: Map<string, HandoffState>;
   readonly serials: Set<string>;
   readonly hubs: ActFields<"hub-registered">[];
+  /** whether everything that lies beside the ledgers is at hand, or batches' manifests alone */
+  readonly everyBlob: boolean;
   /** bytes that lie beside a party's ledger, digest already checked */
   readonly blob: (party: string, sha256: string) => Promise<Uint8Array | undefined>;
 }

@@ -2,6 +2,7 @@ import { concatBytes, equalBytes, fromBase64, toBase64 } from "../../domain/byte
 import { sha256Hex } from "../../domain/hash.ts";
 import { isCountersignError } from "../../domain/errors.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
+import { checkCsr, parseCsr } from "../../pki/csr.ts";
 import { parseCrl } from "../../pki/crl.ts";
 import { validatePath } from "../../pki/path.ts";
 import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
@@ -34,6 +35,43 @@ export async function checkKeyset(keyset: Keyset, log: NoteKey, state: AuditStat
   return undefined;
 }
 
+/** The proofs of a party's keyset that are digests, against what lies beside its own ledger. */
+async function checkDigests(keyset: Keyset, party: PartyState, state: AuditState): Promise<string | undefined> {
+  const { ca, infrastructure } = keyset.proofs;
+  const der = await state.blob(party.id, infrastructure.certificateSha256);
+  if (!der && state.everyBlob) return "its infrastructure CA's certificate doesn't lie beside the ledger";
+  if (der) {
+    const certificate = parseCertificate(der);
+    if (toBase64(certificate.spki) !== keyset.infrastructure)
+      return "its infrastructure CA's certificate has another key";
+    const self = certificate.selfIssued && (await isSignedBy(certificate, certificate.spki, state.verify));
+    if (!self || certificate.basicConstraints?.ca !== true) return "its infrastructure CA isn't a self-signed CA";
+  }
+  if (ca.kind === "self-signed") return undefined;
+  // The request carries an invitation's nonce: a party needn't publish it, but what it publishes must be it.
+  const request = await state.blob(party.id, ca.sha256);
+  if (!request) return undefined;
+  const csr = parseCsr(request);
+  await checkCsr(csr, state.verify);
+  return toBase64(csr.spki) === keyset.ca ? undefined : "the request it names is for another CA key";
+}
+
+/** A keyset as its own party publishes it. A proof that can't be read is none. */
+async function checkOwnKeyset(
+  keyset: Keyset,
+  kind: Keyset["proofs"]["ca"]["kind"],
+  party: PartyState,
+  state: AuditState,
+): Promise<string | undefined> {
+  if (keyset.proofs.ca.kind !== kind) return `its CA key's proof is ${keyset.proofs.ca.kind}, not ${kind}`;
+  try {
+    return (await checkKeyset(keyset, party.log, state)) ?? (await checkDigests(keyset, party, state));
+  } catch (error) {
+    if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
+    return error.message;
+  }
+}
+
 /** A signed act counts only with a signature by its party's act key. */
 export async function checkSignature(at: Placed, parsed: ParsedEntry, party: PartyState, state: AuditState) {
   if (!parsed.dsse) return;
@@ -52,7 +90,7 @@ export async function checkSignature(at: Placed, parsed: ParsedEntry, party: Par
 export async function onKeyset(at: Placed<"keyset">, party: PartyState, state: AuditState): Promise<void> {
   const { keyset } = at.act.fields;
   if (keyset.party !== party.id) return wrong(state, at, "keyset-invalid", `it names party ${keyset.party}`);
-  const fault = await checkKeyset(keyset, party.log, state);
+  const fault = await checkOwnKeyset(keyset, "csr", party, state);
   if (fault) return wrong(state, at, "keyset-invalid", fault);
   if (party.keyset) return wrong(state, at, "keyset-invalid", "the party named its keys before");
   party.keyset = keyset;
@@ -60,7 +98,7 @@ export async function onKeyset(at: Placed<"keyset">, party: PartyState, state: A
 }
 
 export async function onCeremony(at: Placed<"ceremony">, party: PartyState, state: AuditState): Promise<void> {
-  const { root, keyset, crl } = at.act.fields;
+  const { root, keyset, crl, document } = at.act.fields;
   if (!equalBytes(fromBase64(root), state.root.der)) {
     return wrong(state, at, "root-mismatch", "the ceremony made another root than the pinned one");
   }
@@ -75,8 +113,14 @@ export async function onCeremony(at: Placed<"ceremony">, party: PartyState, stat
   if (!equalBytes(fromBase64(keyset.ca), state.root.spki)) {
     return wrong(state, at, "keyset-invalid", "the keyset's CA key is not the root's");
   }
-  const fault = await checkKeyset(keyset, party.log, state);
+  if (keyset.proofs.ca.sha256 !== sha256Hex(state.root.der)) {
+    return wrong(state, at, "keyset-invalid", "its CA key's proof is not the root");
+  }
+  const fault = await checkOwnKeyset(keyset, "self-signed", party, state);
   if (fault) return wrong(state, at, "keyset-invalid", fault);
+  if (state.everyBlob && !(await state.blob(party.id, document.sha256))) {
+    return wrong(state, at, "ceremony-invalid", "the reviewed document doesn't lie beside the ledger");
+  }
   state.rootParty = party.id;
   party.keyset = keyset;
   party.chain = [state.root];
@@ -176,6 +220,7 @@ function beyondOwnGrant(at: Placed<"delegation">, party: PartyState, state: Audi
   if (fields.pathLen >= own.fields.pathLen) return "its path length is not below the party's own";
   if (fields.notBefore < own.fields.notBefore || fields.notAfter > own.fields.notAfter)
     return "its window exceeds the party's own";
+  if (fields.mayBuild && !own.fields.mayBuild) return "it allows building, which the party's own grant doesn't";
   const outside = fields.idPrefixes.find((prefix) => !own.fields.idPrefixes.some((p) => prefix.startsWith(p)));
   if (outside !== undefined) return `the prefix ${outside} lies outside the party's own namespace`;
   const profile = fields.profiles.find((p) => !own.fields.profiles.some((o) => o.sha256 === p.sha256));
