@@ -115,20 +115,27 @@ export async function certifiedKeys(q: Queryable, profile: string, devices: read
   return rows.map((row) => row.key);
 }
 
-/** Of these, the devices whose certificate isn't stored yet, locked with the device; and each one's last act. */
+/**
+ * Of these, the devices whose certificate isn't stored yet, and each one's last act. Locks all of them. Two statements: the
+ * look at issuance happens when the locks are held, so a certificate that was stored while this waited is seen.
+ */
 export async function lockUnsigned(
   tx: Tx,
   profile: string,
   devices: readonly string[],
 ): Promise<Map<string, { slot: number; spkiSha256: string; prev: PrevRef }>> {
-  const { rows } = await tx.query<{ id: string; slot: number; spkiSha256: string; prev: PrevRef }>({
+  const locked = await tx.query<{ id: string; slot: number; spkiSha256: string; prev: PrevRef }>({
     name: "issuance-lock",
-    text: `SELECT d.id, d.slot, d.spki_sha256 AS "spkiSha256", d.prev FROM device d
-      JOIN issuance i ON i.device = d.id AND i.profile = $1
-      WHERE d.id = ANY($2) AND i.certificate IS NULL ORDER BY d.id FOR UPDATE`,
+    text: `SELECT id, slot, spki_sha256 AS "spkiSha256", prev FROM device WHERE id = ANY($1) ORDER BY id FOR UPDATE`,
+    values: [devices],
+  });
+  const { rows } = await tx.query<{ device: string }>({
+    name: "issuance-unsigned",
+    text: "SELECT device FROM issuance WHERE profile = $1 AND device = ANY($2) AND certificate IS NULL",
     values: [profile, devices],
   });
-  return new Map(rows.map(({ id, ...rest }) => [id, rest]));
+  const unsigned = new Set(rows.map((row) => row.device));
+  return new Map(locked.rows.flatMap(({ id, ...rest }) => (unsigned.has(id) ? [[id, rest] as const] : [])));
 }
 
 /** Stores signed certificates where there is none yet; the caller holds the locks of {@link lockUnsigned}. */
