@@ -51,13 +51,13 @@ export class TokenCaKey implements CaKey {
 
   async signCertificate(linted: LintedTbs): Promise<Uint8Array> {
     const bytes = lintedBytes(LintedTbs, linted);
-    this.#assertIssuer("certificate", linted);
+    assertIssuer(this, this.#keyId, linted);
     return assembleCertificate(linted, await this.#key.sign(bytes));
   }
 
   async signCrl(linted: LintedCrlTbs): Promise<Uint8Array> {
     const bytes = lintedBytes(LintedCrlTbs, linted);
-    this.#assertIssuer("CRL", linted);
+    assertIssuer(this, this.#keyId, linted);
     return assembleCrl(linted, await this.#key.sign(bytes));
   }
 
@@ -65,14 +65,20 @@ export class TokenCaKey implements CaKey {
     const info = csrInfo({ ...subject, spki: this.spki });
     return assembleCsr(info, this.algorithm, await this.#key.sign(info));
   }
+}
 
-  #assertIssuer(what: string, linted: LintedTbs | LintedCrlTbs): void {
-    if (linted.issuerKeyId === this.#keyId && linted.signatureAlgorithm === this.algorithm) return;
-    throw new CountersignError(
-      "profile-violation",
-      `the ${what} was linted for another issuer than CA key "${this.label}": build and lint it for this one`,
-    );
-  }
+/** @throws CountersignError `profile-violation` when it was linted for another key than this */
+export function assertIssuer(
+  key: Pick<CaKey, "label" | "algorithm">,
+  id: string,
+  linted: LintedTbs | LintedCrlTbs,
+): void {
+  if (linted.issuerKeyId === id && linted.signatureAlgorithm === key.algorithm) return;
+  const what = linted instanceof LintedTbs ? "certificate" : "CRL";
+  throw new CountersignError(
+    "profile-violation",
+    `the ${what} was linted for another issuer than CA key "${key.label}": build and lint it for this one`,
+  );
 }
 
 /**

@@ -1,38 +1,18 @@
 import { CountersignError } from "../lib/domain/errors.ts";
-import type { Handle } from "./cryptoki.ts";
 import type { HsmLimits } from "./limits.ts";
 import { PooledSession, pin, unpin } from "./pooled-session.ts";
+import type { PoolState, SessionSource } from "./session-source.ts";
 import { addSessions, giveSpareThread, takeSpareThread } from "./threads.ts";
 import { type Waiter, WaitingLine } from "./waiting-line.ts";
-
-export interface SessionSource {
-  /** the token's label, for messages */
-  readonly label: string;
-  /** Changes when all sessions opened before are lost. */
-  readonly epoch: number;
-  /** Opens a logged-in session. */
-  open(): Promise<Handle>;
-  /** Closes one of the present epoch or an earlier one; must not throw for one that is gone already. */
-  close(handle: Handle, epoch: number): void;
-}
 
 interface Seat {
   session: PooledSession | undefined;
 }
 
 interface Lease {
+  settled: boolean;
   abandoned: boolean;
   session: PooledSession | undefined;
-}
-
-export interface PoolState {
-  size: number;
-  /** at work, someone waiting for the result */
-  inUse: number;
-  /** given up, the native call hasn't returned yet */
-  abandoned: number;
-  /** not leased yet */
-  waiting: number;
 }
 
 /**
@@ -88,16 +68,20 @@ export class SessionPool {
   async use<T>(work: (session: PooledSession) => Promise<T>): Promise<T> {
     const seat = await this.#lease();
     return new Promise<T>((resolve, reject) => {
-      const lease: Lease = { abandoned: false, session: undefined };
-      const timer = setTimeout(() => {
+      const lease: Lease = { settled: false, abandoned: false, session: undefined };
+      const giveUp = (): void => {
+        if (lease.settled) return;
         lease.abandoned = true;
         if (lease.session !== undefined) lease.session.retired = true;
         reject(this.#tooSlow());
         this.#abandon(seat, run);
-      }, this.#limits.callTimeoutMs);
+      };
+      // A loop that was held up itself runs its timers first: what came back in time is taken before anything is given up.
+      const timer = setTimeout(() => setImmediate(giveUp), this.#limits.callTimeoutMs);
       const run = this.#run(seat, lease, work);
       const done = (settle: () => void): void => {
         if (lease.abandoned) return;
+        lease.settled = true;
         clearTimeout(timer);
         this.#release(seat);
         settle();

@@ -8,7 +8,7 @@ import type { HsmLimits } from "./limits.ts";
 import type { Pkcs11Module } from "./module.ts";
 import { pinAccess, rememberRefused } from "./pin-guard.ts";
 import type { PinSource } from "./pin.ts";
-import type { SessionSource } from "./session-pool.ts";
+import type { SessionSource } from "./session-source.ts";
 import type { TokenSlot } from "./slots.ts";
 import type { OpenRequest } from "./token-access.ts";
 
