@@ -18,13 +18,29 @@ const token = z.strictObject({
   pinFile: path,
 });
 
+const limit = z.int().min(1).max(3_600_000);
+
 const hsmModule = {
   /** absolute path of the PKCS#11 module */
   module: path,
   /** SoftHSM only: its configuration file; made, with an empty token folder, when it isn't there */
   softhsm2Conf: path.optional(),
-  /** sessions a token; UV_THREADPOOL_SIZE must be at least as large */
+  /**
+   * Sessions a token, each signing on a thread of its own: a network HSM scales by them. UV_THREADPOOL_SIZE of the
+   * process must be at least the sum over its tokens, better twice that and four more; the embedded stack sees to it.
+   */
   sessions: z.int().min(1).max(256).default(4),
+  /** when a token counts as out of reach; what is left out is as in hsm/limits.ts */
+  limits: z
+    .strictObject({
+      callTimeoutMs: limit,
+      waitTimeoutMs: limit,
+      maxWaiting: limit,
+      failures: limit,
+      retryAfterMs: limit,
+    })
+    .partial()
+    .optional(),
 };
 
 export const siteConfigSchema = z.strictObject({
@@ -44,6 +60,11 @@ export const siteConfigSchema = z.strictObject({
   temporal: z.strictObject({ address: z.string().min(1).max(256), namespace: z.string().min(1).max(256) }),
   hsm: z.strictObject({
     ...hsmModule,
+    /**
+     * Processes that sign device certificates beside the site's own, each with a login and `sessions` sessions of its
+     * own: SoftHSM scales by them. 0: the site's own process signs.
+     */
+    processes: z.int().min(0).max(32).default(0),
     tokens: z.strictObject({
       /** keys act, log, witness, infra */
       site: token,

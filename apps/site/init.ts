@@ -35,7 +35,7 @@ export async function initSite(file: string): Promise<void> {
 
   await ensureToken(config.hsm, config.hsm.tokens.site);
   if (config.hsm.tokens.ca !== undefined) await ensureToken(config.hsm, config.hsm.tokens.ca);
-  const token = await openConfigured(config.hsm, config.hsm.tokens.site);
+  const token = await openConfigured({ ...config.hsm, sessions: 1 }, config.hsm.tokens.site);
   try {
     await ensureKeys(token);
     await issueInfrastructure(config, token);

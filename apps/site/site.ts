@@ -25,9 +25,11 @@ import { startGateway, type Gateway } from "../gateway/gateway.ts";
 import { registerLots } from "../gateway/routes/lots.ts";
 import type { Logger } from "../http/logger.ts";
 import type { SiteConfig } from "./config.ts";
+import type { IssuingProcesses } from "./issuing/issuing-processes.ts";
+import { startIssuing } from "./issuing/start.ts";
 import { messageHandlers, onRefusedMessage } from "./messages.ts";
 import { startTemporalSide, type TemporalSide } from "./temporal.ts";
-import { openConfigured, useSoftHsm } from "./tokens.ts";
+import { caSettings, openConfigured, useSoftHsm } from "./tokens.ts";
 
 const CRL_CHECK_MS = 3_600_000;
 const DATABASE_CONNECTIONS = 24;
@@ -110,8 +112,10 @@ async function launch(
   const { tokens } = config.hsm;
   const token = await openConfigured(config.hsm, tokens.site);
   started.add("token", () => token.close());
-  const caToken = tokens.ca === undefined ? undefined : await openConfigured(config.hsm, tokens.ca);
+  const caToken = tokens.ca === undefined ? undefined : await openConfigured(caSettings(config.hsm), tokens.ca);
   if (caToken) started.add("CA token", () => caToken.close());
+  const processes = await startIssuing(config.hsm, logger);
+  if (processes) started.add("issuing processes", () => processes.stop());
   const identity = await readIdentity(config, token);
 
   const db = connect(config.database.url, {
@@ -152,7 +156,7 @@ async function launch(
     {
       ...config.temporal,
       taskQueue: QUEUES.site,
-      activities: siteActivities(config, { db, acts, identity, caToken, custody }),
+      activities: siteActivities(config, { db, acts, identity, caToken, processes, custody }),
       logger,
     },
     onFailure,
@@ -237,16 +241,18 @@ interface Parts {
   readonly acts: Acts;
   readonly identity: Identity;
   readonly caToken: Token | undefined;
+  readonly processes: IssuingProcesses | undefined;
   readonly custody: CustodyContext;
 }
 
 function siteActivities(config: SiteConfig, parts: Parts): object {
-  const { db, acts, identity, caToken, custody } = parts;
+  const { db, acts, identity, caToken, processes, custody } = parts;
   const issuing: IssuingContext = {
     db,
     acts,
     party: config.party,
     caKey: async () => {
+      if (processes) return processes.caKey("ca");
       if (caToken) return caToken.caKey("ca");
       throw new CountersignError("hsm-key-missing", "this site has no online CA: it issues no device certificates");
     },

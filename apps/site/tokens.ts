@@ -1,12 +1,24 @@
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { createPinFile, initToken, openToken, parsePkcs11Uri, tokenExists, type Token } from "../../hsm/index.ts";
+import {
+  assertThreadsFor,
+  createPinFile,
+  type HsmLimits,
+  initToken,
+  openToken,
+  parsePkcs11Uri,
+  threadsForSessions,
+  tokenExists,
+  type Token,
+  type TokenConfig,
+} from "../../hsm/index.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 
 export interface TokenSettings {
   readonly module: string;
   readonly softhsm2Conf?: string | undefined;
   readonly sessions: number;
+  readonly limits?: { readonly [K in keyof HsmLimits]?: HsmLimits[K] | undefined } | undefined;
 }
 
 export interface TokenEntry {
@@ -46,11 +58,34 @@ export async function ensureToken(settings: TokenSettings, entry: TokenEntry): P
   return true;
 }
 
-export function openConfigured(settings: TokenSettings, entry: TokenEntry): Promise<Token> {
-  return openToken({
+export function tokenConfig(settings: TokenSettings, entry: TokenEntry): TokenConfig {
+  const given = Object.entries(settings.limits ?? {}).filter(([, value]) => value !== undefined);
+  return {
     module: settings.module,
     uri: entry.uri,
     pin: { file: entry.pinFile },
     sessions: settings.sessions,
-  });
+    limits: Object.fromEntries(given),
+  };
+}
+
+/** @throws CountersignError as `openToken`; `input-invalid` when this process has too few threads for the sessions */
+export async function openConfigured(settings: TokenSettings, entry: TokenEntry): Promise<Token> {
+  assertThreadsFor(settings.sessions);
+  return openToken(tokenConfig(settings, entry));
+}
+
+export interface SiteTokens extends TokenSettings {
+  readonly processes: number;
+  readonly tokens: { readonly site: TokenEntry; readonly ca?: TokenEntry | undefined };
+}
+
+/** With issuing processes, the site's own process signs only CRLs and its children's CAs with the CA's token. */
+export function caSettings(hsm: SiteTokens): TokenSettings {
+  return hsm.processes > 0 ? { ...hsm, sessions: 1 } : hsm;
+}
+
+/** UV_THREADPOOL_SIZE for a site's process. libuv reads it once: whoever starts the process sets it. */
+export function siteThreads(hsm: SiteTokens): number {
+  return threadsForSessions(hsm.sessions + (hsm.tokens.ca === undefined ? 0 : caSettings(hsm).sessions));
 }

@@ -2,6 +2,8 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node
 import { join, resolve } from "node:path";
 import { z } from "zod";
 import { CountersignError } from "../../../lib/domain/errors.ts";
+import { loadSiteConfig } from "../config.ts";
+import { siteThreads } from "../tokens.ts";
 import { Child, waitUntilReady } from "./child.ts";
 import { siteFolder, writeHubConfig, writeSiteConfig } from "./configs.ts";
 import { HUB_OPERATOR, PARTIES, type ExampleParty } from "./example.ts";
@@ -209,21 +211,21 @@ async function hubPort(): Promise<number> {
 }
 
 /** A child gets what it needs to run and nothing else: no administrator's login, no other party's secrets. */
-function childEnvironment(): NodeJS.ProcessEnv {
-  const env: NodeJS.ProcessEnv = { UV_THREADPOOL_SIZE: "8" };
+function childEnvironment(threads: number): NodeJS.ProcessEnv {
+  const env: NodeJS.ProcessEnv = { UV_THREADPOOL_SIZE: String(threads) };
   for (const name of ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "NODE_ENV", "NODE_OPTIONS"]) {
     if (process.env[name] !== undefined) env[name] = process.env[name];
   }
   return env;
 }
 
-function nodeChild(home: string, name: string, script: string, config: string): Promise<Child> {
+function nodeChild(home: string, name: string, script: string, config: string, threads = 8): Promise<Child> {
   return Child.start({
     name,
     command: process.execPath,
     args: [join(PROJECT_ROOT, script), "--config", config],
     logFile: join(home, "log", `${name}.log`),
-    env: childEnvironment(),
+    env: childEnvironment(threads),
     ipc: true,
   });
 }
@@ -241,7 +243,8 @@ async function startSite(
   temporal: Temporal,
   started: Started,
 ): Promise<SiteEntry> {
-  const child = await nodeChild(home, party.id, "apps/site/main.ts", config);
+  const threads = siteThreads(loadSiteConfig(config).hsm);
+  const child = await nodeChild(home, party.id, "apps/site/main.ts", config, threads);
   started.children.push(child);
   const { gateway } = siteUrls.parse(JSON.parse(readFileSync(config, "utf8")));
   const infra = join(siteFolder(home, party.id), "infra");
