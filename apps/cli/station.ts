@@ -25,13 +25,16 @@ export interface RunOptions {
   readonly parallel?: number;
   /** how long one batch may take; default 15 minutes */
   readonly timeoutMs?: number;
+  /** how long a gateway out of reach is asked again, each time; default 12 s */
+  readonly patienceMs?: number;
   /** called with the number of items answered so far */
   readonly onProgress?: (done: number) => void;
 }
 
 const BATCH = 256;
 const WAIT_SECONDS = 20;
-const POST_ATTEMPTS = 5;
+const PATIENCE_MS = 12_000;
+const LONGEST_PAUSE_MS = 3_000;
 
 /** A station on the line: hands CSRs in by signed batches, many at once, and gets its answers in the order it asked. */
 export class Station {
@@ -145,20 +148,12 @@ export class Station {
     options: RunOptions = {},
   ): Promise<StationResult[]> {
     const lines = [{ manifest: toBase64(manifest) }, ...items];
-    let batch: string | undefined;
-    for (let attempt = 1; batch === undefined; attempt++) {
-      try {
-        // The same manifest again is the same batch: asking twice can't do anything twice.
-        batch = (await this.client.postNdjson<{ batch: string }>(path, lines)).batch;
-      } catch (error) {
-        const retry = isCountersignError(error) && error.kind === "unavailable" && attempt < POST_ATTEMPTS;
-        if (!retry) throw error;
-        await new Promise((wake) => setTimeout(wake, 200 * 2 ** attempt));
-      }
-    }
+    // The same manifest again is the same batch: asking twice can't do anything twice.
+    const { batch } = await patiently(() => this.client.postNdjson<{ batch: string }>(path, lines), options);
     const deadline = Date.now() + (options.timeoutMs ?? 15 * 60_000);
     for (;;) {
-      const answer = await this.client.get<BatchAnswer>(`/api/v1/batches/${batch}?wait=${WAIT_SECONDS}`);
+      const view = `/api/v1/batches/${batch}?wait=${WAIT_SECONDS}`;
+      const answer = await patiently(() => this.client.get<BatchAnswer>(view), options);
       if (answer.state === "done") {
         const results: StationResult[] = [];
         for (const { index, ...result } of answer.results) results[index] = result;
@@ -170,6 +165,20 @@ export class Station {
           `batch ${batch} at ${this.client.party} isn't done yet; post it again later`,
         );
       }
+    }
+  }
+}
+
+/** Asks again while the gateway, or what it stands on, is out of reach. What is asked must be safe to ask twice. */
+async function patiently<T>(ask: () => Promise<T>, { patienceMs = PATIENCE_MS }: RunOptions): Promise<T> {
+  const deadline = Date.now() + patienceMs;
+  for (let pause = 200; ; pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
+    try {
+      return await ask();
+    } catch (error) {
+      const again = isCountersignError(error) && error.kind === "unavailable" && Date.now() + pause < deadline;
+      if (!again) throw error;
+      await new Promise((wake) => setTimeout(wake, pause));
     }
   }
 }

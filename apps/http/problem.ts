@@ -1,6 +1,7 @@
 import type { FastifyError, FastifyReply } from "fastify";
 import type { ErrorCode } from "../../lib/domain/error-codes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
+import { isOutage } from "./outage.ts";
 
 /** RFC 9457 problem document; `code` is the stable error code that scripts switch on. */
 export interface Problem {
@@ -49,6 +50,11 @@ export function asCountersignError(error: unknown): CountersignError {
     return new CountersignError(status === 413 ? "input-too-large" : "input-invalid", message, { cause: error });
   }
   if (status === 503) return new CountersignError("timeout", "the request took too long; try again", { cause: error });
+  if (isOutage(error)) {
+    return new CountersignError("component-unreachable", "a component of this site is out of reach; try again", {
+      cause: error,
+    });
+  }
   return new CountersignError("internal", "internal error; the server's log has the details", { cause: error });
 }
 
