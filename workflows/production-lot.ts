@@ -29,8 +29,9 @@ const { openLot, refuseBatch } = proxyActivities<LotActivities>({
 const { recordBuilt, issueBatch } = proxyActivities<LotActivities>({
   taskQueue: QUEUES.site,
   startToCloseTimeout: "15 minutes",
-  // Longer than a server's restart: a batch that is under way isn't started twice for that.
-  heartbeatTimeout: "60 seconds",
+  // Longer than a server's restart: a batch that is under way isn't started twice for that. And no longer: what a
+  // worker that was killed had in hand waits for it, and with six of them the lot.
+  heartbeatTimeout: "20 seconds",
   retry,
 });
 

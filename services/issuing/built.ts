@@ -17,7 +17,7 @@ import { getLot, lockOpenLot, lockSlots, takeSlots } from "../../store/lots.ts";
 import { retryKeyOf, type ActDraft } from "../ledger/index.ts";
 import { admitBuilt, known } from "./admission.ts";
 import { inTransactionWithRetry, LostRace } from "./attempts.ts";
-import { builtStep, INCLUSION_TIMEOUT_MS, lotWorkflowId, type IssuingContext, type OnProgress } from "./context.ts";
+import { builtStep, lotWorkflowId, waitForLedger, type IssuingContext, type OnProgress } from "./context.ts";
 import { checkItems, refusal, type CheckedItem } from "./items.ts";
 
 /**
@@ -94,7 +94,7 @@ export async function recordBuilt(context: IssuingContext, batchId: string, onPr
 
   const results: ItemResult[] = accepted.map((item) => ({ index: item.index, device: item.deviceId }));
   const keys = new Set(results.map((r) => retryKeyOf(acts.origin, lotWorkflowId(batch.lot), builtStep(r.device!))));
-  await acts.waitIncluded([...keys], { timeoutMs: context.inclusionTimeoutMs ?? INCLUSION_TIMEOUT_MS });
+  await waitForLedger(context, [...keys], onProgress);
   await inTransaction(db, async (tx) => {
     await insertResults(tx, batchId, results);
     await finishBatch(tx, batchId);

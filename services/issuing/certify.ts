@@ -19,7 +19,7 @@ import { getLot, type Lot } from "../../store/lots.ts";
 import type { ActDraft } from "../ledger/index.ts";
 import { inTransactionWithRetry } from "./attempts.ts";
 import { authorityFor, relint, type Authority } from "./authority.ts";
-import { certifiedStep, INCLUSION_TIMEOUT_MS, lotWorkflowId, type IssuingContext, type OnProgress } from "./context.ts";
+import { certifiedStep, lotWorkflowId, waitForLedger, type IssuingContext, type OnProgress } from "./context.ts";
 import { storeIntents, type Intended } from "./intents.ts";
 import { checkItems, type CheckedItem } from "./items.ts";
 
@@ -31,7 +31,7 @@ import { checkItems, type CheckedItem } from "./items.ts";
  *   one item is that item's result
  */
 export async function issueBatch(context: IssuingContext, batchId: string, onProgress?: OnProgress): Promise<void> {
-  const { db, acts } = context;
+  const { db } = context;
   const batch = await getBatch(db, batchId);
   if (batch.state === "done") return;
   const [lot, grant, answered] = await Promise.all([
@@ -51,7 +51,7 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
 
   const keys = await certifiedKeys(db, lot.profile.name, devices);
   if (keys.length !== devices.length) throw new CountersignError("internal", `batch ${batchId} has unsigned intents`);
-  await acts.waitIncluded(keys, { timeoutMs: context.inclusionTimeoutMs ?? INCLUSION_TIMEOUT_MS });
+  await waitForLedger(context, keys, onProgress);
   await inTransaction(db, async (tx) => {
     await releaseCertificates(tx, lot.profile.name, devices);
     await insertResults(

@@ -2,8 +2,9 @@ import type { CaKey } from "../../hsm/index.ts";
 import type { Db } from "../../store/db.ts";
 import type { Acts } from "../ledger/index.ts";
 
-/** A wait for the ledger ends before its activity's heartbeat is missed (60 s): as what it is, a timeout. */
+/** A wait for the ledger that takes longer fails, as what it is, and is tried again. */
 export const INCLUSION_TIMEOUT_MS = 30_000;
+const WAITING_BEAT_MS = 2_000;
 
 /** What recording and issuing for lots needs of its site. */
 export interface IssuingContext {
@@ -33,6 +34,23 @@ export interface IssuingSeam {
 
 /** Tells that the work goes on; an activity heartbeats with it. */
 export type OnProgress = () => void;
+
+/**
+ * Waits until a signed checkpoint covers these acts, and tells meanwhile that somebody waits.
+ * @throws CountersignError `timeout`, and what `Acts.waitIncluded` throws
+ */
+export async function waitForLedger(
+  { acts, inclusionTimeoutMs }: IssuingContext,
+  retryKeys: readonly string[],
+  onProgress: OnProgress | undefined,
+): Promise<void> {
+  const beat = setInterval(() => onProgress?.(), WAITING_BEAT_MS);
+  try {
+    await acts.waitIncluded(retryKeys, { timeoutMs: inclusionTimeoutMs ?? INCLUSION_TIMEOUT_MS });
+  } finally {
+    clearInterval(beat);
+  }
+}
 
 /** The name under which everything of one lot is recorded: the id of its workflow. */
 export const lotWorkflowId = (lot: string): string => `lot/${lot}`;
