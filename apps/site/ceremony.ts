@@ -25,6 +25,8 @@ import { ensureSoftHsm, ensureToken, openConfigured, useSoftHsm } from "./tokens
  */
 
 const RESULT_MS = 5 * 60_000;
+/** Longer than connecting to Temporal, and a worker's end, may take. */
+const STOP_MS = 45_000;
 
 export interface CeremonyOutcome {
   readonly rootSha256: string;
@@ -32,8 +34,17 @@ export interface CeremonyOutcome {
   readonly hub: string | null;
 }
 
-/** @throws CountersignError what the document, the database or the token refuse; `timeout` when the site doesn't work on it */
-export async function holdCeremony(configFile: string, document: Uint8Array, logger: Logger): Promise<CeremonyOutcome> {
+/**
+ * @param stopped gives the ceremony up: the root's token is closed as after any other end
+ * @throws CountersignError what the document, the database or the token refuse; `timeout` when the site doesn't work on
+ *   it; the signal's reason
+ */
+export async function holdCeremony(
+  configFile: string,
+  document: Uint8Array,
+  logger: Logger,
+  stopped: AbortSignal,
+): Promise<CeremonyOutcome> {
   const { party } = parseCeremony(document);
   const config = loadCeremonyConfig(configFile);
   const site = loadSiteConfig(config.siteConfig);
@@ -43,16 +54,20 @@ export async function holdCeremony(configFile: string, document: Uint8Array, log
 
   const db = connect(site.database.url, { password: readFileSync(site.database.passwordFile, "utf8").trim(), max: 4 });
   try {
+    stopped.throwIfAborted();
     await storeCeremony(db, { id: party, document, sha256: documentSha256 });
     ensureSoftHsm(config.hsm);
     useSoftHsm(config.hsm);
     await ensureToken(config.hsm, config.hsm.token);
     const rootToken = await openConfigured(config.hsm, config.hsm.token);
     try {
+      stopped.throwIfAborted();
       const activities = ceremonyActivities({ db, rootToken, document, publicUrl: site.gateway.publicUrl });
       const queue = { ...site.temporal, taskQueue: QUEUES.ceremony, workflows: false, activities, logger };
       const temporal = await startTemporalSide(queue, (error) => logger.error({ err: error }, "the worker ended"));
       try {
+        stopped.throwIfAborted();
+        logger.info({ party }, "the root token is open, the ceremony is held");
         const handle = await temporal.client.workflow.start("rootCeremony", {
           workflowId: workflowIds.ceremony(party),
           taskQueue: QUEUES.site,
@@ -60,30 +75,36 @@ export async function holdCeremony(configFile: string, document: Uint8Array, log
           workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
           workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
         });
-        return await inTime(handle.result() as Promise<CeremonyOutcome>, party);
+        return await inTime(handle.result() as Promise<CeremonyOutcome>, party, stopped);
       } finally {
         await temporal.stop();
       }
     } finally {
       await rootToken.close();
+      logger.info({ party }, "the root token is closed");
     }
   } finally {
     await db.end();
   }
 }
 
-async function inTime<T>(result: Promise<T>, party: string): Promise<T> {
+async function inTime<T>(result: Promise<T>, party: string, stopped: AbortSignal): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
+  const given = Promise.withResolvers<never>();
+  const giveUp = (): void => given.reject(stopped.reason);
   const late = new Promise<never>((_resolve, reject) => {
     const message = `the ceremony isn't finished after ${RESULT_MS / 60_000} minutes: is the site ${party} running? Run it again`;
     timer = setTimeout(() => reject(new CountersignError("timeout", message)), RESULT_MS);
   });
   try {
-    return await Promise.race([result, late]);
+    stopped.addEventListener("abort", giveUp);
+    if (stopped.aborted) giveUp();
+    return await Promise.race([result, late, given.promise]);
   } catch (error) {
     throw refusalOf(error);
   } finally {
     clearTimeout(timer);
+    stopped.removeEventListener("abort", giveUp);
     result.catch(() => undefined);
   }
 }
@@ -103,8 +124,15 @@ async function main(): Promise<void> {
     throw new CountersignError("usage", "usage: ceremony.ts --config FILE --document FILE");
   }
   const logger = createLogger({ name: "ceremony", level: "info", fd: 2 });
-  stopOnSignals(async () => undefined, { logger });
-  const outcome = await holdCeremony(values.config, readFileSync(values.document), logger);
+  const stop = new AbortController();
+  // The process ends where the ceremony does, with the token closed; what stops on its own way is waited for so long.
+  const stopping = (): Promise<void> => {
+    const message = "the ceremony was interrupted: what it signed is kept; run it again to finish it";
+    stop.abort(new CountersignError("interrupted", message));
+    return new Promise(() => undefined);
+  };
+  stopOnSignals(stopping, { logger, graceMs: STOP_MS });
+  const outcome = await holdCeremony(values.config, readFileSync(values.document), logger, stop.signal);
   process.stdout.write(`${JSON.stringify(outcome)}\n`);
 }
 
