@@ -75,6 +75,22 @@ it("starts, tells where everything is, refuses a second start, and stops on down
   expect((await countersign(["status"], env)).code).toBe(3);
 }, 240_000);
 
+it("stops soon when it is interrupted while it starts", async () => {
+  const child = spawn(process.execPath, [join(ROOT, "apps/cli/main.ts"), "up"], {
+    env: { ...process.env, ...env },
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let said = "";
+  child.stderr.setEncoding("utf8").on("data", (part: string) => (said += part));
+  const exited = new Promise<number | null>((resolve) => child.once("exit", (code) => resolve(code)));
+  await until(() => said.includes("starting Postgres"), 60_000);
+  child.kill("SIGINT");
+  expect(await exited, said).toBe(3);
+  expect(said).toContain("[interrupted]");
+  expect(said).not.toContain("starting tokens");
+  expect(existsSync(join(env["COUNTERSIGN_HOME"]!, "stack.json"))).toBe(false);
+}, 120_000);
+
 it("keeps secrets out of logs, configurations and command lines", async () => {
   const stack = await up();
   const home = env["COUNTERSIGN_HOME"]!;

@@ -13,12 +13,14 @@ export async function runStack<T>(
   work: (stack: Stack, stopped: Promise<void>) => Promise<T>,
 ): Promise<T | undefined> {
   const stop = Promise.withResolvers<void>();
+  const starting = new AbortController();
   let asked = false;
   let failure: CountersignError | undefined;
   const ask = (): void => {
     // A second Ctrl-C doesn't hurry: children that are half stopped lose nothing, but leave more to recover.
     if (!asked) note("stopping ...");
     asked = true;
+    starting.abort(interrupted());
     stop.resolve();
   };
   process.on("SIGINT", ask);
@@ -26,6 +28,7 @@ export async function runStack<T>(
   try {
     const stack = await Stack.start({
       home,
+      stopped: starting.signal,
       onStep: (what) => note(paint("dim", `starting ${what}`)),
       onFailure(name, logFile) {
         failure ??= new CountersignError("component-unreachable", `${name} has ended by itself; see ${logFile}`);

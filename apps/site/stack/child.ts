@@ -147,9 +147,14 @@ export class Child {
  * Polls `probe` until it returns true. A probe that throws counts as not ready yet; its error becomes the cause.
  *
  * @throws CountersignError component-unreachable with the end of the child's log when the child ends first or the
- *   deadline passes
+ *   deadline passes; the signal's reason
  */
-export async function waitUntilReady(child: Child, probe: () => Promise<boolean>, timeoutMs: number): Promise<void> {
+export async function waitUntilReady(
+  child: Child,
+  probe: () => Promise<boolean>,
+  timeoutMs: number,
+  stopped?: AbortSignal,
+): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   let cause: unknown;
   while (child.running && Date.now() < deadline) {
@@ -158,6 +163,7 @@ export async function waitUntilReady(child: Child, probe: () => Promise<boolean>
     } catch (error) {
       cause = error;
     }
+    stopped?.throwIfAborted();
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   const what = child.running ? `was not ready after ${timeoutMs / 1000} s` : "ended while starting";
@@ -166,12 +172,4 @@ export async function waitUntilReady(child: Child, probe: () => Promise<boolean>
     `${child.name} ${what}; its log ${child.logFile} ends with:\n${child.logTail()}`,
     { cause },
   );
-}
-
-/** Ends this Node process in good order when the supervisor that opened its IPC channel goes away. */
-export function exitWithSupervisor(shutdown: () => Promise<void>): void {
-  if (process.channel === undefined) return;
-  process.once("disconnect", () => {
-    void shutdown().finally(() => process.exit(0));
-  });
 }

@@ -19,6 +19,8 @@ export interface StackOptions {
   readonly home: string;
   /** For progress: what is being started, and when it is there. */
   readonly onStep?: (what: string) => void;
+  /** Gives the start up: what was started is stopped, and the signal's reason is thrown. */
+  readonly stopped?: AbortSignal;
   /** A component has ended although nobody stopped it. */
   readonly onFailure?: (name: string, logFile: string) => void;
 }
@@ -62,7 +64,8 @@ export class Stack {
     mkdirSync(home, { recursive: true, mode: 0o700 });
     const started = new Started();
     try {
-      const info = await launch(home, started, options.onStep ?? (() => undefined));
+      const stopped = options.stopped ?? new AbortController().signal;
+      const info = await launch(home, started, stopped, options.onStep ?? (() => undefined));
       const stack = new Stack(info, home, started.parts(), options.onFailure);
       const partial = `${stackFilePath(home)}.part`;
       writeFileSync(partial, `${JSON.stringify(info, null, 2)}\n`, { mode: 0o600 });
@@ -123,12 +126,18 @@ function refuseSecond(home: string): void {
   );
 }
 
-async function launch(home: string, started: Started, onStep: (what: string) => void): Promise<StackFile> {
+async function launch(
+  home: string,
+  started: Started,
+  stopped: AbortSignal,
+  onStep: (what: string) => void,
+): Promise<StackFile> {
   const pkcs11 = findPkcs11Module();
   const ports = await choosePorts(home);
   const mqtt = await hubPort();
   const hubUrl = `https://127.0.0.1:${ports["hub-api"]}`;
 
+  stopped.throwIfAborted();
   onStep("Postgres and Temporal");
   const [postgres, ...temporals] = await settled([
     openPostgres({
@@ -150,16 +159,20 @@ async function launch(home: string, started: Started, onStep: (what: string) => 
     ),
   ]);
 
+  stopped.throwIfAborted();
   onStep("tokens, keys and databases");
   const configs = new Map<string, string>();
   for (const [i, party] of PARTIES.entries()) {
+    stopped.throwIfAborted();
     const { id } = party;
     const passwordFile = join(siteFolder(home, id), "secrets", "db.password");
     const database = await postgres.ensureDatabase({ name: id.replaceAll("-", "_"), passwordFile });
     const sitePorts = { gateway: ports[`gateway-${id}`]!, public: ports[`public-${id}`]! };
     configs.set(id, writeSiteConfig(home, party, sitePorts, database, temporals[i]!.address, pkcs11, hubUrl));
   }
+  stopped.throwIfAborted();
   await settled(PARTIES.map(({ id }) => initSite(home, id, configs.get(id)!)));
+  stopped.throwIfAborted();
 
   onStep("sites and hub");
   const hubDatabase = await postgres.ensureDatabase({
@@ -168,8 +181,8 @@ async function launch(home: string, started: Started, onStep: (what: string) => 
   });
   const hubConfig = writeHubConfig(home, { api: ports["hub-api"]!, mqtt }, hubDatabase);
   const [hub, ...sites] = await settled([
-    startHub(home, hubConfig, hubUrl, started),
-    ...PARTIES.map((party, i) => startSite(home, party, configs.get(party.id)!, temporals[i]!, started)),
+    startHub(home, hubConfig, hubUrl, started, stopped),
+    ...PARTIES.map((party, i) => startSite(home, party, configs.get(party.id)!, temporals[i]!, started, stopped)),
   ]);
   return {
     home,
@@ -242,6 +255,7 @@ async function startSite(
   config: string,
   temporal: Temporal,
   started: Started,
+  stopped: AbortSignal,
 ): Promise<SiteEntry> {
   const threads = siteThreads(loadSiteConfig(config).hsm);
   const child = await nodeChild(home, party.id, "apps/site/main.ts", config, threads);
@@ -252,7 +266,8 @@ async function startSite(
     readFileSync(join(infra, name), "utf8"),
   );
   const tls = { ca: ca!, cert: cert!, key: key! };
-  await waitUntilReady(child, async () => (await httpsGet(`${gateway.url}/readyz`, tls)).status === 200, 60_000);
+  const ready = async (): Promise<boolean> => (await httpsGet(`${gateway.url}/readyz`, tls)).status === 200;
+  await waitUntilReady(child, ready, 60_000, stopped);
   const info = siteInfo.parse(JSON.parse((await httpsGet(`${gateway.url}/api/v1/site`, tls)).body));
   return {
     ...party,
@@ -269,11 +284,18 @@ async function startSite(
 const siteUrls = z.object({ gateway: z.object({ url: z.string(), publicUrl: z.string() }) });
 const siteInfo = z.object({ origin: z.string(), vkey: z.string(), witnessVkey: z.string() });
 
-async function startHub(home: string, config: string, url: string, started: Started): Promise<Child> {
+async function startHub(
+  home: string,
+  config: string,
+  url: string,
+  started: Started,
+  stopped: AbortSignal,
+): Promise<Child> {
   const child = await nodeChild(home, "hub", "apps/hub/main.ts", config);
   started.children.push(child);
   const ca = readFileSync(join(siteFolder(home, HUB_OPERATOR), "infra", "ca.pem"), "utf8");
-  await waitUntilReady(child, async () => (await httpsGet(`${url}/healthz`, { ca })).status === 200, 60_000);
+  const ready = async (): Promise<boolean> => (await httpsGet(`${url}/healthz`, { ca })).status === 200;
+  await waitUntilReady(child, ready, 60_000, stopped);
   return child;
 }
 
