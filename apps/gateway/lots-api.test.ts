@@ -253,19 +253,19 @@ describe("injection and installation", () => {
   });
 });
 
-describe("countersign sign", () => {
-  function countersign(args: readonly string[], input = ""): Promise<{ code: number; stdout: string; stderr: string }> {
-    return new Promise((resolve) => {
-      const child = execFile(
-        join(PROJECT_ROOT, "node_modules", ".bin", "node"),
-        [join(PROJECT_ROOT, "apps", "cli", "main.ts"), ...args],
-        { env: { ...process.env, COUNTERSIGN_HOME: home }, maxBuffer: 64 << 20 },
-        (error, stdout, stderr) => resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
-      );
-      child.stdin!.end(input);
-    });
-  }
+function countersign(args: readonly string[], input = ""): Promise<{ code: number; stdout: string; stderr: string }> {
+  return new Promise((resolve) => {
+    const child = execFile(
+      join(PROJECT_ROOT, "node_modules", ".bin", "node"),
+      [join(PROJECT_ROOT, "apps", "cli", "main.ts"), ...args],
+      { env: { ...process.env, COUNTERSIGN_HOME: home }, maxBuffer: 64 << 20 },
+      (error, stdout, stderr) => resolve({ code: error === null ? 0 : Number(error.code), stdout, stderr }),
+    );
+    child.stdin!.end(input);
+  });
+}
 
+describe("countersign sign", () => {
   it("takes NDJSON, gives NDJSON in the same order, and exits 1 when any was refused", async () => {
     const lot = await openLot(20);
     const devices = testDevices(4);
@@ -310,5 +310,35 @@ describe("countersign sign", () => {
     const { code } = await countersign(["sign", "--lot", lot, "--site", PARTY, "--out", out, dir]);
     expect(code).toBe(0);
     for (const device of [a!, b!]) expect(readFileSync(join(out, `${device.id}.pem`), "utf8")).toContain("BEGIN");
+  }, 60_000);
+});
+
+describe("countersign lot", () => {
+  it("injects and installs what is certified, and says what it couldn't", async () => {
+    const lot = await openLot(20);
+    const devices = testDevices(4);
+    await all(await Station.at(station).then((s) => s.sign(lot, devices.map(pemOf))));
+    const at = ["--site", PARTY];
+    const first = await countersign(["lot", "inject", lot, ...at, "--limit", "1", "--json"]);
+    expect({ ...first, stdout: JSON.parse(first.stdout) }).toMatchObject({ code: 0, stdout: { done: 1, failed: 0 } });
+    expect(await countersign(["lot", "inject", lot, ...at])).toMatchObject({ code: 0, stdout: "3 images\n" });
+
+    const one = devices[0]!.id;
+    const place = ["--place", "Line 1, Hall B"];
+    const some = ["--device", one, "--device", "dev-nowhere"];
+    const partly = await countersign(["lot", "install", lot, ...at, ...place, ...some]);
+    expect(partly).toMatchObject({ code: 1, stdout: `1 devices of ${lot} installed, 1 refused\n` });
+    expect(partly.stderr).toContain("dev-nowhere: ");
+    const rest = await countersign(["lot", "install", lot, ...at, ...place, "--json"]);
+    expect(rest.code).toBe(0);
+    expect(JSON.parse(rest.stdout)).toEqual({ lot, installed: 3, refused: [] });
+    const { devices: views } = await operator.get<{ devices: { state: string }[] }>(`/api/v1/devices?lot=${lot}`);
+    expect(views.map((view) => view.state)).toEqual(Array(4).fill("installed"));
+
+    const none = await countersign(["lot", "install", lot, ...at, ...place]);
+    expect(none).toMatchObject({ code: 1, stderr: expect.stringContaining("[state-conflict]") });
+    expect((await countersign(["lot", "install", lot, ...at, "--place", " "])).code).toBe(2);
+    expect((await countersign(["lot", "install", lot, ...at])).code).toBe(2);
+    expect((await countersign(["lot", "inject", "none", ...at])).code).toBe(1);
   }, 60_000);
 });

@@ -4,6 +4,7 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import { FIRMWARE_FORMATS } from "../../../lib/records/receipt.ts";
 import { note, print, printJson, table } from "../output.ts";
 import { SiteClient } from "../site-client.ts";
+import { registerInject, registerInstall } from "./lot-finish.ts";
 import { registerBuild } from "./sign.ts";
 
 /** `countersign lot ...`: production runs and how far they are. */
@@ -65,6 +66,9 @@ export function registerLot(program: Command): void {
         print(view.id);
       });
     });
+
+  registerInject(lot);
+  registerInstall(lot);
 
   lot
     .command("show")
