@@ -1,5 +1,15 @@
 import { execFile } from "node:child_process";
-import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chownSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
@@ -9,6 +19,7 @@ import { Child, waitUntilReady } from "./child.ts";
 import { freePort } from "./ports.ts";
 import { postgresAccount, reachableBinaries, reachableDataDir, type Account } from "./postgres-account.ts";
 import { secretFile } from "./secret-file.ts";
+import { isAlive } from "./stack-file.ts";
 
 export interface PostgresOptions {
   /** The cluster's folder; initialised when empty. */
@@ -21,6 +32,8 @@ export interface PostgresOptions {
   /** Server settings over ours. */
   readonly settings?: Readonly<Record<string, string>>;
   readonly readyTimeoutMs?: number;
+  /** Gets the server's process before it serves. */
+  readonly onChild?: (child: Child) => void;
 }
 
 /** A login as a configuration file holds it: the password stays in its own 0600 file. */
@@ -129,6 +142,7 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
     stopTimeoutMs: 30_000,
     ...account,
   });
+  options.onChild?.(child);
   try {
     await waitUntilReady(child, () => pingPostgres(adminUrl), options.readyTimeoutMs ?? 60_000);
     await closeDefaultDatabases(adminUrl);
@@ -216,25 +230,45 @@ async function initialise(
 }
 
 /**
- * After a kill -9 of the supervisor the old server is still shutting down: wait for it. A lock file left by a dead
- * server names a process id that may belong to anyone by now; Postgres refuses to start when that is one of its own
- * user's processes, so the file goes when its process isn't a Postgres on this folder.
+ * After a kill -9 of the supervisor the old server is still shutting down, and after one of the server its backends may
+ * still be writing: wait for both. A lock file left by a dead server stays for Postgres to judge, which looks for such
+ * backends itself (by the shared memory that the file names). Only one whose process id belongs to somebody else by now
+ * goes, since Postgres refuses to start when that is one of its own user's processes.
  */
 async function releaseDataDir(dataDir: string): Promise<void> {
   const lock = join(dataDir, "postmaster.pid");
   const deadline = Date.now() + 35_000;
   for (;;) {
-    if (!existsSync(lock)) return;
-    const pid = Number.parseInt(readFileSync(lock, "utf8"), 10);
-    if (!(pid > 0) || !(await isPostgresOn(pid, dataDir))) return rmSync(lock, { force: true });
+    const pid = existsSync(lock) ? Number.parseInt(readFileSync(lock, "utf8"), 10) : Number.NaN;
+    const held = pid > 0 && (await isPostgresOn(pid, dataDir)) ? pid : processIn(dataDir);
+    if (held === undefined) {
+      if (existsSync(lock) && !(pid > 0 && !isAlive(pid))) rmSync(lock, { force: true });
+      return;
+    }
     if (Date.now() > deadline) {
       throw new CountersignError(
         "state-conflict",
-        `Postgres (process ${pid}) already runs on ${dataDir}: stop that stack first (countersign down)`,
+        `Postgres (process ${held}) already runs on ${dataDir}: stop that stack first (countersign down)`,
       );
     }
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await new Promise((resolve) => setTimeout(resolve, 50));
   }
+}
+
+/** A Postgres process at work in the folder: each is in its own cluster's. Undefined also where there is no /proc. */
+function processIn(dataDir: string): number | undefined {
+  if (!existsSync("/proc/self/cwd")) return undefined;
+  const folder = realpathSync(dataDir);
+  for (const name of readdirSync("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    try {
+      if (readlinkSync(`/proc/${name}/cwd`) !== folder) continue;
+      if (readFileSync(`/proc/${name}/comm`, "utf8").trim() === "postgres") return Number(name);
+    } catch {
+      // Gone, or another user's.
+    }
+  }
+  return undefined;
 }
 
 /** From /proc where there is one: a bare machine has no `ps`. */

@@ -5,6 +5,7 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import { loadSiteConfig } from "../config.ts";
 import { siteThreads } from "../tokens.ts";
 import { Child, waitUntilReady } from "./child.ts";
+import { Component, type ComponentOptions } from "./component.ts";
 import { siteFolder, writeHubConfig, writeSiteConfig } from "./configs.ts";
 import { HUB_OPERATOR, PARTIES, type ExampleParty } from "./example.ts";
 import { findPkcs11Module, PROJECT_ROOT } from "./machine.ts";
@@ -17,6 +18,10 @@ import { startTemporal, type Temporal } from "./temporal.ts";
 export interface StackOptions {
   /** The state folder; everything the stack keeps is below it. */
   readonly home: string;
+  /** The example's parties unless given; a parent before its children, the hub's operator among them. */
+  readonly parties?: readonly ExampleParty[];
+  /** Start a component again that has ended although nobody stopped it. */
+  readonly restart?: boolean;
   /** For progress: what is being started, and when it is there. */
   readonly onStep?: (what: string) => void;
   /** Gives the start up: what was started is stopped, and the signal's reason is thrown. */
@@ -32,29 +37,18 @@ const DEFAULT_HUB_PORT = 8883;
  * the hub; all on loopback, all children of this process, none outliving it.
  */
 export class Stack {
+  /** As it was started; process ids are those of the first processes. */
   readonly info: StackFile;
+  readonly components: readonly Component[];
   readonly #home: string;
-  readonly #children: readonly Child[];
-  readonly #temporals: readonly Temporal[];
-  readonly #postgres: Postgres;
+  readonly #started: Started;
   #stopping: Promise<void> | undefined;
 
-  private constructor(info: StackFile, home: string, parts: Parts, onFailure: StackOptions["onFailure"]) {
+  private constructor(info: StackFile, home: string, started: Started) {
     this.info = info;
     this.#home = home;
-    this.#children = parts.children;
-    this.#temporals = parts.temporals;
-    this.#postgres = parts.postgres;
-    const all = [
-      ...parts.children,
-      ...parts.temporals.map((t) => t.child),
-      ...(parts.postgres.child ? [parts.postgres.child] : []),
-    ];
-    for (const child of all) {
-      void child.exited.then(() => {
-        if (!this.#stopping) onFailure?.(child.name, child.logFile);
-      });
-    }
+    this.#started = started;
+    this.components = started.components;
   }
 
   /** @throws CountersignError `state-conflict` when it runs already, `component-missing`, `component-unreachable` */
@@ -62,11 +56,15 @@ export class Stack {
     const home = resolve(options.home);
     refuseSecond(home);
     mkdirSync(home, { recursive: true, mode: 0o700 });
-    const started = new Started();
+    const started = new Started(options.stopped ?? new AbortController().signal);
     try {
-      const stopped = options.stopped ?? new AbortController().signal;
-      const info = await launch(home, started, stopped, options.onStep ?? (() => undefined));
-      const stack = new Stack(info, home, started.parts(), options.onFailure);
+      const info = await launch(home, options.parties ?? PARTIES, started, options.onStep ?? (() => undefined));
+      const stack = new Stack(info, home, started);
+      for (const component of started.components) {
+        component.watch(options.restart === true, (name, logFile) => {
+          if (!stack.#stopping) options.onFailure?.(name, logFile);
+        });
+      }
       const partial = `${stackFilePath(home)}.part`;
       writeFileSync(partial, `${JSON.stringify(info, null, 2)}\n`, { mode: 0o600 });
       renameSync(partial, stackFilePath(home));
@@ -79,36 +77,32 @@ export class Stack {
 
   /** Hub and sites first, then what they stand on. Safe to call twice. */
   stop(): Promise<void> {
-    this.#stopping ??= (async () => {
-      await Promise.all(this.#children.map((child) => child.stop()));
-      await Promise.all(this.#temporals.map((temporal) => temporal.stop()));
-      await this.#postgres.stop();
-      rmSync(stackFilePath(this.#home), { force: true });
-    })();
+    this.#stopping ??= this.#started.stop().then(() => rmSync(stackFilePath(this.#home), { force: true }));
     return this.#stopping;
   }
 }
 
-interface Parts {
-  readonly children: Child[];
-  readonly temporals: Temporal[];
-  readonly postgres: Postgres;
-}
-
 /** What has been started so far, so that a failure half-way leaves nothing behind. */
 class Started {
-  readonly children: Child[] = [];
-  readonly temporals: Temporal[] = [];
-  postgres: Postgres | undefined;
+  readonly components: Component[] = [];
+  /** The start is given up. */
+  readonly stopped: AbortSignal;
 
-  parts(): Parts {
-    return { children: this.children, temporals: this.temporals, postgres: this.postgres! };
+  constructor(stopped: AbortSignal) {
+    this.stopped = stopped;
+  }
+
+  async start(options: ComponentOptions): Promise<Component> {
+    const component = new Component(options);
+    this.components.push(component);
+    await component.start();
+    return component;
   }
 
   async stop(): Promise<void> {
-    await Promise.all(this.children.map((child) => child.stop()));
-    await Promise.all(this.temporals.map((temporal) => temporal.stop()));
-    await this.postgres?.stop();
+    for (const kinds of [["hub", "site"], ["temporal"], ["postgres"]]) {
+      await Promise.all(this.components.filter((c) => kinds.includes(c.kind)).map((component) => component.stop()));
+    }
   }
 }
 
@@ -128,51 +122,37 @@ function refuseSecond(home: string): void {
 
 async function launch(
   home: string,
+  parties: readonly ExampleParty[],
   started: Started,
-  stopped: AbortSignal,
   onStep: (what: string) => void,
 ): Promise<StackFile> {
   const pkcs11 = findPkcs11Module();
-  const ports = await choosePorts(home);
+  const ports = await choosePorts(home, parties);
   const mqtt = await hubPort();
   const hubUrl = `https://127.0.0.1:${ports["hub-api"]}`;
 
-  stopped.throwIfAborted();
+  started.stopped.throwIfAborted();
   onStep("Postgres and Temporal");
   const [postgres, ...temporals] = await settled([
-    openPostgres({
-      dataDir: join(home, "postgres"),
-      adminPasswordFile: join(home, "secrets", "postgres.password"),
-      logFile: join(home, "log", "postgres.log"),
-      port: ports["postgres"]!,
-    }).then((running) => (started.postgres = running)),
-    ...PARTIES.map(({ id }) =>
-      startTemporal({
-        dbFile: join(siteFolder(home, id), "temporal.db"),
-        namespaces: [id],
-        port: ports[`temporal-${id}`]!,
-        logFile: join(home, "log", `temporal-${id}.log`),
-      }).then((running) => {
-        started.temporals.push(running);
-        return running;
-      }),
-    ),
+    startDatabase(home, ports["postgres"]!, started),
+    ...parties.map(({ id }) => startQueue(home, id, ports[`temporal-${id}`]!, started)),
   ]);
 
-  stopped.throwIfAborted();
+  started.stopped.throwIfAborted();
   onStep("tokens, keys and databases");
   const configs = new Map<string, string>();
-  for (const [i, party] of PARTIES.entries()) {
-    stopped.throwIfAborted();
+  for (const party of parties) {
+    started.stopped.throwIfAborted();
     const { id } = party;
     const passwordFile = join(siteFolder(home, id), "secrets", "db.password");
     const database = await postgres.ensureDatabase({ name: id.replaceAll("-", "_"), passwordFile });
     const sitePorts = { gateway: ports[`gateway-${id}`]!, public: ports[`public-${id}`]! };
-    configs.set(id, writeSiteConfig(home, party, sitePorts, database, temporals[i]!.address, pkcs11, hubUrl));
+    const temporal = `127.0.0.1:${ports[`temporal-${id}`]}`;
+    configs.set(id, writeSiteConfig(home, party, sitePorts, database, temporal, pkcs11, hubUrl));
   }
-  stopped.throwIfAborted();
-  await settled(PARTIES.map(({ id }) => initSite(home, id, configs.get(id)!)));
-  stopped.throwIfAborted();
+  started.stopped.throwIfAborted();
+  await settled(parties.map(({ id }) => initSite(home, id, configs.get(id)!)));
+  started.stopped.throwIfAborted();
 
   onStep("sites and hub");
   const hubDatabase = await postgres.ensureDatabase({
@@ -181,8 +161,8 @@ async function launch(
   });
   const hubConfig = writeHubConfig(home, { api: ports["hub-api"]!, mqtt }, hubDatabase);
   const [hub, ...sites] = await settled([
-    startHub(home, hubConfig, hubUrl, started, stopped),
-    ...PARTIES.map((party, i) => startSite(home, party, configs.get(party.id)!, temporals[i]!, started, stopped)),
+    startHub(home, hubConfig, hubUrl, started),
+    ...parties.map((party, i) => startSite(home, party, configs.get(party.id)!, temporals[i]!, started)),
   ]);
   return {
     home,
@@ -195,16 +175,52 @@ async function launch(
       url: hubUrl,
       mqtt: `127.0.0.1:${mqtt}`,
       ca: join(siteFolder(home, HUB_OPERATOR), "infra", "ca.pem"),
-      pid: hub.pid,
+      pid: hub.pid!,
     },
   };
 }
 
-function choosePorts(home: string): Promise<Record<string, number>> {
+async function startDatabase(home: string, port: number, started: Started): Promise<Postgres> {
+  let postgres: Postgres | undefined;
+  await started.start({
+    name: "Postgres",
+    kind: "postgres",
+    start: async (onChild) => {
+      postgres = await openPostgres({
+        dataDir: join(home, "postgres"),
+        adminPasswordFile: join(home, "secrets", "postgres.password"),
+        logFile: join(home, "log", "postgres.log"),
+        port,
+        onChild,
+      });
+    },
+  });
+  return postgres!;
+}
+
+async function startQueue(home: string, id: string, port: number, started: Started): Promise<Temporal> {
+  let temporal: Temporal | undefined;
+  await started.start({
+    name: `Temporal of ${id}`,
+    kind: "temporal",
+    start: async (onChild) => {
+      temporal = await startTemporal({
+        dbFile: join(siteFolder(home, id), "temporal.db"),
+        namespaces: [id],
+        port,
+        logFile: join(home, "log", `temporal-${id}.log`),
+        onChild,
+      });
+    },
+  });
+  return temporal!;
+}
+
+function choosePorts(home: string, parties: readonly ExampleParty[]): Promise<Record<string, number>> {
   const names = [
     "postgres",
     "hub-api",
-    ...PARTIES.flatMap(({ id }) => [`temporal-${id}`, `gateway-${id}`, `public-${id}`]),
+    ...parties.flatMap(({ id }) => [`temporal-${id}`, `gateway-${id}`, `public-${id}`]),
   ];
   return rememberedPorts(join(home, "ports.json"), names);
 }
@@ -255,19 +271,23 @@ async function startSite(
   config: string,
   temporal: Temporal,
   started: Started,
-  stopped: AbortSignal,
 ): Promise<SiteEntry> {
   const threads = siteThreads(loadSiteConfig(config).hsm);
-  const child = await nodeChild(home, party.id, "apps/site/main.ts", config, threads);
-  started.children.push(child);
   const { gateway } = siteUrls.parse(JSON.parse(readFileSync(config, "utf8")));
   const infra = join(siteFolder(home, party.id), "infra");
   const [ca, cert, key] = ["ca.pem", "operator.pem", "operator.key"].map((name) =>
     readFileSync(join(infra, name), "utf8"),
   );
   const tls = { ca: ca!, cert: cert!, key: key! };
-  const ready = async (): Promise<boolean> => (await httpsGet(`${gateway.url}/readyz`, tls)).status === 200;
-  await waitUntilReady(child, ready, 60_000, stopped);
+  const component = await started.start({
+    name: party.id,
+    kind: "site",
+    start: async (onChild) => {
+      const child = await nodeChild(home, party.id, "apps/site/main.ts", config, threads);
+      const probe = async (): Promise<boolean> => (await httpsGet(`${gateway.url}/readyz`, tls)).status === 200;
+      await served(child, onChild, probe, started.stopped);
+    },
+  });
   const info = siteInfo.parse(JSON.parse((await httpsGet(`${gateway.url}/api/v1/site`, tls)).body));
   return {
     ...party,
@@ -276,7 +296,7 @@ async function startSite(
     origin: info.origin,
     vkey: info.vkey,
     witnessVkey: info.witnessVkey,
-    pid: child.pid,
+    pid: component.pid!,
     temporal: { address: temporal.address, pid: temporal.pid },
   };
 }
@@ -284,19 +304,33 @@ async function startSite(
 const siteUrls = z.object({ gateway: z.object({ url: z.string(), publicUrl: z.string() }) });
 const siteInfo = z.object({ origin: z.string(), vkey: z.string(), witnessVkey: z.string() });
 
-async function startHub(
-  home: string,
-  config: string,
-  url: string,
-  started: Started,
+async function startHub(home: string, config: string, url: string, started: Started): Promise<Component> {
+  const ca = () => readFileSync(join(siteFolder(home, HUB_OPERATOR), "infra", "ca.pem"), "utf8");
+  return await started.start({
+    name: "hub",
+    kind: "hub",
+    start: async (onChild) => {
+      const child = await nodeChild(home, "hub", "apps/hub/main.ts", config);
+      const probe = async (): Promise<boolean> => (await httpsGet(`${url}/healthz`, { ca: ca() })).status === 200;
+      await served(child, onChild, probe, started.stopped);
+    },
+  });
+}
+
+/** Waits for it; one that doesn't come up is stopped. */
+async function served(
+  child: Child,
+  onChild: (child: Child) => void,
+  probe: () => Promise<boolean>,
   stopped: AbortSignal,
-): Promise<Child> {
-  const child = await nodeChild(home, "hub", "apps/hub/main.ts", config);
-  started.children.push(child);
-  const ca = readFileSync(join(siteFolder(home, HUB_OPERATOR), "infra", "ca.pem"), "utf8");
-  const ready = async (): Promise<boolean> => (await httpsGet(`${url}/healthz`, { ca })).status === 200;
-  await waitUntilReady(child, ready, 60_000, stopped);
-  return child;
+): Promise<void> {
+  onChild(child);
+  try {
+    await waitUntilReady(child, probe, 60_000, stopped);
+  } catch (error) {
+    await child.stop();
+    throw error;
+  }
 }
 
 /** All of them, waited for even when one fails: what was started must be known before it is stopped. */

@@ -19,6 +19,8 @@ export interface TemporalOptions {
   /** The `temporal` program; what set-up found when absent. */
   readonly binary?: string;
   readonly readyTimeoutMs?: number;
+  /** Gets each process that is tried, before it serves. */
+  readonly onChild?: (child: Child) => void;
 }
 
 export interface Temporal {
@@ -48,6 +50,7 @@ export async function startTemporal(options: TemporalOptions): Promise<Temporal>
   const deadline = Date.now() + (options.readyTimeoutMs ?? 60_000);
   for (;;) {
     const child = await launch(binary, port, options);
+    options.onChild?.(child);
     try {
       await waitUntilReady(child, () => serves(address, options.namespaces), deadline - Date.now());
       if (options.dbFile !== undefined) writeFileSync(served(options.dbFile), "");
