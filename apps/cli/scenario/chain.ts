@@ -25,9 +25,13 @@ interface DelegationView {
 }
 
 export async function buildChain(home: string, plan: ChainPlan): Promise<void> {
-  const [x, y, z] = await Promise.all(
-    ["company-x", "factory-y", "technician-z"].map((id) => SiteClient.open(id, { home })),
-  );
+  await delegateToFactory(home, plan);
+  await delegateToTechnician(home, plan);
+}
+
+/** Company-X's root, Factory-Y's CA under it, and the root at the hub. */
+export async function delegateToFactory(home: string, plan: ChainPlan): Promise<void> {
+  const [x, y] = await Promise.all(["company-x", "factory-y"].map((id) => SiteClient.open(id, { home })));
   const hub = await HubClient.open(home);
   try {
     if ((await delegationTo(x!, y!.party))?.state !== "accepted") {
@@ -40,6 +44,14 @@ export async function buildChain(home: string, plan: ChainPlan): Promise<void> {
       await step("Factory-Y checks what it got and accepts its grant", () => accepted(x!, y!.party));
     }
     await registerHub(x!, hub);
+  } finally {
+    for (const client of [x!, y!, hub]) client.close();
+  }
+}
+
+async function delegateToTechnician(home: string, plan: ChainPlan): Promise<void> {
+  const [y, z] = await Promise.all(["factory-y", "technician-z"].map((id) => SiteClient.open(id, { home })));
+  try {
     if ((await delegationTo(y!, z!.party))?.state !== "accepted") {
       await step("Technician-Z joins Factory-Y", () => join_(y!, z!));
       await step("Factory-Y signs Technician-Z's CA under its own grant", async () => {
@@ -55,7 +67,7 @@ export async function buildChain(home: string, plan: ChainPlan): Promise<void> {
       });
     }
   } finally {
-    for (const client of [x!, y!, z!, hub]) client.close();
+    for (const client of [y!, z!]) client.close();
   }
 }
 

@@ -138,9 +138,9 @@ async function inject(z: SiteClient, lot: string, images: number): Promise<void>
   progress.finish(`${end.done} images${end.failed > 0 ? `, ${end.failed} failed` : ""}`);
 }
 
-/** All devices of a lot at the technician, page by page. */
-export async function* lotDevices(home: string, lot: string): AsyncGenerator<LotDevice> {
-  const z = await SiteClient.open("technician-z", { home });
+/** All devices of a lot at its issuer, page by page. */
+export async function* lotDevices(home: string, lot: string, issuer = "technician-z"): AsyncGenerator<LotDevice> {
+  const z = await SiteClient.open(issuer, { home });
   try {
     for (let after = 0; ;) {
       const { devices } = await z.get<{ devices: LotDevice[] }>(
