@@ -28,6 +28,8 @@ export function connect(url: string, options: { password?: string; max?: number;
   });
   // An idle connection that the server drops must not end the process; the next query reconnects.
   pool.on("error", () => undefined);
+  // Nor must one that breaks in somebody's hands, between two queries: the holder's next query says so.
+  pool.on("connect", (client) => void client.on("error", () => undefined));
   return pool;
 }
 

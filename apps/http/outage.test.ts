@@ -24,6 +24,14 @@ describe("an outage of ours", () => {
     await new Promise((resolve) => setTimeout(resolve, 200));
     await admin.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", [name]);
     expect(isOutage(await asleep)).toBe(true);
+
+    // In somebody's hands, and idle: no error that nobody listens to may end the process.
+    const held = await db.connect();
+    await held.query("BEGIN");
+    await admin.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", [name]);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    expect(isOutage(await failure(held.query("SELECT 1")))).toBe(true);
+    held.release(true);
     await db.end();
     await admin.end();
   });
