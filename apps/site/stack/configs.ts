@@ -39,6 +39,7 @@ export function writeSiteConfig(
       module: pkcs11,
       softhsm2Conf: "softhsm/softhsm2.conf",
       sessions: 4,
+      ...(party.issuingProcesses === undefined ? {} : { processes: party.issuingProcesses }),
       tokens: {
         site: { uri: `pkcs11:token=${party.id}`, pinFile: "secrets/token-site.pin" },
         ...(party.parent === null

@@ -6,6 +6,8 @@ export interface ExampleParty {
   readonly name: string;
   readonly role: SiteConfig["role"];
   readonly parent: string | null;
+  /** as `hsm.processes` of its configuration; none unless given */
+  readonly issuingProcesses?: number;
 }
 
 export const PARTIES: readonly ExampleParty[] = [

@@ -290,7 +290,7 @@ async function startSite(
   });
   const info = siteInfo.parse(JSON.parse((await httpsGet(`${gateway.url}/api/v1/site`, tls)).body));
   return {
-    ...party,
+    ...{ id: party.id, name: party.name, role: party.role, parent: party.parent },
     url: gateway.url,
     publicUrl: gateway.publicUrl,
     origin: info.origin,

@@ -14,8 +14,8 @@ export interface Kill {
   readonly downMs: number;
 }
 
-/** How often each is drawn; what doesn't run isn't. */
-const WEIGHTS: Readonly<Record<Target, number>> = { site: 4, issuing: 3, postgres: 3, backend: 1, temporal: 3 };
+/** How often each is in a hand that is dealt out before the next is shuffled; what doesn't run isn't hit. */
+const WEIGHTS: Readonly<Record<Target, number>> = { site: 3, issuing: 2, postgres: 2, backend: 1, temporal: 2 };
 const BACK_MS = 120_000;
 
 /** Kills processes of one party's part of the stack with -9, and waits for the stack to bring them back. */
@@ -24,6 +24,7 @@ export class Killer {
   readonly #stack: Stack;
   readonly #party: string;
   readonly #random: Random;
+  #hand: Target[] = [];
 
   constructor(stack: Stack, party: string, random: Random) {
     this.#stack = stack;
@@ -34,10 +35,7 @@ export class Killer {
   /** One kill, after a random pause of at most `withinMs`. Resolves when the whole stack serves again. */
   async kill(withinMs: number, inFlight: () => number): Promise<Kill> {
     await pause(this.#random.next() * withinMs);
-    const bag = (Object.keys(WEIGHTS) as Target[]).flatMap((target) =>
-      this.#processes(target).length === 0 ? [] : Array.from({ length: WEIGHTS[target] }, () => target),
-    );
-    const target = this.#random.pick(bag);
+    const target = this.#draw();
     const pid = this.#random.pick(this.#processes(target));
     const since = performance.now();
     const flying = inFlight();
@@ -52,6 +50,19 @@ export class Killer {
     const kill = { target, inFlight: flying, downMs: Math.round(performance.now() - since) };
     this.kills.push(kill);
     return kill;
+  }
+
+  /** Each kind comes up in a short run too: one of each first, in a random order. */
+  #draw(): Target {
+    for (;;) {
+      if (this.#hand.length === 0) {
+        const kinds = Object.keys(WEIGHTS) as Target[];
+        const more = kinds.flatMap((kind) => Array.from({ length: WEIGHTS[kind] - 1 }, () => kind));
+        this.#hand = [...this.#random.shuffle(kinds), ...this.#random.shuffle(more)];
+      }
+      const target = this.#hand.shift()!;
+      if (this.#processes(target).length > 0) return target;
+    }
   }
 
   #processes(target: Target): number[] {

@@ -7,6 +7,7 @@ export interface Random {
   between(low: number, high: number): number;
   pick<T>(items: readonly T[]): T;
   chance(probability: number): boolean;
+  shuffle<T>(items: readonly T[]): T[];
 }
 
 export function seededRandom(seed: number): Random {
@@ -25,5 +26,13 @@ export function seededRandom(seed: number): Random {
     between,
     pick: (items) => items[between(0, items.length - 1)]!,
     chance: (probability) => next() < probability,
+    shuffle(items) {
+      const all = [...items];
+      for (let i = all.length - 1; i > 0; i--) {
+        const j = between(0, i);
+        [all[i], all[j]] = [all[j]!, all[i]!];
+      }
+      return all;
+    },
   };
 }

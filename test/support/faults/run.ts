@@ -51,7 +51,9 @@ export async function faultRun(plan: FaultPlan): Promise<FaultRun> {
   const ends = new Map<string, number>();
   const stack = await Stack.start({
     home,
-    parties: PARTIES.filter(({ id }) => id === "company-x" || id === PARTY),
+    parties: PARTIES.flatMap((party) =>
+      party.id === "company-x" ? party : party.id === PARTY ? { ...party, issuingProcesses: 2 } : [],
+    ),
     restart: true,
     onFailure: (name) => ends.set(name, (ends.get(name) ?? 0) + 1),
   });
