@@ -51,11 +51,14 @@ export function encodeWire(envelope: Uint8Array, body: Uint8Array): Uint8Array {
   return Buffer.concat([envelope, Uint8Array.of(LINE_FEED), body]);
 }
 
-export interface ReceivedEnvelope {
+/** What comes before the body: who sends what to whom, and which bytes will follow. */
+export interface EnvelopeHead {
   readonly message: Message;
   readonly dsse: OpenedDsse;
   readonly bytes: Uint8Array;
   readonly sha256: string;
+}
+export interface ReceivedEnvelope extends EnvelopeHead {
   readonly body: Uint8Array;
 }
 
@@ -64,6 +67,14 @@ export interface ReceivedEnvelope {
  * @throws CountersignError `envelope-invalid`, `input-too-large`
  */
 export function readWire(wire: Uint8Array): ReceivedEnvelope {
+  const { line, body } = splitWire(wire);
+  const head = readHead(line);
+  assertSize(head.message, body.length);
+  return { ...head, body };
+}
+
+/** @throws CountersignError `envelope-invalid` */
+export function splitWire(wire: Uint8Array): { line: Uint8Array; body: Uint8Array } {
   const end = wire.subarray(0, MAX_ENVELOPE_BYTES + 1).indexOf(LINE_FEED);
   if (end < 0) {
     throw new CountersignError(
@@ -71,15 +82,20 @@ export function readWire(wire: Uint8Array): ReceivedEnvelope {
       `the envelope doesn't end with a line feed within ${MAX_ENVELOPE_BYTES} bytes`,
     );
   }
-  const bytes = wire.slice(0, end);
-  const body = wire.subarray(end + 1);
+  return { line: wire.slice(0, end), body: wire.subarray(end + 1) };
+}
+
+/** @throws CountersignError `envelope-invalid` */
+export function readHead(bytes: Uint8Array): EnvelopeHead {
   const dsse = parseDsse(bytes, PAYLOAD_TYPES.message, MAX_ENVELOPE_BYTES);
-  const message = readMessage(dsse.payload);
-  const limit = MAX_BODIES[message.type];
-  if (body.length > limit) {
-    throw new CountersignError("input-too-large", `the body of a ${message.type} message has at most ${limit} bytes`);
-  }
-  return { message, dsse, bytes, sha256: digestOf(bytes), body };
+  return { message: readMessage(dsse.payload), dsse, bytes, sha256: digestOf(bytes) };
+}
+
+/** @throws CountersignError `input-too-large` */
+export function assertSize({ type }: Message, size: number): void {
+  const limit = MAX_BODIES[type];
+  if (size <= limit) return;
+  throw new CountersignError("input-too-large", `the body of a ${type} message has at most ${limit} bytes`);
 }
 
 function readMessage(payload: Uint8Array): Message {

@@ -9,7 +9,15 @@ import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import { findInbox, findInboxByNumber, lockInPosition, storeInbox } from "../../store/messages.ts";
 import { findPeer, lockInvitation, type Peer } from "../../store/parties.ts";
 import type { JoinedChild } from "../../store/delegations.ts";
-import { digestOf, readBody, readWire, type ReceivedEnvelope } from "./envelope.ts";
+import {
+  assertSize,
+  digestOf,
+  readBody,
+  readHead,
+  splitWire,
+  type EnvelopeHead,
+  type ReceivedEnvelope,
+} from "./envelope.ts";
 import { admitChild, checkInvitation, checkJoin } from "./join.ts";
 
 /** The same for the first delivery and every repetition of it. */
@@ -17,6 +25,15 @@ export interface InboxAnswer {
   readonly id: string;
   readonly sequence: number;
   readonly state: "stored";
+}
+
+/** An envelope whose line is read, and whose body isn't. */
+export interface OpenedEnvelope {
+  /** the known party that signed it; undefined for a stranger's join, of which nothing is authenticated yet */
+  readonly peer: string | undefined;
+  /** how long its body is said to be, within the limit of its type */
+  readonly size: number;
+  readonly take: (body: Uint8Array) => Promise<InboxAnswer>;
 }
 
 /** Who may send what to this site. */
@@ -53,24 +70,40 @@ export class Inbox {
    *   `invitation-spent`, `possession-unproven` and what the CSR and keyset checks throw. Nothing is kept then.
    */
   async receive(wire: Uint8Array): Promise<InboxAnswer> {
-    const envelope = readWire(wire);
-    const { message } = envelope;
+    const { line, body } = splitWire(wire);
+    return (await this.open(line)).take(body);
+  }
+
+  /**
+   * Reads the line before the body: a known party's is authenticated by it; a stranger's can only be a join's. What it
+   * announces is within its limit, so that a caller may wait for that much and no more.
+   * @throws CountersignError those of {@link receive} that the line alone decides
+   */
+  async open(line: Uint8Array): Promise<OpenedEnvelope> {
+    const head = readHead(line);
+    const { message } = head;
     if (message.receiver !== this.#options.party) {
       throw new CountersignError(
         "envelope-forged",
         `the envelope is addressed to ${message.receiver}, not to this site`,
       );
     }
+    const { size } = message.body;
     const peer = await findPeer(this.#options.db, message.sender);
-    if (peer) return this.#fromPeer(peer, envelope);
-    if (message.type === "join") return this.#fromStranger(envelope);
+    if (peer) {
+      await this.#authenticate(peer.actSpki, head);
+      assertSize(message, size);
+      return { peer: peer.party, size, take: (body) => this.#fromPeer(peer, { ...head, body }) };
+    }
+    if (message.type === "join") {
+      assertSize(message, size);
+      return { peer: undefined, size, take: (body) => this.#fromStranger({ ...head, body }) };
+    }
     throw new CountersignError("sender-unknown", `this site exchanges no envelopes with ${message.sender}: join first`);
   }
 
   async #fromPeer(peer: Peer, envelope: ReceivedEnvelope): Promise<InboxAnswer> {
     const { message } = envelope;
-    // The signature first: a body may be large, and only a peer's is worth a digest.
-    await this.#authenticate(peer.actSpki, envelope);
     assertBody(envelope);
     return inTransaction(this.#options.db, async (tx) => {
       const repeated = await this.#takeNumber(tx, envelope);
@@ -123,7 +156,7 @@ export class Inbox {
     return answerTo(message);
   }
 
-  async #authenticate(spki: Uint8Array, { message, dsse }: ReceivedEnvelope): Promise<void> {
+  async #authenticate(spki: Uint8Array, { message, dsse }: EnvelopeHead): Promise<void> {
     const key = { spki, keyId: keyId(spki), algorithm: signatureAlgorithmForKey(keyAlgorithmOf(spki)) };
     if (message.keyId === key.keyId && (await verifyDsse(dsse, key, this.#options.verify))) return;
     throw new CountersignError("envelope-forged", `the envelope isn't signed by the act key of ${message.sender}`);

@@ -56,17 +56,21 @@ beforeAll(async () => {
     reply.hijack();
     request.raw.socket.destroy();
   });
-  const receive = async (wire: Uint8Array) => {
-    const answer = await inbox.receive(wire);
-    arrived.push(answer.id);
-    return answer;
+  const open: Inbox["open"] = async (line) => {
+    const opened = await inbox.open(line);
+    const take = async (body: Uint8Array) => {
+      const answer = await opened.take(body);
+      arrived.push(answer.id);
+      return answer;
+    };
+    return { ...opened, take };
   };
   server.addHook("onSend", async (request, reply) => {
     if (weather[0] !== "lose" || reply.statusCode !== 200) return;
     weather.shift();
     request.raw.socket.destroy();
   });
-  registerInbox(server, { inbox: { receive } } as unknown as GatewayDeps);
+  registerInbox(server, { inbox: { open } } as unknown as GatewayDeps);
   await server.listen({ host: "127.0.0.1", port: 0 });
   port = (server.server.address() as { port: number }).port;
 });
