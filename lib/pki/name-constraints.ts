@@ -10,6 +10,20 @@ export interface ConstraintFault {
   readonly message: string;
 }
 
+/**
+ * How many comparisons of a name with a constraint one validation may cost. Certificates of 64 KiB hold hundreds of
+ * either, and there are many pairs of certificates in a path and many paths; honest ones compare a few dozen.
+ */
+export class NameBudget {
+  #left = 50_000;
+
+  /** @returns whether these constraints may still be compared with the certificate's names */
+  spend({ permitted, excluded }: NameConstraints, { subject, san }: Certificate): boolean {
+    this.#left -= (permitted.length + excluded.length) * (1 + subject.rdns.length + (san?.length ?? 0));
+    return this.#left >= 0;
+  }
+}
+
 type Kind = "directory" | "dns" | "email" | "uri" | "ip";
 type Constrained = Extract<GeneralName, { kind: Kind }>;
 

@@ -235,6 +235,19 @@ describe("paths", () => {
     expect(await outcome({ chain: long.slice(1), roots })).toBe("ok 11");
   });
 
+  it("of hundreds of names under hundreds of constraints end at once", async () => {
+    const hosts = Array.from({ length: 250 }, (_, i) => `h${i}.example.com`);
+    const bases = Array.from({ length: 250 }, (_, i) => gn.email(`e${i}.example.com`));
+    const emails = hosts.map((host) => ({ kind: "email" as const, value: `a@${host}` }));
+    const start = process.cpuUsage();
+    expect(await outcome(spoiled({ ca: constrain([], bases), leaf: named(subject, ...emails) }))).toBe(
+      "search-limit@0",
+    );
+    expect(process.cpuUsage(start).user).toBeLessThan(500_000);
+    const few = spoiled({ ca: constrain([], bases.slice(0, 100)), leaf: named(subject, ...emails.slice(0, 100)) });
+    expect(await outcome(few)).toBe("ok 3");
+  });
+
   it("end at once where 64 certificates all claim to have issued each other", async () => {
     const name = buildName({ commonName: "Loop" });
     const bag = Array.from({ length: 64 }, () =>

@@ -2,7 +2,7 @@ import { equalBytes } from "../domain/bytes.ts";
 import { isCountersignError } from "../domain/errors.ts";
 import { algorithmFor } from "./algorithms.ts";
 import type { Certificate } from "./certificate.ts";
-import { constraintFault } from "./name-constraints.ts";
+import { constraintFault, type NameBudget } from "./name-constraints.ts";
 import { sameName } from "./name.ts";
 import { OID } from "./oids.ts";
 import { checkPurpose, type PathPurpose } from "./path-purpose.ts";
@@ -25,6 +25,14 @@ const PROCESSED = new Set<string>([
   OID.inhibitAnyPolicy,
 ]);
 
+export interface PathDemand {
+  readonly at: Date;
+  readonly purpose: PathPurpose;
+  readonly policies: PolicyDemand;
+  /** Of the whole validation, not of one path */
+  readonly names: NameBudget;
+}
+
 /**
  * RFC 5280 section 6.1 over a complete path, leaf first, root last, signatures aside: those were checked as the path
  * was found. The root is held to the same rules as any CA. Beyond the RFC it demands what `openssl verify
@@ -32,12 +40,7 @@ const PROCESSED = new Set<string>([
  * @returns the certificate policies that hold for the path
  * @throws PathError
  */
-export function checkPath(
-  path: readonly Certificate[],
-  at: Date,
-  purpose: PathPurpose,
-  demand: PolicyDemand,
-): string[] {
+export function checkPath(path: readonly Certificate[], { at, purpose, policies, names }: PathDemand): string[] {
   const seconds = Math.floor(at.getTime() / 1000) * 1000;
   for (let i = path.length - 1; i >= 0; i--) {
     const certificate = path[i]!;
@@ -49,9 +52,9 @@ export function checkPath(
     if (i > 0) checkCa(certificate, i);
   }
   checkPathLength(path);
-  checkNameConstraints(path);
+  checkNameConstraints(path, names);
   checkPurpose(path, purpose);
-  return checkPolicies(path, demand);
+  return checkPolicies(path, policies);
 }
 
 function checkTime({ notBefore, notAfter }: Certificate, seconds: number, i: number): void {
@@ -164,12 +167,15 @@ function checkPathLength(path: readonly Certificate[]): void {
 }
 
 /** RFC 5280 section 6.1.3 b, c: self-issued intermediates are exempt, a self-issued leaf is not. */
-function checkNameConstraints(path: readonly Certificate[]): void {
+function checkNameConstraints(path: readonly Certificate[], budget: NameBudget): void {
   for (let i = 0; i < path.length; i++) {
     if (i > 0 && path[i]!.selfIssued) continue;
     for (let j = i + 1; j < path.length; j++) {
       const constraints = path[j]!.nameConstraints;
       if (constraints === undefined) continue;
+      if (!budget.spend(constraints, path[i]!)) {
+        throw new PathError("search-limit", i, "more names and name constraints than anyone needs");
+      }
       const fault = constraintFault(constraints, path[i]!, i === 0);
       if (fault !== undefined) throw new PathError(fault.reason, i, fault.message);
     }

@@ -4,6 +4,7 @@ import { isSignedBy } from "./algorithms.ts";
 import type { Certificate } from "./certificate.ts";
 import type { Crl } from "./crl-parse.ts";
 import { sameName } from "./name.ts";
+import { NameBudget } from "./name-constraints.ts";
 import { MAX_CHAIN, readInput, type Input } from "./path-input.ts";
 import { checkRevocation, CrlShelf, type RevocationDemand } from "./path-revocation.ts";
 import type { PathPurpose } from "./path-purpose.ts";
@@ -68,6 +69,7 @@ async function search(input: Input, request: PathRequest): Promise<PathResult> {
   const { at, purpose = "any", revocation = "if-given", verify } = request;
   const stack: { path: readonly Certificate[]; root: boolean }[] = [{ path: [input.pool[0]!], root: false }];
   const signatures = new Map<Certificate, Map<Certificate, PathError | undefined>>();
+  const demand = { at, purpose, policies: request.policies ?? {}, names: new NameBudget() };
   const crls = new CrlShelf(input.crls, verify);
   let complete: PathFailure | undefined;
   let furthest: PathFailure | undefined;
@@ -95,7 +97,7 @@ async function search(input: Input, request: PathRequest): Promise<PathResult> {
     }
     try {
       await checkRoot(issuer, path.length - 1, request, signatures);
-      const policies = checkPath(path, at, purpose, request.policies ?? {});
+      const policies = checkPath(path, demand);
       const revocationChecked = await checkRevocation(path, crls, at, revocation);
       return { ok: true, path, revocationChecked, policies };
     } catch (error) {

@@ -1,4 +1,8 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { format, resolveConfig } from "prettier";
 import { describe, expect, it } from "vitest";
+import { profilesPage } from "./profiles-page.ts";
 import { errorCodeOf } from "../domain/errors.ts";
 import { validityFor } from "./issuer.ts";
 import { parseProfile } from "./profile-schema.ts";
@@ -36,6 +40,12 @@ describe("certificate profiles", () => {
     `);
     for (const [name, profile] of Object.entries(PROFILES)) expect(profile.name).toBe(name);
     expect(codeOf(() => profileNamed("toString"))).toBe("profile-invalid");
+  });
+
+  it("stand in docs/profiles.md as they are", async () => {
+    const page = join(import.meta.dirname, "..", "..", "docs", "profiles.md");
+    const options = { ...(await resolveConfig(page)), filepath: page };
+    expect(readFileSync(page, "utf8"), "run npm run docs").toBe(await format(profilesPage(), options));
   });
 
   const good = PROFILES.ldevid;
