@@ -3,6 +3,7 @@ import { equalBytes } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { KeyAlgorithm, SignatureAlgorithm, Signer } from "../lib/domain/signing.ts";
 import { signatureAlgorithmForKey } from "../lib/pki/algorithms.ts";
+import { breathe } from "./breathe.ts";
 import { CK, type Handle } from "./cryptoki.ts";
 import { ecdsaSignatureDer } from "./ecdsa.ts";
 import { isSessionLost } from "./errors.ts";
@@ -82,6 +83,7 @@ export class TokenKey implements Signer {
   sign(message: Uint8Array): Promise<Uint8Array> {
     return this.#home.guard.run({ doing: "sign", key: this.label }, async () => {
       const signature = await this.#once(this.#scheme.prepare(message));
+      await breathe();
       // A token, a driver or a moved buffer that signs something else is caught here: nothing unverified gets out.
       if (nodeVerify({ spki: this.spki, algorithm: this.algorithm, message, signature })) return signature;
       this.#home.link.lost(this.#home.link.epoch);

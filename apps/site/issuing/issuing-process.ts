@@ -56,7 +56,7 @@ export class IssuingProcess {
         else ready.reject(fromWire(message.error));
         return;
       }
-      this.#health = message.health;
+      if (message.health !== undefined) this.#health = message.health;
       if (message.type === "outcomes") for (const outcome of message.outcomes) this.#answered(outcome);
     });
     this.#exited = new Promise((resolve) => {

@@ -166,9 +166,11 @@ describe("issuing processes", () => {
     hsm.set({ does: { fail: "DEVICE_REMOVED" } });
     const away = await certify(80);
     expect(away.valid).toBe(0);
-    expect(away.errors.every(({ code, message }) => code === "hsm-unavailable" && message.includes("ca-token"))).toBe(
-      true,
-    );
+    // A process that is still starting knows only its module.
+    for (const { code, message } of away.errors) {
+      expect(code).toBe("hsm-unavailable");
+      expect(message).toMatch(/"ca-token"|through module/);
+    }
     hsm.set();
     const until = Date.now() + 8_000;
     while ((await certify(64)).valid < 64 && Date.now() < until)

@@ -19,7 +19,7 @@ export interface IssuingProcessesOptions {
 }
 
 /** Orders a message: small enough that all processes have some of a batch. */
-const CHUNK = 16;
+const CHUNK = 32;
 const RESTART_MS = [100, 500, 2_000, 5_000] as const;
 
 /**

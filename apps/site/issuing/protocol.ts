@@ -41,7 +41,8 @@ export type Outcome =
   { id: number; der: Uint8Array } | { id: number; key: KeyFacts } | { id: number; error: WireError };
 
 export type FromProcess =
-  | { type: "outcomes"; outcomes: Outcome[]; health: TokenHealth | undefined }
+  /** with the token's health when something failed */
+  | { type: "outcomes"; outcomes: Outcome[]; health?: TokenHealth | undefined }
   /** the token is open, or why it isn't */
   | { type: "ready"; error?: WireError }
   | { type: "pong"; health: TokenHealth | undefined };

@@ -68,20 +68,31 @@ function send(message: FromProcess): void {
   if (process.connected) process.send!(message, undefined, undefined, () => undefined);
 }
 
+/** A message costs as much as half a signature: while there is more to come, several outcomes share one. */
+const TOGETHER = 32;
+const GATHER_MS = 2;
+let underWay = 0;
 let finished: Outcome[] = [];
-/** What finishes in one turn of the event loop goes back in one message. */
+let gathering: NodeJS.Timeout | undefined;
+
 function answer(outcome: Outcome): void {
-  if (finished.length === 0) {
-    setImmediate(() => {
-      const outcomes = finished;
-      finished = [];
-      send({ type: "outcomes", outcomes, health: token?.health() });
-    });
-  }
+  underWay--;
   finished.push(outcome);
+  if (underWay === 0 || finished.length >= TOGETHER) sendFinished();
+  else gathering ??= setTimeout(sendFinished, GATHER_MS);
+}
+
+function sendFinished(): void {
+  clearTimeout(gathering);
+  gathering = undefined;
+  const outcomes = finished;
+  finished = [];
+  if (outcomes.length === 0) return;
+  send({ type: "outcomes", outcomes, ...(outcomes.some((one) => "error" in one) ? { health: token?.health() } : {}) });
 }
 
 function sign({ jobs, issuers }: Sign): void {
+  underWay += jobs.length;
   for (const job of jobs) void perform(job, issuers).then(answer);
 }
 
