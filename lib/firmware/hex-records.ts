@@ -9,9 +9,7 @@ import { CountersignError } from "../domain/errors.ts";
 export const DATA = 0;
 export const END_OF_FILE = 1;
 export const EXTENDED_SEGMENT = 2;
-export const START_SEGMENT = 3;
 export const EXTENDED_LINEAR = 4;
-export const START_LINEAR = 5;
 
 /** Far above any microcontroller's image; HEX takes 2.8 bytes for each of the image's. */
 export const MAX_HEX_BYTES = 32 << 20;
