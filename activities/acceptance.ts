@@ -11,7 +11,8 @@ import type { Invitation } from "../lib/records/message.ts";
 import { parseEntry } from "../lib/records/statement.ts";
 import type { Acts, RecordedAct } from "../services/ledger/acts.ts";
 import { issueCrl } from "../services/parties/ca.ts";
-import { digestOf, readBody } from "../services/parties/envelope.ts";
+import { sha256Hex } from "../services/ledger/sha256.ts";
+import { readBody } from "../services/parties/envelope.ts";
 import { checkGrant, type CheckedGrant } from "../services/parties/grant-check.ts";
 import { contactOf, type Identity } from "../services/parties/identity.ts";
 import { nonceDigest } from "../services/parties/join.ts";
@@ -128,7 +129,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
       },
       identity.act,
       async (tx) => {
-        await pinRoot(tx, checked.root.der, digestOf(checked.root.der));
+        await pinRoot(tx, checked.root.der, sha256Hex(checked.root.der));
         const { fields } = act.act;
         await storeGrant(tx, { ref: act.ref, parent, entry: act.entry, fields, certificate, upstream });
         await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate });
@@ -140,14 +141,14 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
   return withFailures<AcceptanceActivities>({
     async prepareRequest({ parent }) {
       const { invitation, csr } = await invitationOf(parent);
-      if (csr) return { csrSha256: digestOf(csr) };
+      if (csr) return { csrSha256: sha256Hex(csr) };
       const key = await caKey();
       const made = await key.signRequest({
         cn: `${identity.organization} CA`,
         organization: identity.organization,
         challengePassword: invitation.nonce,
       });
-      return { csrSha256: digestOf(await storeRequest(db, parent, made)) };
+      return { csrSha256: sha256Hex(await storeRequest(db, parent, made)) };
     },
 
     async recordKeyset() {
@@ -158,7 +159,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
       const { csr } = enrolment;
       const { certificate } = identity.infrastructure;
       const keyset = await makeKeyset(identity, { spki: parseCsr(csr).spki, kind: "csr", der: csr });
-      const infrastructure = { name: "infrastructure", sha256: digestOf(certificate), size: certificate.length };
+      const infrastructure = { name: "infrastructure", sha256: sha256Hex(certificate), size: certificate.length };
       await storeBlob(db, fromHex(infrastructure.sha256), certificate);
       const act = await acts.recordSigned(
         {

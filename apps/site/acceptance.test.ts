@@ -19,7 +19,8 @@ import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import type { Grant } from "../../lib/records/grant.ts";
 import type { Body, Invitation } from "../../lib/records/message.ts";
-import { digestOf, ENVELOPE_MEDIA_TYPE, readBody, readWire } from "../../services/parties/envelope.ts";
+import { sha256Hex } from "../../services/ledger/sha256.ts";
+import { ENVELOPE_MEDIA_TYPE, readBody, readWire } from "../../services/parties/envelope.ts";
 import { contactOf } from "../../services/parties/identity.ts";
 import { checkJoin, nonceDigest } from "../../services/parties/join.ts";
 import { profileRefs } from "../../services/parties/terms.ts";
@@ -165,7 +166,7 @@ async function honestGrant(change: Partial<Grant> = {}, certificate?: Uint8Array
     child: "factory-y",
     keyset: act.fields.keyset,
     certificate: toBase64(certificate ?? (await sign({}))),
-    csrSha256: digestOf(fromBase64(join_.csr)),
+    csrSha256: sha256Hex(fromBase64(join_.csr)),
     nonceSha256: nonceDigest(invitation.nonce),
     idPrefixes: ["dev-"],
     profiles: profileRefs(["idevid"]),
@@ -303,7 +304,7 @@ describe("a child site", () => {
     const csr = parseCsr(fromBase64(join_.csr));
     expect(csr.challengePassword).toBe(invitation.nonce);
     expect(csr.subjectCn).toBe("Factory-Y CA");
-    expect(await checkJoin("factory-y", join_, nodeVerify)).toMatchObject({ csrSha256: digestOf(csr.der) });
+    expect(await checkJoin("factory-y", join_, nodeVerify)).toMatchObject({ csrSha256: sha256Hex(csr.der) });
     // Posting it again is the same join.
     expect(await post("/api/v1/joins", { invitation })).toMatchObject({ status: 202 });
   });

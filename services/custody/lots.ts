@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
 import type { PrevRef } from "../../lib/records/primitives.ts";
@@ -7,6 +6,7 @@ import { findCurrentGrant, type CurrentGrant } from "../../store/grants.ts";
 import { findLot, insertLot, type Lot } from "../../store/lots.ts";
 import { getPeer } from "../../store/parties.ts";
 import { lotWorkflowId } from "../issuing/context.ts";
+import { sha256Hex } from "../ledger/index.ts";
 import { nowOf, type CustodyContext } from "./context.ts";
 import { pinTerms, type LotRequest, type LotTerms } from "./terms.ts";
 
@@ -53,7 +53,7 @@ export async function openLot(
       type: "lot-opened",
       workflowId: lotWorkflowId(id),
       stepKey: "opened",
-      subject: [{ name: id, digest: { sha256: createHash("sha256").update(canonicalJson(fields)).digest("hex") } }],
+      subject: [{ name: id, digest: { sha256: sha256Hex(canonicalJson(fields)) } }],
       ...(grant === undefined ? {} : { grant: grant.ref }),
       prev: causes,
       fields,

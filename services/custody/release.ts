@@ -1,5 +1,4 @@
-import { createHash } from "node:crypto";
-import { toBase64 } from "../../lib/domain/bytes.ts";
+import { toBase64, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { inTransaction } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
@@ -16,6 +15,7 @@ import {
 import { storeBlob } from "../../store/ledger.ts";
 import { getLot, lockOpenLot } from "../../store/lots.ts";
 import { getPeer } from "../../store/parties.ts";
+import { nodeSha256 } from "../ledger/index.ts";
 import { enqueue } from "../parties/outbox.ts";
 import { handoffWorkflowId, nowOf, type CustodyContext } from "./context.ts";
 import { decodeList, encodeList, listRoot } from "./list.ts";
@@ -86,7 +86,7 @@ export async function recordRelease(context: CustodyContext, id: string): Promis
     findCurrentGrant(db),
     handoffList(db, id),
   ]);
-  const digest = createHash("sha256").update(list).digest();
+  const digest = nodeSha256(list);
   await acts.recordSigned(
     {
       type: "handoff-released",
@@ -96,7 +96,7 @@ export async function recordRelease(context: CustodyContext, id: string): Promis
       subject: [{ name: id, digest: { sha256: handoff.listRoot } }],
       ...(grant === undefined ? {} : { grant: grant.ref }),
       prev: [lot.ref],
-      blobs: [{ name: "list", sha256: digest.toString("hex"), size: list.length }],
+      blobs: [{ name: "list", sha256: toHex(digest), size: list.length }],
       fields: {
         id,
         lot: handoff.lot,

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
@@ -8,6 +7,7 @@ import { profileDigest } from "../../lib/pki/profiles.ts";
 import { lotId, partyId, profileRef, sha256Hex, slotNumber } from "../../lib/records/primitives.ts";
 import { FIRMWARE_FORMATS } from "../../lib/records/receipt.ts";
 import { validateLayout } from "../firmware/inject.ts";
+import { sha256Hex as digestOf } from "../ledger/index.ts";
 
 const templateName = z
   .string()
@@ -53,10 +53,8 @@ export const lotTerms = z.strictObject({
 });
 export type LotTerms = z.infer<typeof lotTerms>;
 
-const hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
-
 export function layoutDigest(format: string, layout: Layout): string {
-  return hex(canonicalJson({ format, ...layout }));
+  return digestOf(canonicalJson({ format, ...layout }));
 }
 
 /** The placement without keys that hold nothing: one spelling for each layout. */

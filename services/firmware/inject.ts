@@ -1,4 +1,4 @@
-import { createHash, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
@@ -17,6 +17,7 @@ import {
 } from "../../lib/firmware/index.ts";
 import { receipt as receiptSchema, type Receipt } from "../../lib/records/receipt.ts";
 import { syncFilesystem } from "./sync.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
 
 /**
  * Puts chains into copies of one template image, a batch at a time. A device's `image.<ext>` and `receipt.json` get
@@ -224,8 +225,4 @@ function unwritable(outDir: string, cause: unknown): CountersignError {
 async function discard(staged: readonly (Staged | { ok: false })[]): Promise<void> {
   const files = staged.flatMap((one) => (one.ok ? one.moves.map(([from]) => from) : []));
   await Promise.all(files.map((file) => rm(file, { force: true })));
-}
-
-function sha256Hex(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }

@@ -1,4 +1,4 @@
-import { createHash, X509Certificate } from "node:crypto";
+import { X509Certificate } from "node:crypto";
 import { nodeVerify } from "../../hsm/index.ts";
 import { fromBase64, fromUtf8, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
@@ -8,6 +8,7 @@ import { keyAlgorithmOf } from "../../lib/pki/spki.ts";
 import { parseDsse, PAYLOAD_TYPES, verifyDsse } from "../../lib/records/dsse.ts";
 import { manifest as manifestSchema, MANIFEST_SIGNERS, type Manifest } from "../../lib/records/manifest.ts";
 import { nodeSha256 } from "../ledger/index.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
 
 /** Items in one posted batch: one activity's worth. */
 export const MAX_BATCH_ITEMS = 256;
@@ -51,7 +52,7 @@ export async function verifyManifest(
   if (!(await verifyDsse(opened, { spki, keyId: manifest.keyId, algorithm }, nodeVerify))) {
     throw new CountersignError("unauthorized", "the manifest is not signed by the key of the certificate in it");
   }
-  return { manifest, sha256: createHash("sha256").update(dsse).digest("hex") };
+  return { manifest, sha256: sha256Hex(dsse) };
 }
 
 function readManifest(payload: Uint8Array): Manifest {
@@ -81,7 +82,7 @@ function signerKey(manifest: Manifest, { infrastructure, now }: { infrastructure
   if (now < certificate.validFromDate || now > certificate.validToDate) {
     throw new CountersignError("unauthorized", "the certificate of the manifest's signer is not valid now: renew it");
   }
-  if (createHash("sha256").update(spki).digest("hex") !== manifest.keyId) {
+  if (sha256Hex(spki) !== manifest.keyId) {
     throw new CountersignError("input-invalid", "the manifest names another key than its certificate holds");
   }
   const roles = certificate.subject.split("\n").filter((line) => line.startsWith("OU="));

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { equalBytes, fromHex, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
@@ -20,7 +19,7 @@ import {
   type StoredAct,
 } from "../../store/ledger.ts";
 import { InclusionWatch, type Included, type WaitOptions } from "./inclusion.ts";
-import { nodeSha256 } from "./sha256.ts";
+import { nodeSha256, sha256Hex } from "./sha256.ts";
 
 /** An act as a caller asks for it. `workflowId` and `stepKey` name it for good: asking again gives the first answer. */
 export interface ActDraft<T extends ActType = ActType> {
@@ -54,9 +53,7 @@ export interface RecordedAct {
  * must meet what it did before.
  */
 export function retryKeyOf(origin: string, workflowId: string, stepKey: string): string {
-  return createHash("sha256")
-    .update(canonicalJson([origin, workflowId, stepKey]))
-    .digest("hex");
+  return sha256Hex(canonicalJson([origin, workflowId, stepKey]));
 }
 
 /**
@@ -150,7 +147,7 @@ export class Acts {
     this.#assertSame(any, retryKey, act?.statement);
     if (act!.entry !== null) return recorded(act!, retryKey);
 
-    const keyId = createHash("sha256").update(signer.spki).digest("hex");
+    const keyId = sha256Hex(signer.spki);
     const entry = await signDsse(PAYLOAD_TYPES.statement, act!.statement!, signer, keyId);
     const result: RecordedAct = { retryKey, leafHash: toHex(leafHash(entry, nodeSha256)), entry, first: true };
     const won = await inTransaction(this.#db, async (tx) => {

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { equalBytes, fromUtf8, toHex } from "../../lib/domain/bytes.ts";
 import type { VerifySignature } from "../../lib/domain/signing.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
@@ -7,7 +6,7 @@ import { verifyDsse } from "../../lib/records/dsse.ts";
 import { parseEntry, predicateType as predicateTypeOf } from "../../lib/records/statement.ts";
 import type { PendingAct } from "../../store/ledger.ts";
 import type { ActKey } from "./sequencer.ts";
-import { nodeSha256 } from "./sha256.ts";
+import { nodeSha256, sha256Hex } from "./sha256.ts";
 
 const LINE_TYPES: ReadonlySet<unknown> = new Set(
   ACT_TYPES.filter((type) => ACT_CLASSES[type].class === "line").map(predicateTypeOf),
@@ -100,5 +99,5 @@ function isSigned(entry: Uint8Array): boolean {
 
 /** The key of a signer as admission compares it. */
 export function actKey(spki: Uint8Array, algorithm: ActKey["algorithm"]): ActKey {
-  return { keyId: createHash("sha256").update(spki).digest("hex"), spki, algorithm };
+  return { keyId: sha256Hex(spki), spki, algorithm };
 }

@@ -5,4 +5,4 @@ export * from "./export.ts";
 export * from "./inclusion.ts";
 export { createLedger, Sequencer, type ActKey, type SequencerOptions } from "./sequencer.ts";
 export * from "./serve.ts";
-export { nodeSha256 } from "./sha256.ts";
+export { nodeSha256, sha256Hex } from "./sha256.ts";

@@ -1,11 +1,11 @@
-import { createHash } from "node:crypto";
-import { fromHex } from "../../lib/domain/bytes.ts";
+import { fromHex, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { FetchResource } from "../../lib/ledger/reader.ts";
 import { encodeBundle, parseTilePath, TILE_WIDTH, tileWidth } from "../../lib/ledger/tiles.ts";
 import { HASH_SIZE } from "../../lib/ledger/tree.ts";
 import type { Db, Queryable } from "../../store/db.ts";
 import { readBlob, readCheckpoint, readEntries, readTile, storeBlob } from "../../store/ledger.ts";
+import { nodeSha256 } from "./sha256.ts";
 
 export const MAX_BLOB_BYTES = 64 << 20;
 
@@ -55,7 +55,7 @@ export async function putBlob(db: Queryable, bytes: Uint8Array): Promise<string>
   if (bytes.length > MAX_BLOB_BYTES) {
     throw new CountersignError("input-too-large", `a blob of ${bytes.length} bytes exceeds ${MAX_BLOB_BYTES}`);
   }
-  const digest = createHash("sha256").update(bytes).digest();
+  const digest = nodeSha256(bytes);
   await storeBlob(db, digest, bytes);
-  return digest.toString("hex");
+  return toHex(digest);
 }

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { fromUtf8 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
@@ -11,6 +10,7 @@ import {
   type Message,
   type MessageType,
 } from "../../lib/records/message.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
 
 /** The wire format of envelopes: the DSSE envelope as one line of JSON, a line feed, the body's bytes. */
 
@@ -29,8 +29,6 @@ const MAX_BODIES: Readonly<Record<MessageType, number>> = {
 
 const LINE_FEED = 0x0a;
 
-export const digestOf = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
-
 export interface SignedEnvelope {
   /** the exact DSSE bytes: what is stored, digested and sent */
   readonly bytes: Uint8Array;
@@ -44,7 +42,7 @@ export async function signEnvelope(content: Message, signer: Signer): Promise<Si
     throw new CountersignError("envelope-invalid", "the message to send is malformed", { cause: checked.error });
   }
   const bytes = await signDsse(PAYLOAD_TYPES.message, canonicalJson(checked.data), signer, content.keyId);
-  return { bytes, sha256: digestOf(bytes) };
+  return { bytes, sha256: sha256Hex(bytes) };
 }
 
 export function encodeWire(envelope: Uint8Array, body: Uint8Array): Uint8Array {
@@ -88,7 +86,7 @@ export function splitWire(wire: Uint8Array): { line: Uint8Array; body: Uint8Arra
 /** @throws CountersignError `envelope-invalid` */
 export function readHead(bytes: Uint8Array): EnvelopeHead {
   const dsse = parseDsse(bytes, PAYLOAD_TYPES.message, MAX_ENVELOPE_BYTES);
-  return { message: readMessage(dsse.payload), dsse, bytes, sha256: digestOf(bytes) };
+  return { message: readMessage(dsse.payload), dsse, bytes, sha256: sha256Hex(bytes) };
 }
 
 /** @throws CountersignError `input-too-large` */

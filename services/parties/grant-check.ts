@@ -7,7 +7,7 @@ import { parseCsr } from "../../lib/pki/csr.ts";
 import { validatePath } from "../../lib/pki/path.ts";
 import type { Grant } from "../../lib/records/grant.ts";
 import type { Keyset } from "../../lib/records/keyset.ts";
-import { digestOf } from "./envelope.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
 import { checkWindow } from "./terms.ts";
 
 export interface OwnRequest {
@@ -43,7 +43,7 @@ export async function checkGrant(
   if (grant.child !== own.party) throw refuse(`it is for ${grant.child}`);
   if (!equalBytes(canonicalJson(grant.keyset), canonicalJson(own.keyset)))
     throw refuse("it pins another keyset than ours");
-  if (grant.csrSha256 !== digestOf(own.csr)) throw refuse("it answers another request");
+  if (grant.csrSha256 !== sha256Hex(own.csr)) throw refuse("it answers another request");
   if (grant.nonceSha256 !== own.nonceSha256) throw refuse("it answers another invitation");
   checkWindow(grant, context.now);
 
@@ -57,7 +57,7 @@ export async function checkGrant(
   if (certificate.basicConstraints?.ca !== true) throw refuse("the certificate isn't a CA's");
   if (certificate.basicConstraints.pathLen !== grant.pathLen) throw refuse("its path length isn't the grant's");
   if (grant.issuer !== toBase64(parent.spki)) throw refuse("the issuer it names isn't the certificate's");
-  if (context.pinnedRoot !== undefined && context.pinnedRoot !== digestOf(root.der)) {
+  if (context.pinnedRoot !== undefined && context.pinnedRoot !== sha256Hex(root.der)) {
     throw refuse("its chain ends in another root than the one this site trusts");
   }
   // One order for everybody: the acceptance names the chain by its digest.
@@ -69,5 +69,5 @@ export async function checkGrant(
   const result = await validatePath({ chain, roots: [root.der], at: context.now, verify: context.verify });
   if (!result.ok)
     throw new CountersignError("path-invalid", `the chain of the grant ${grant.id} doesn't hold: ${result.message}`);
-  return { chain, root, chainSha256: digestOf(concatBytes(...chain)) };
+  return { chain, root, chainSha256: sha256Hex(concatBytes(...chain)) };
 }

@@ -9,15 +9,8 @@ import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import { findInbox, findInboxByNumber, lockInPosition, storeInbox } from "../../store/messages.ts";
 import { findPeer, lockInvitation, type Peer } from "../../store/parties.ts";
 import type { JoinedChild } from "../../store/delegations.ts";
-import {
-  assertSize,
-  digestOf,
-  readBody,
-  readHead,
-  splitWire,
-  type EnvelopeHead,
-  type ReceivedEnvelope,
-} from "./envelope.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
+import { assertSize, readBody, readHead, splitWire, type EnvelopeHead, type ReceivedEnvelope } from "./envelope.ts";
 import { admitChild, checkInvitation, checkJoin } from "./join.ts";
 
 /** The same for the first delivery and every repetition of it. */
@@ -209,7 +202,7 @@ export class Inbox {
 }
 
 function assertBody({ message, body }: ReceivedEnvelope): void {
-  if (message.body.size === body.length && message.body.sha256 === digestOf(body)) return;
+  if (message.body.size === body.length && message.body.sha256 === sha256Hex(body)) return;
   throw new CountersignError("envelope-forged", "the body isn't the one that the envelope was signed for");
 }
 

@@ -1,4 +1,4 @@
-import { createHash, timingSafeEqual } from "node:crypto";
+import { timingSafeEqual } from "node:crypto";
 import { equalBytes, fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { VerifySignature } from "../../lib/domain/signing.ts";
@@ -10,13 +10,13 @@ import type { Body } from "../../lib/records/message.ts";
 import { lockInvitation, pinPeer, spendInvitation, type StoredInvitation } from "../../store/parties.ts";
 import { storeJoin, type JoinedChild } from "../../store/delegations.ts";
 import type { Tx } from "../../store/db.ts";
-import { digestOf } from "./envelope.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
 import { checkKeyset } from "./keyset.ts";
 import { openSignedAct } from "./signed-act.ts";
 
 /** What a stranger's `join` has to show before this site keeps a byte of it. */
 
-export const nonceDigest = (nonce: string): string => createHash("sha256").update(nonce, "utf8").digest("hex");
+export const nonceDigest = (nonce: string): string => sha256Hex(nonce);
 
 /**
  * The invitation must be ours, for this party, in time, unspent, and its nonce the one in the join.
@@ -87,7 +87,7 @@ export async function checkJoin(sender: string, body: Body<"join">, verify: Veri
     throw refuse("its keyset has another log than its contact");
   }
   const [tlsCa, more] = pemDecode(contact.tlsCa, "CERTIFICATE");
-  if (tlsCa === undefined || more !== undefined || digestOf(tlsCa) !== digestOf(infrastructure)) {
+  if (tlsCa === undefined || more !== undefined || sha256Hex(tlsCa) !== sha256Hex(infrastructure)) {
     throw refuse("its TLS CA isn't its infrastructure CA");
   }
   const proof = body.earlier === undefined ? csr : parseCsr(fromBase64(body.earlier));
@@ -101,7 +101,7 @@ export async function checkJoin(sender: string, body: Body<"join">, verify: Veri
     invitation: body.invitation,
     nonceSha256: nonceDigest(body.nonce),
     csr: csr.der,
-    csrSha256: digestOf(csr.der),
+    csrSha256: sha256Hex(csr.der),
     keyset,
     keysetOrigin: keysetAct.ref.origin,
     keysetLeafHash: keysetAct.ref.leafHash,

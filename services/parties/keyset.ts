@@ -7,7 +7,7 @@ import { ed25519Spki, KEY_TYPE, parseVkey } from "../../lib/ledger/note.ts";
 import { isSignedBy } from "../../lib/pki/algorithms.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { keysetProofMessage, type Keyset } from "../../lib/records/keyset.ts";
-import { digestOf } from "./envelope.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
 import { logVkey, witnessVkey, type Identity } from "./identity.ts";
 
 /** A party's published keys with a proof of possession for each: made for oneself, checked for others. */
@@ -31,8 +31,8 @@ export async function makeKeyset(
   return {
     ...keys,
     proofs: {
-      ca: { kind: ca.kind, sha256: digestOf(ca.der) },
-      infrastructure: { certificateSha256: digestOf(identity.infrastructure.certificate) },
+      ca: { kind: ca.kind, sha256: sha256Hex(ca.der) },
+      infrastructure: { certificateSha256: sha256Hex(identity.infrastructure.certificate) },
       log: { checkpoint: fromUtf8(checkpoint) },
       witness: { signature: toBase64(await identity.witness.sign(keysetProofMessage(keys))) },
     },
@@ -54,7 +54,7 @@ export async function checkKeyset(
   try {
     const roles = [keyset.ca, keyset.act, keyset.infrastructure];
     if (new Set(roles).size !== roles.length) throw refuse("one key has two roles");
-    if (keyset.proofs.ca.kind !== "csr" || keyset.proofs.ca.sha256 !== digestOf(evidence.csr)) {
+    if (keyset.proofs.ca.kind !== "csr" || keyset.proofs.ca.sha256 !== sha256Hex(evidence.csr)) {
       throw refuse("its CA key's proof isn't the request that came with it");
     }
     await checkInfrastructure(keyset, evidence.infrastructure, verify, refuse);
@@ -88,7 +88,7 @@ async function checkInfrastructure(
   verify: VerifySignature,
   refuse: (why: string) => CountersignError,
 ): Promise<void> {
-  if (keyset.proofs.infrastructure.certificateSha256 !== digestOf(der)) {
+  if (keyset.proofs.infrastructure.certificateSha256 !== sha256Hex(der)) {
     throw refuse("its infrastructure CA certificate isn't the one that came with it");
   }
   const certificate = parseCertificate(der);

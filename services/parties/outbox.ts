@@ -20,7 +20,8 @@ import {
 } from "../../store/messages.ts";
 import { getPeer, type Peer } from "../../store/parties.ts";
 import { postEnvelope } from "./delivery.ts";
-import { digestOf, encodeWire, signEnvelope } from "./envelope.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
+import { encodeWire, signEnvelope } from "./envelope.ts";
 
 const LIFETIME_MS = 30 * 86_400_000;
 const POLL_MS = 2_000;
@@ -42,7 +43,7 @@ export async function enqueue<T extends MessageType>(
     type: message.type,
     retryKey: message.retryKey,
     body,
-    bodySha256: digestOf(body),
+    bodySha256: sha256Hex(body),
     ...(message.inReplyTo === undefined ? {} : { inReplyTo: message.inReplyTo }),
   });
 }

@@ -12,7 +12,8 @@ import type { ActFields, ActType } from "../../lib/records/acts.ts";
 import { PAYLOAD_TYPES, signDsse } from "../../lib/records/dsse.ts";
 import type { Body, Invitation, Message, MessageType } from "../../lib/records/message.ts";
 import { buildStatement, type Act } from "../../lib/records/statement.ts";
-import { digestOf, encodeWire, signEnvelope } from "../../services/parties/envelope.ts";
+import { sha256Hex } from "../../services/ledger/sha256.ts";
+import { encodeWire, signEnvelope } from "../../services/parties/envelope.ts";
 import { actKeyId, contactOf, type Identity } from "../../services/parties/identity.ts";
 import { nonceDigest } from "../../services/parties/join.ts";
 import { makeKeyset } from "../../services/parties/keyset.ts";
@@ -189,7 +190,7 @@ export class Correspondent {
       previous: this.#previous,
       created: new Date().toISOString(),
       expires: new Date(Date.now() + 60_000).toISOString(),
-      body: { sha256: digestOf(bytes), size: bytes.length },
+      body: { sha256: sha256Hex(bytes), size: bytes.length },
       ...change,
     };
     const envelope = await signEnvelope(message, signer);
