@@ -94,6 +94,7 @@ export class TokenKey implements Signer {
   async #once(input: Uint8Array): Promise<Uint8Array> {
     const { pool, link } = this.#home;
     return pool.use(async (session) => {
+      await breathe();
       const key = await this.#handleIn(session.epoch);
       await link.module.enter();
       try {
