@@ -62,7 +62,7 @@ export async function initToken(request: InitTokenRequest): Promise<void> {
   }
   try {
     // Not graphene's slot.initToken: it expects an answer that pkcs11js 2 no longer gives, and throws after success.
-    if (existing === undefined) module.api.C_InitToken(target.slot, soPin, label);
+    if (existing === undefined) module.api.C_InitToken(target.slot, soPin, blankPadded(label));
     const session = grapheneSlot(module, target).open(SessionFlag.SERIAL_SESSION | SessionFlag.RW_SESSION);
     try {
       session.login(soPin, UserType.SO);
@@ -212,4 +212,9 @@ async function withUserSession<T>(
   } catch (error) {
     throw hsmError(error, context);
   }
+}
+
+/** A token label is a field of 32 bytes, padded with blanks (PKCS#11 section 5.5): others look for exactly that. */
+function blankPadded(label: string): string {
+  return label + " ".repeat(32 - Buffer.byteLength(label));
 }

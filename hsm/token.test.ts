@@ -61,6 +61,12 @@ describe("tokens", () => {
     });
   });
 
+  it("have their label padded with blanks, as software that selects by label expects", () => {
+    const module = loadModule(hsm.module);
+    const slot = listSlots(module).find((one) => one.label === "factory-y")!;
+    expect(module.api.C_GetTokenInfo(slot.slot).label).toBe("factory-y".padEnd(32));
+  });
+
   it("that a crash left without a user PIN are completed", async () => {
     const module = loadModule(hsm.module);
     const soPin = pinFile("half-so.pin", "so-pin-1234");
