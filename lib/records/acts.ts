@@ -113,6 +113,11 @@ export const ACT_FIELDS = {
     time: sha256Hex,
   }),
   "hub-registered": z.strictObject({ hub: z.string().min(1).max(128), caSha256: sha256Hex, codeSha256: sha256Hex }),
+  alarm: z.strictObject({
+    /** a certificate that a CA key of the party signed and its ledger doesn't hold */
+    what: z.literal("unlogged-certificate"),
+    evidence: z.strictObject({ certificate: certificateDer }),
+  }),
 } as const;
 
 export type ActType = keyof typeof ACT_FIELDS;
@@ -141,6 +146,7 @@ export const ACT_CLASSES: Readonly<Record<ActType, ActClass>> = {
   injected: LINE,
   installed: LINE,
   "hub-registered": SIGNED,
+  alarm: SIGNED,
 };
 
 export const ACT_TYPES = Object.keys(ACT_FIELDS) as ActType[];

@@ -1,4 +1,5 @@
 import type { ActType } from "../../records/acts.ts";
+import { onAlarm } from "./alarm.ts";
 import { onBuilt, onLotOpened, onReceived } from "./custody.ts";
 import { checkBuiltIntake, onCertified, onHubRegistered, onInjected, onInstalled, onIntent } from "./issuance.ts";
 import type { AuditState, PartyState, Placed } from "./state.ts";
@@ -38,5 +39,7 @@ export async function takeIn(at: Placed, party: PartyState, state: AuditState, o
       return onInstalled(as<"installed">(), party, state);
     case "hub-registered":
       return onHubRegistered(as<"hub-registered">(), state);
+    case "alarm":
+      return onAlarm(as<"alarm">(), party, state);
   }
 }

@@ -25,7 +25,8 @@ export type FindingCode =
   | "handoff-invalid"
   | "injection-invalid"
   | "hub-invalid"
-  | "file-mismatch";
+  | "file-mismatch"
+  | "alarm";
 
 export interface Finding {
   /** `error`: the evidence is wrong; `open`: nothing is wrong, but something hasn't been closed yet */

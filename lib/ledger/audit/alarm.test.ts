@@ -1,0 +1,59 @@
+import { beforeAll, describe, expect, it } from "vitest";
+import { opensslVerify } from "../../../test/support/memory-log.ts";
+import { issue, throwawayKey } from "../../../test/support/issuing.ts";
+import { sha, testWorld, type TestWorld } from "../../../test/support/world.ts";
+import { fromBase64, toBase64 } from "../../domain/bytes.ts";
+import { parseEntry, type Act } from "../../records/statement.ts";
+import { auditLedgers } from "./ledgers.ts";
+
+/** What an audit says of a party's own alarm. */
+describe("an alarm", () => {
+  let world: TestWorld;
+  beforeAll(async () => {
+    world = await testWorld(1);
+  });
+
+  /** Technician-Z's alarm over this certificate, at the end of its ledger; gives the audit's findings. */
+  async function findings(der: Uint8Array, subject = sha(der)) {
+    const { x, y, z } = world;
+    const { act } = parseEntry(z.log.entries.find((entry) => parseEntry(entry).act.type === "certified")!);
+    const fields = { what: "unlogged-certificate" as const, evidence: { certificate: toBase64(der) } };
+    const name = { name: z.id, digest: { sha256: subject } };
+    await z.signed("alarm", name, fields, act.grant === undefined ? {} : { grant: act.grant });
+    await z.publish();
+    const parties = new Map([x, y, z].map((party) => [party.id, party]));
+    const { report } = await auditLedgers({
+      root: world.root,
+      policy: world.policy,
+      verify: opensslVerify,
+      fetch: async (id, path) => {
+        const party = parties.get(id)!;
+        return path.startsWith("blobs/") ? party.blobs.get(path.slice(6)) : await party.log.fetch(path);
+      },
+    });
+    return report.findings.filter(({ index }) => index === z.log.entries.length - 1);
+  }
+
+  it("over a certificate outside the ledger is true, and open", async () => {
+    const { der } = issue(world.z.ca, "idevid", { commonName: "DEV-99999" }, throwawayKey().spki);
+    expect(await findings(der)).toEqual([
+      expect.objectContaining({ severity: "open", code: "alarm", party: "technician-z", subject: "DEV-99999" }),
+    ]);
+  });
+
+  it("that its own certificate contradicts is wrong", async () => {
+    const entry = world.z.log.entries.map((one) => parseEntry(one).act).find((act) => act.type === "certified");
+    const logged = fromBase64((entry as Act<"certified">).fields.certificate);
+    const foreign = issue(world.y.ca, "idevid", { commonName: "DEV-99998" }, throwawayKey().spki).der;
+    const own = issue(world.z.ca, "idevid", { commonName: "DEV-99997" }, throwawayKey().spki).der;
+    for (const [der, subject, message] of [
+      [logged, undefined, /is in the ledger/],
+      [foreign, undefined, /did not sign/],
+      [own, sha("other"), /subject is not the certificate/],
+    ] as const) {
+      expect(await findings(der, subject)).toEqual([
+        expect.objectContaining({ severity: "error", code: "act-invalid", message: expect.stringMatching(message) }),
+      ]);
+    }
+  });
+});

@@ -1,0 +1,37 @@
+import { equalBytes, fromBase64 } from "../../domain/bytes.ts";
+import { sha256Hex } from "../../domain/hash.ts";
+import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
+import { parseCertificate } from "../../pki/certificate.ts";
+import { keyAlgorithmOf } from "../../pki/spki.ts";
+import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts";
+
+/**
+ * A party's own word that its CA key signed a certificate which its ledger doesn't hold. The alarm is true evidence, and
+ * what it tells of stays open; an alarm that the certificate itself contradicts is wrong.
+ */
+export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: AuditState): Promise<void> {
+  const certificate = parseCertificate(fromBase64(at.act.fields.evidence.certificate));
+  if (at.act.subject[0]!.digest.sha256 !== sha256Hex(certificate.der)) {
+    return wrong(state, at, "act-invalid", "its subject is not the certificate that it shows");
+  }
+  const issuer = party.chain[0];
+  if (issuer === undefined) return wrong(state, at, "act-invalid", "its party had no CA yet");
+  const { spki } = issuer;
+  const algorithm = signatureAlgorithmForKey(keyAlgorithmOf(spki));
+  const { tbs: message, signature, serial, subject } = certificate;
+  if (!(await state.verify({ spki, algorithm, message, signature }))) {
+    return wrong(state, at, "act-invalid", "the party's CA key did not sign the certificate that it shows");
+  }
+  const logged = state.devices.get(subject.cn ?? "")?.certificate;
+  if (logged !== undefined && equalBytes(logged.der, certificate.der)) {
+    return wrong(state, at, "act-invalid", "the certificate that it shows is in the ledger");
+  }
+  state.findings.add({
+    severity: "open",
+    code: "alarm",
+    party: at.party,
+    index: at.index,
+    ...(subject.cn === undefined ? {} : { subject: subject.cn }),
+    message: `the CA key of ${at.party} signed a certificate (serial ${serial}) that no ledger holds`,
+  });
+}
