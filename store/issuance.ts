@@ -55,6 +55,8 @@ export interface Issuance extends NewIntent {
   /** retry key of the certified record, hex */
   readonly certifiedKey: string | null;
   readonly released: boolean;
+  /** why it is never signed */
+  readonly abandoned: string | null;
 }
 
 interface Row {
@@ -72,10 +74,11 @@ interface Row {
   certificate: Uint8Array | null;
   certified_key: string | null;
   released: boolean;
+  abandoned: string | null;
 }
 
 const COLUMNS = `device, csr_sha256, issuer_key_id, serial, tbs, intent, intake, lot, profile, grant_origin, grant_leaf,
-  certificate, certified_key, released`;
+  certificate, certified_key, released, abandoned`;
 
 function fromRow(row: Row): Issuance {
   return {
@@ -92,6 +95,7 @@ function fromRow(row: Row): Issuance {
     certificate: row.certificate,
     certifiedKey: row.certified_key,
     released: row.released,
+    abandoned: row.abandoned,
   };
 }
 
@@ -131,7 +135,7 @@ export async function lockUnsigned(
   });
   const { rows } = await tx.query<{ device: string }>({
     name: "issuance-unsigned",
-    text: "SELECT device FROM issuance WHERE profile = $1 AND device = ANY($2) AND certificate IS NULL",
+    text: "SELECT device FROM issuance WHERE profile = $1 AND device = ANY($2) AND certificate IS NULL AND abandoned IS NULL",
     values: [profile, devices],
   });
   const unsigned = new Set(rows.map((row) => row.device));

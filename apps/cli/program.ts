@@ -10,6 +10,7 @@ import { registerHandoff } from "./commands/handoff.ts";
 import { registerHub } from "./commands/hub.ts";
 import { registerLot } from "./commands/lot.ts";
 import { registerParty } from "./commands/party.ts";
+import { registerReconcile } from "./commands/reconcile.ts";
 import { registerSign } from "./commands/sign.ts";
 import { registerStack } from "./commands/stack.ts";
 import { registerTrace } from "./commands/trace.ts";
@@ -30,6 +31,7 @@ const COMMANDS = [
   registerAudit,
   registerChain,
   registerHub,
+  registerReconcile,
   registerBench,
 ];
 

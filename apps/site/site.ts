@@ -23,11 +23,13 @@ import { connect, migrate, type Db } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { startGateway, type Gateway } from "../gateway/gateway.ts";
 import { registerLots } from "../gateway/routes/lots.ts";
+import { registerReconcile } from "../gateway/routes/reconcile.ts";
 import type { Logger } from "../http/logger.ts";
 import type { SiteConfig } from "./config.ts";
 import type { IssuingProcesses } from "./issuing/issuing-processes.ts";
 import { startIssuing } from "./issuing/start.ts";
 import { messageHandlers, onRefusedMessage } from "./messages.ts";
+import { keepReconciled } from "./reconciler.ts";
 import { startTemporalSide, type TemporalSide } from "./temporal.ts";
 import { caSettings, openConfigured, useSoftHsm } from "./tokens.ts";
 
@@ -152,11 +154,12 @@ async function launch(
     firmwareDir: config.firmwareDir,
     imagesDir: config.imagesDir,
   };
+  const issuing = issuingContext(config, { db, acts, caToken, processes });
   const temporal = await startTemporalSide(
     {
       ...config.temporal,
       taskQueue: QUEUES.site,
-      activities: siteActivities(config, { db, acts, identity, caToken, processes, custody }),
+      activities: siteActivities(config, { db, acts, identity, caToken, issuing, custody }),
       logger,
     },
     onFailure,
@@ -182,6 +185,8 @@ async function launch(
   await outbox.start();
   started.add("outbox", () => outbox.stop());
   if (caToken) started.add("CRL", keepCrl(db, caToken, logger));
+  const reconciling = { ...issuing, actSigner: identity.act };
+  started.add("reconciliation", keepReconciled(reconciling, logger));
 
   const { gateway: settings } = config;
   const gateway = await startGateway(
@@ -211,7 +216,10 @@ async function launch(
         await token.hasKey("act");
       },
     },
-    [(app) => registerLots(app, { db, identity, workflows: workflow, custody })],
+    [
+      (app) => registerLots(app, { db, identity, workflows: workflow, custody }),
+      (app) => registerReconcile(app, reconciling),
+    ],
   );
   started.add("gateway", () => gateway.close());
   return { gateway, db, temporal };
@@ -241,13 +249,16 @@ interface Parts {
   readonly acts: Acts;
   readonly identity: Identity;
   readonly caToken: Token | undefined;
-  readonly processes: IssuingProcesses | undefined;
+  readonly issuing: IssuingContext;
   readonly custody: CustodyContext;
 }
 
-function siteActivities(config: SiteConfig, parts: Parts): object {
-  const { db, acts, identity, caToken, processes, custody } = parts;
-  const issuing: IssuingContext = {
+function issuingContext(
+  config: SiteConfig,
+  parts: Pick<Parts, "db" | "acts" | "caToken"> & { processes: IssuingProcesses | undefined },
+): IssuingContext {
+  const { db, acts, caToken, processes } = parts;
+  return {
     db,
     acts,
     party: config.party,
@@ -258,6 +269,10 @@ function siteActivities(config: SiteConfig, parts: Parts): object {
     },
     crlUrl: (caKeyId) => crlUrl(config.gateway.publicUrl, caKeyId),
   };
+}
+
+function siteActivities(config: SiteConfig, parts: Parts): object {
+  const { db, acts, identity, caToken, issuing, custody } = parts;
   return {
     ...delegationActivities({ db, identity, acts, caToken }),
     ...(caToken ? acceptanceActivities({ db, identity, acts, caToken }) : {}),

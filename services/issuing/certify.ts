@@ -63,6 +63,26 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
   });
 }
 
+/**
+ * Certifies devices whose intents were left open, under exactly their stored bytes, and releases them. For whom no batch
+ * waits any more; a certificate that came first meanwhile stands.
+ * @throws as {@link issueBatch}
+ */
+export async function issueIntended(
+  context: IssuingContext,
+  authority: Authority,
+  lot: Lot,
+  devices: readonly string[],
+  onProgress?: OnProgress,
+): Promise<void> {
+  const { db } = context;
+  await signIntended(context, authority, lot, devices, { items: [], fresh: new Map() }, onProgress);
+  const keys = await certifiedKeys(db, lot.profile.name, devices);
+  if (keys.length !== devices.length) throw new CountersignError("internal", "an intent was given up meanwhile");
+  await waitForLedger(context, keys, onProgress);
+  await inTransaction(db, (tx) => releaseCertificates(tx, lot.profile.name, devices));
+}
+
 /** Signs exactly the stored bytes of those that have no certificate yet, and stores what came first. */
 async function signIntended(
   context: IssuingContext,
@@ -77,7 +97,7 @@ async function signIntended(
   const stored = before.length === 0 ? [] : await findIssuances(context.db, lot.profile.name, before);
   const open: Unsigned[] = [
     ...[...fresh.values()].map(({ intent, linted }) => ({ ...intent, grant: authority.grant.ref, linted })),
-    ...stored.filter((issuance) => issuance.certificate === null),
+    ...stored.filter((issuance) => issuance.certificate === null && issuance.abandoned === null),
   ];
   if (open.length === 0) return;
   const key = await context.caKey();

@@ -58,6 +58,11 @@ export async function storeIntents(
     const byDevice = new Map(issued.map((issuance) => [issuance.device, issuance.csrSha256]));
     const decisions = admitCertify(open, known(devices), lot.id, byDevice, closed);
     const { planned, refusals } = plan(authority, decisions.fresh, now);
+    const abandoned = new Map(issued.flatMap((i) => (i.abandoned === null ? [] : [[i.device, i.abandoned] as const])));
+    for (const item of decisions.again) {
+      const reason = abandoned.get(item.deviceId);
+      if (reason !== undefined) refusals.push(refusal(item.index, givenUp(item.deviceId, reason), item.deviceId));
+    }
 
     const granted = await debitUpTo(tx, planned.length);
     const intended = planned.slice(0, granted.n);
@@ -74,12 +79,16 @@ export async function storeIntents(
     return {
       items: [
         ...intended.map(({ item }) => item),
-        ...decisions.again,
+        ...decisions.again.filter((item) => !abandoned.has(item.deviceId)),
         ...decisions.repeated.filter((item) => admitted.has(item.deviceId)),
       ],
       fresh: new Map(intended.map(({ item, linted }, i) => [item.deviceId, { intent: intents[i]!, linted }])),
     };
   });
+}
+
+function givenUp(device: string, reason: string): CountersignError {
+  return new CountersignError("state-conflict", `the certificate of ${device} was given up unsigned: ${reason}`);
 }
 
 interface Planned {

@@ -37,6 +37,8 @@ export interface LotSite {
   readonly intake: IntakeContext;
   readonly grant: Grant;
   client(role: string, at?: Date): StationKey & { pem: string; keyPem: string };
+  /** The same token, logged in once more, as whoever has its PIN could. */
+  anotherSession(): Promise<Token>;
   close(): Promise<void>;
 }
 
@@ -116,6 +118,7 @@ export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
     custody,
     intake: { db, party, infrastructure: infrastructure.certificate.der },
     grant,
+    anotherSession: () => openToken({ module, uri: `pkcs11:token=${party}`, pin: { file: join(dir, "pin") } }),
     client: (role, at) => infrastructureClient(infrastructure, party, role, at),
     close: async () => {
       acts.close();

@@ -4,13 +4,14 @@ import { join } from "node:path";
 import { writeEvidence } from "../../../apps/cli/out/evidence.ts";
 import { folderFetch } from "../../../apps/cli/evidence/folder.ts";
 import { nodeSha256 } from "../../../apps/cli/evidence/hash.ts";
+import { SiteClient } from "../../../apps/cli/site-client.ts";
 import { lotDevices, type LotDevice } from "../../../apps/cli/scenario/lot.ts";
 import { loadSiteConfig } from "../../../apps/site/config.ts";
 import { equalBytes, fromBase64, toHex } from "../../../lib/domain/bytes.ts";
 import { parseVkey } from "../../../lib/ledger/note.ts";
 import { LogReader } from "../../../lib/ledger/reader.ts";
 import { parseCertificate } from "../../../lib/pki/certificate.ts";
-import { pemDecode } from "../../../lib/pki/pem.ts";
+import { pemDecode, pemEncode } from "../../../lib/pki/pem.ts";
 import { webCryptoVerify } from "../../../lib/pki/verify.ts";
 import { parseEntry } from "../../../lib/records/statement.ts";
 import { connect, type Db } from "../../../store/db.ts";
@@ -25,6 +26,8 @@ export interface FaultReport {
   readonly duplicates: number;
   readonly intentActs: number;
   readonly openIntents: number;
+  /** intents that reconciliation had to sign, since no batch was left that would have */
+  readonly settled: number;
   readonly audited: number;
   /** everything that doesn't hold; empty is what the run is for */
   readonly faults: readonly string[];
@@ -37,6 +40,7 @@ export async function checkRun(run: FaultRun): Promise<FaultReport> {
   const password = (await readFile(config.database.passwordFile, "utf8")).trim();
   const db = connect(config.database.url, { password, max: 2 });
   try {
+    const { signed, known } = await reconcileAtSite(run);
     const stored = await checkDatabase(db, run, faults);
     const answers = checkAnswers(run, stored, faults);
     const devices: LotDevice[] = [];
@@ -59,8 +63,10 @@ export async function checkRun(run: FaultRun): Promise<FaultReport> {
     const duplicates = ledger.duplicates + run.asked.reduce((sum, { given }) => sum + Math.max(0, given.size - 1), 0);
     const openIntents = await count(db, "SELECT count(*) FROM issuance WHERE certificate IS NULL");
     faults.unless(openIntents === 0, `${openIntents} intents are open`);
+    faults.unless(known === Math.min(256, run.asked.length), `the site knows ${known} of its own certificates`);
     return {
       csrs: run.asked.length,
+      settled: signed,
       certificates: stored.size,
       answers,
       duplicates,
@@ -71,6 +77,20 @@ export async function checkRun(run: FaultRun): Promise<FaultReport> {
     };
   } finally {
     await db.end();
+  }
+}
+
+/** As an operator asks for it; and the site must know what it gave out. */
+async function reconcileAtSite(run: FaultRun): Promise<{ signed: number; known: number }> {
+  const site = await SiteClient.open(run.party, { home: run.home });
+  try {
+    const { intents } = await site.post<{ intents: { signed: string[] } }>("/api/v1/reconciliations", {});
+    const some = run.asked.slice(0, 256).flatMap(({ given }) => [...given.values()]);
+    const certificates = some.map((der) => pemEncode("CERTIFICATE", der)).join("");
+    const { results } = await site.post<{ results: { state: string }[] }>("/api/v1/seen", { certificates });
+    return { signed: intents.signed.length, known: results.filter(({ state }) => state === "known").length };
+  } finally {
+    site.close();
   }
 }
 

@@ -1,0 +1,29 @@
+import { toBase64 } from "../../lib/domain/bytes.ts";
+import type { Certificate } from "../../lib/pki/certificate.ts";
+import { findCurrentGrant } from "../../store/grants.ts";
+import { sha256Hex } from "../issuing/items.ts";
+import type { ReconcileContext } from "./context.ts";
+
+/** Signs and queues the alarm over a certificate that no ledger holds; seen again, it is the same alarm. */
+export async function raiseAlarm(
+  { db, acts, actSigner, party }: ReconcileContext,
+  certificate: Certificate,
+): Promise<{ leafHash: string; first: boolean }> {
+  const sha256 = sha256Hex(certificate.der);
+  const name = { workflowId: "reconcile", stepKey: `alarm/unlogged-certificate/${sha256}` };
+  // The grant may have changed since: the first recording stands.
+  const before = await acts.find(name.workflowId, name.stepKey);
+  if (before !== undefined) return { leafHash: before.leafHash, first: false };
+  const grant = await findCurrentGrant(db);
+  const act = await acts.recordSigned(
+    {
+      type: "alarm",
+      ...name,
+      subject: [{ name: party, digest: { sha256 } }],
+      ...(grant === undefined ? {} : { grant: grant.ref }),
+      fields: { what: "unlogged-certificate", evidence: { certificate: toBase64(certificate.der) } },
+    },
+    actSigner,
+  );
+  return { leafHash: act.leafHash, first: act.first };
+}

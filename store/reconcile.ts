@@ -1,0 +1,82 @@
+import type { Queryable, Tx } from "./db.ts";
+
+/** What a crash or a thief may leave behind: intents without a certificate, certificates without a ledger entry. */
+
+export interface OpenIntent {
+  readonly device: string;
+  readonly lot: string;
+  readonly profile: string;
+  readonly issuerKeyId: string;
+  readonly tbs: Uint8Array;
+}
+
+/** Intents that nobody is working on: older than that, and the batch they came with is done or gone. */
+export async function openIntents(q: Queryable, olderThanMs: number, limit: number): Promise<OpenIntent[]> {
+  const { rows } = await q.query<OpenIntent>(
+    `SELECT i.device, i.lot, i.profile, i.issuer_key_id AS "issuerKeyId", i.tbs FROM issuance i
+     WHERE i.certificate IS NULL AND i.abandoned IS NULL AND i.created < now() - make_interval(secs => $1)
+       AND NOT EXISTS (
+         SELECT 1 FROM batch b WHERE b.state = 'pending' AND b.manifest_sha256 = i.intake ->> 'digest')
+     ORDER BY i.created LIMIT $2`,
+    [olderThanMs / 1000, limit],
+  );
+  return rows;
+}
+
+/**
+ * Gives an intent up for good. False when it has its certificate by now. Takes the device's lock, as who stores a
+ * certificate does: one of the two comes first, and the other sees it.
+ */
+export async function abandonIntent(tx: Tx, device: string, profile: string, reason: string): Promise<boolean> {
+  await tx.query("SELECT 1 FROM device WHERE id = $1 FOR UPDATE", [device]);
+  const { rowCount } = await tx.query(
+    "UPDATE issuance SET abandoned = $3 WHERE device = $1 AND profile = $2 AND certificate IS NULL",
+    [device, profile, reason.slice(0, 500)],
+  );
+  return rowCount === 1;
+}
+
+/** Stored certificates (DER) whose record is neither in the tree nor on its way there. */
+export async function unloggedCertificates(q: Queryable, limit: number): Promise<Uint8Array[]> {
+  const { rows } = await q.query<{ certificate: Uint8Array }>(
+    `SELECT i.certificate FROM issuance i
+     WHERE i.certificate IS NOT NULL
+       AND NOT EXISTS (SELECT 1 FROM ledger_leaf l WHERE l.retry_key = decode(i.certified_key, 'hex'))
+       AND NOT EXISTS (SELECT 1 FROM ledger_pending p WHERE p.retry_key = decode(i.certified_key, 'hex'))
+     LIMIT $1`,
+    [limit],
+  );
+  return rows.map((row) => row.certificate);
+}
+
+/** The `certified` entry that the ledger holds, or is about to, for a serial number of one of this site's CA keys. */
+export async function certifiedEntry(
+  q: Queryable,
+  issuerKeyId: string,
+  serial: string,
+): Promise<Uint8Array | undefined> {
+  const { rows } = await q.query<{ entry: Uint8Array }>(
+    `SELECT a.entry FROM issuance i JOIN ledger_act a ON a.retry_key = decode(i.certified_key, 'hex')
+     WHERE i.issuer_key_id = $1 AND i.serial = $2 AND a.entry IS NOT NULL AND a.refused IS NULL`,
+    [issuerKeyId, serial],
+  );
+  return rows[0]?.entry;
+}
+
+/** Did this site's CA or root key sign exactly this certificate for another CA, or for the hub? */
+export async function isCaResult(q: Queryable, der: Uint8Array): Promise<boolean> {
+  const { rowCount } = await q.query(
+    `SELECT 1 FROM ca_intent WHERE result = $1
+     UNION ALL SELECT 1 FROM ca_certificate WHERE certificate = $1 LIMIT 1`,
+    [der],
+  );
+  return (rowCount ?? 0) > 0;
+}
+
+/** Certificates (DER) of the CA keys that this site has or had. */
+export async function ownCaCertificates(q: Queryable): Promise<Uint8Array[]> {
+  const { rows } = await q.query<{ certificate: Uint8Array }>(
+    "SELECT certificate FROM ca_certificate UNION SELECT certificate FROM grant_received",
+  );
+  return rows.map((row) => row.certificate);
+}
