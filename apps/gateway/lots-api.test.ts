@@ -207,6 +207,37 @@ describe("a station", () => {
     expect(answer).toMatchObject({ state: "done", results: [{ index: 0, deviceId: device!.id, slot: 1 }] });
   });
 
+  it("posted at once over several connections is one batch, with one answer for all", async () => {
+    const lot = await openLot(20);
+    const devices = testDevices(20);
+    const clients = await Promise.all([0, 1].map(() => SiteClient.open(PARTY, { home, role: "station" })));
+    const key = await stationKeyOf(station);
+    for (const kind of ["built", "certify"] as const) {
+      const csrs = devices.map((device) => device.csr);
+      const manifest = toBase64(await csrManifest(key, kind, lot, csrs));
+      const lines = [{ manifest }, ...devices.map((device) => ({ csr: pemOf(device) }))];
+      const posted = await Promise.all(
+        [...clients, ...clients].map((client) =>
+          client.postNdjson<{ batch: string }>(`/api/v1/lots/${lot}/batches`, lines),
+        ),
+      );
+      expect(new Set(posted.map(({ batch }) => batch)).size).toBe(1);
+      const answers = await Promise.all(
+        clients.map((client) =>
+          client.poll<{ state: string; results: { error?: unknown; slot: number; chain?: string }[] }>(
+            `/api/v1/batches/${posted[0]!.batch}?wait=20`,
+            ({ state }) => state === "done",
+          ),
+        ),
+      );
+      expect(answers[1]).toEqual(answers[0]);
+      expect(answers[0]!.results.map(({ error }) => error)).toEqual(devices.map(() => undefined));
+      expect(new Set(answers[0]!.results.map(({ slot }) => slot)).size).toBe(20);
+      if (kind === "certify") expect(new Set(answers[0]!.results.map(({ chain }) => chain)).size).toBe(20);
+    }
+    for (const client of clients) client.close();
+  });
+
   it("is refused with a line's number for what isn't a batch", async () => {
     const lot = await openLot(5);
     const [device] = testDevices(1);

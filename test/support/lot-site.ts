@@ -18,6 +18,7 @@ import { actKey, Acts, createLedger, Sequencer } from "../../services/ledger/ind
 import { connect, inTransaction, migrate, type Db } from "../../store/db.ts";
 import { storeGrant } from "../../store/grants.ts";
 import { issue, makeCsr, pem, throwawayKey, throwawayRoot, type ThrowawayCa, type ThrowawayKey } from "./issuing.ts";
+import type { RaceSite } from "./race-process.ts";
 import { softhsmDir, tempDir, testDatabase } from "./index.ts";
 
 /** For tests: a site's database, ledger, token, grant and infrastructure CA, as lots need them; no gateway, no Temporal. */
@@ -37,6 +38,8 @@ export interface LotSite {
   readonly intake: IntakeContext;
   readonly grant: Grant;
   client(role: string, at?: Date): StationKey & { pem: string; keyPem: string };
+  /** for another process of this site */
+  readonly race: RaceSite;
   /** The same token, logged in once more, as whoever has its PIN could. */
   anotherSession(): Promise<Token>;
   close(): Promise<void>;
@@ -118,6 +121,10 @@ export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
     custody,
     intake: { db, party, infrastructure: infrastructure.certificate.der },
     grant,
+    race: {
+      ...{ party, origin, databaseUrl: database.url },
+      token: { module, uri: `pkcs11:token=${party}`, pin: { file: join(dir, "pin") } },
+    },
     anotherSession: () => openToken({ module, uri: `pkcs11:token=${party}`, pin: { file: join(dir, "pin") } }),
     client: (role, at) => infrastructureClient(infrastructure, party, role, at),
     close: async () => {
