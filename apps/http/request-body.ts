@@ -68,8 +68,8 @@ export class RequestBody {
 
   async #next(): Promise<Uint8Array | undefined> {
     try {
-      const { value, done } = await this.#parts.next();
-      return done === true ? undefined : value;
+      const next = await this.#parts.next();
+      return next.done === true ? undefined : next.value;
     } catch (cause) {
       throw new CountersignError("input-invalid", "the connection ended within the request", { cause });
     }

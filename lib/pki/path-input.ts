@@ -1,9 +1,12 @@
 import { equalBytes } from "../domain/bytes.ts";
 import { isCountersignError } from "../domain/errors.ts";
+import type { VerifySignature } from "../domain/signing.ts";
 import { parseCertificate, type Certificate } from "./certificate.ts";
 import { parseCrl, type Crl } from "./crl-parse.ts";
 import { PathError, type PathFailure, type PathReason } from "./path-result.ts";
-import type { PathRequest } from "./path.ts";
+import type { PathPurpose } from "./path-purpose.ts";
+import type { RevocationDemand } from "./path-revocation.ts";
+import type { PolicyDemand } from "./policy-graph.ts";
 
 /** Certificates of a path below its root */
 export const MAX_CHAIN = 10;
@@ -11,6 +14,25 @@ export const MAX_CHAIN = 10;
 export const MAX_BAG = 64;
 export const MAX_ROOTS = 256;
 const MAX_CRLS = 64;
+
+export interface PathRequest {
+  /** The leaf first, then at most 63 more in any order; DER or parsed. What isn't needed or can't be read does no harm. */
+  readonly chain: readonly (Uint8Array | Certificate)[];
+  /** Trusted, self-issued CA certificates */
+  readonly roots: readonly (Uint8Array | Certificate)[];
+  readonly at: Date;
+  /** Complete CRLs of any of the CAs; default none */
+  readonly crls?: readonly (Uint8Array | Crl)[] | undefined;
+  /** Default `if-given` */
+  readonly revocation?: RevocationDemand | undefined;
+  /** Default `any` */
+  readonly purpose?: PathPurpose | undefined;
+  /** Default: no policy is asked for, though a CA may demand one */
+  readonly policies?: PolicyDemand | undefined;
+  /** Trust roots that aren't self-issued, such as an intermediate by itself. Default false. */
+  readonly partialChain?: boolean | undefined;
+  readonly verify: VerifySignature;
+}
 
 export interface Input {
   readonly pool: readonly [leaf: Certificate, ...others: Certificate[]];

@@ -2,17 +2,14 @@ import { CountersignError, isCountersignError } from "../domain/errors.ts";
 import type { VerifySignature } from "../domain/signing.ts";
 import { isSignedBy } from "./algorithms.ts";
 import type { Certificate } from "./certificate.ts";
-import type { Crl } from "./crl-parse.ts";
 import { sameName } from "./name.ts";
 import { NameBudget } from "./name-constraints.ts";
-import { MAX_CHAIN, readInput, type Input } from "./path-input.ts";
-import { checkRevocation, CrlShelf, type RevocationDemand } from "./path-revocation.ts";
-import type { PathPurpose } from "./path-purpose.ts";
+import { MAX_CHAIN, readInput, type Input, type PathRequest } from "./path-input.ts";
+import { checkRevocation, CrlShelf } from "./path-revocation.ts";
 import { PathError, type PathFailure, type PathResult } from "./path-result.ts";
-import type { PolicyDemand } from "./policy-graph.ts";
 import { akiMatches, checkPath, signatureAlgorithmFault } from "./path-rules.ts";
 
-export { MAX_CHAIN, MAX_ROOTS } from "./path-input.ts";
+export { MAX_CHAIN, MAX_ROOTS, type PathRequest } from "./path-input.ts";
 export type { PathFailure, PathReason, PathResult } from "./path-result.ts";
 export type { PathPurpose } from "./path-purpose.ts";
 export type { RevocationDemand } from "./path-revocation.ts";
@@ -20,25 +17,6 @@ export type { PolicyDemand } from "./policy-graph.ts";
 
 /** Steps of the search, each at most one signature check. Honest chains need one or two a certificate. */
 const MAX_STEPS = 100;
-
-export interface PathRequest {
-  /** The leaf first, then at most 63 more in any order; DER or parsed. What isn't needed or can't be read does no harm. */
-  readonly chain: readonly (Uint8Array | Certificate)[];
-  /** Trusted, self-issued CA certificates */
-  readonly roots: readonly (Uint8Array | Certificate)[];
-  readonly at: Date;
-  /** Complete CRLs of any of the CAs; default none */
-  readonly crls?: readonly (Uint8Array | Crl)[] | undefined;
-  /** Default `if-given` */
-  readonly revocation?: RevocationDemand | undefined;
-  /** Default `any` */
-  readonly purpose?: PathPurpose | undefined;
-  /** Default: no policy is asked for, though a CA may demand one */
-  readonly policies?: PolicyDemand | undefined;
-  /** Trust roots that aren't self-issued, such as an intermediate by itself. Default false. */
-  readonly partialChain?: boolean | undefined;
-  readonly verify: VerifySignature;
-}
 
 /**
  * Path building and validation by RFC 5280 section 6, strict as `openssl verify -x509_strict`. Bounded in certificates,

@@ -1,12 +1,19 @@
 import { equalBytes, fromUtf8, toHex } from "../../lib/domain/bytes.ts";
-import type { VerifySignature } from "../../lib/domain/signing.ts";
+import type { SignatureAlgorithm, VerifySignature } from "../../lib/domain/signing.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
 import { ACT_CLASSES, ACT_TYPES } from "../../lib/records/acts.ts";
 import { verifyDsse } from "../../lib/records/dsse.ts";
 import { parseEntry, predicateType as predicateTypeOf } from "../../lib/records/statement.ts";
 import type { PendingAct } from "../../store/ledger.ts";
-import type { ActKey } from "./sequencer.ts";
 import { nodeSha256, sha256Hex } from "./sha256.ts";
+
+/** A key that may sign acts of this ledger. */
+export interface ActKey {
+  /** SHA-256 of the SPKI, hex */
+  readonly keyId: string;
+  readonly spki: Uint8Array;
+  readonly algorithm: SignatureAlgorithm;
+}
 
 const LINE_TYPES: ReadonlySet<unknown> = new Set(
   ACT_TYPES.filter((type) => ACT_CLASSES[type].class === "line").map(predicateTypeOf),

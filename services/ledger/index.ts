@@ -3,6 +3,6 @@ export * from "./acts.ts";
 export { actKey } from "./admission.ts";
 export * from "./export.ts";
 export * from "./inclusion.ts";
-export { createLedger, Sequencer, type ActKey, type SequencerOptions } from "./sequencer.ts";
+export { createLedger, Sequencer, type SequencerOptions } from "./sequencer.ts";
 export * from "./serve.ts";
 export { nodeSha256, sha256Hex } from "./sha256.ts";

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { equalBytes } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
-import type { SignatureAlgorithm, Signer, VerifySignature } from "../../lib/domain/signing.ts";
+import type { Signer, VerifySignature } from "../../lib/domain/signing.ts";
 import { signCheckpoint } from "../../lib/ledger/checkpoint.ts";
 import { TreeEdge } from "../../lib/ledger/edge.ts";
 import { edgeTiles } from "../../lib/ledger/tiles.ts";
@@ -23,16 +23,8 @@ import {
   trySequencerLock,
   upsertTiles,
 } from "../../store/ledger.ts";
-import { admit } from "./admission.ts";
+import { admit, type ActKey } from "./admission.ts";
 import { nodeSha256 } from "./sha256.ts";
-
-/** A key that may sign acts of this ledger. */
-export interface ActKey {
-  /** SHA-256 of the SPKI, hex */
-  readonly keyId: string;
-  readonly spki: Uint8Array;
-  readonly algorithm: SignatureAlgorithm;
-}
 
 export interface SequencerOptions {
   /** Takes one connection for as long as it leads, or tries to. */

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { isCountersignError } from "../../../lib/domain/errors.ts";
 import { note, print, printJson } from "../output.ts";
 import type { SiteClient } from "../site-client.ts";
-import { withSite } from "./lot.ts";
+import { withSite } from "../lot-view.ts";
 
 /** `countersign handoff ...`: devices change hands, signed by both. */
 

@@ -4,7 +4,7 @@ import { note, print, printJson } from "../output.ts";
 import { startProgress } from "../progress.ts";
 import { SiteClient } from "../site-client.ts";
 import { postInstallations } from "../station.ts";
-import { wholeNumber, withSite } from "./lot.ts";
+import { wholeNumber, withSite } from "../lot-view.ts";
 
 /** `countersign lot inject` and `lot install`: what becomes of a lot's devices once they are certified. */
 

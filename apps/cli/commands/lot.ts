@@ -3,21 +3,11 @@ import { type Command, InvalidArgumentError } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { FIRMWARE_FORMATS } from "../../../lib/records/receipt.ts";
 import { note, print, printJson, table } from "../output.ts";
-import { SiteClient } from "../site-client.ts";
+import { type LotView, wholeNumber, withSite } from "../lot-view.ts";
 import { registerInject, registerInstall } from "./lot-finish.ts";
 import { registerBuild } from "./sign.ts";
 
 /** `countersign lot ...`: production runs and how far they are. */
-
-export interface LotView {
-  readonly id: string;
-  readonly state: string;
-  readonly builder: string;
-  readonly issuer: string;
-  readonly slots: number;
-  readonly profile: string;
-  readonly counts?: Readonly<Record<string, number>>;
-}
 
 interface LayoutOption {
   format: string;
@@ -102,22 +92,6 @@ interface OpenOptions {
   layouts?: string;
   site: string;
   json?: boolean;
-}
-
-/** Opens a client for one command and closes it. */
-export async function withSite(site: string, work: (client: SiteClient) => Promise<void>): Promise<void> {
-  const client = await SiteClient.open(site);
-  try {
-    await work(client);
-  } finally {
-    client.close();
-  }
-}
-
-export function wholeNumber(text: string): number {
-  const value = Number(text);
-  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new InvalidArgumentError("expected a whole number");
-  return value;
 }
 
 /** @throws InvalidArgumentError */

@@ -2,7 +2,7 @@ import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { note, print, printJson } from "../output.ts";
-import { withSite } from "./lot.ts";
+import { withSite } from "../lot-view.ts";
 
 interface Reconciliation {
   readonly intents: {

@@ -9,7 +9,7 @@ import { note, print } from "../output.ts";
 import { startProgress, type Progress } from "../progress.ts";
 import { SiteClient } from "../site-client.ts";
 import { Station, type StationResult } from "../station.ts";
-import type { LotView } from "./lot.ts";
+import type { LotView } from "../lot-view.ts";
 
 interface SignOptions {
   lot: string;

@@ -1,7 +1,8 @@
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { isAlive, readStackFile, type StackFile } from "../../site/stack/stack-file.ts";
-import { note, print, printJson, table } from "../output.ts";
+import { isAlive, readStackFile } from "../../site/stack/stack-file.ts";
+import { note, printJson } from "../output.ts";
+import { printWhere } from "../where.ts";
 import type { StartOptions } from "../scenario/start.ts";
 import { stateFolder } from "../site-client.ts";
 
@@ -85,15 +86,4 @@ function wholeNumber(text: string): number {
     throw new CountersignError("usage", `${text} is not a whole number from 0 to 1000000`);
   }
   return value;
-}
-
-export function printWhere(info: StackFile): void {
-  print(
-    table([
-      ["", "address", "process"],
-      ...info.sites.map((site) => [site.id, site.url, String(site.pid)]),
-      ["hub", `mqtts://${info.hub.mqtt}`, String(info.hub.pid)],
-    ]),
-  );
-  print(`state: ${info.home}`);
 }

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { removeState } from "../../site/stack/state.ts";
-import { printWhere } from "../commands/stack.ts";
+import { printWhere } from "../where.ts";
 import { note, paint, print, printJson } from "../output.ts";
 import { checkOut } from "../out/evidence.ts";
 import { stateFolder } from "../site-client.ts";

@@ -11,7 +11,7 @@ import { requireClient } from "../../http/client.ts";
 import { parseInput, rawBody } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import { parseNdjson } from "../ndjson.ts";
-import { lotParams, type LotDeps } from "./lots.ts";
+import { issuersPem, lotParams, type LotDeps } from "./lot-deps.ts";
 
 /** 256 CSRs at their limit, as PEM in JSON, with the manifest. */
 const BODY_LIMIT = 8 << 20;
@@ -66,13 +66,6 @@ export function registerBatches(app: HttpsServer, deps: LotDeps): void {
   async function issuers(): Promise<string> {
     return issuersPem(await findCurrentGrant(db));
   }
-}
-
-/** PEM of this site's CA and what is above it, the root left out. */
-export function issuersPem(grant: { certificate: Uint8Array; upstream: readonly Uint8Array[] } | undefined): string {
-  if (grant === undefined) return "";
-  const chain = [grant.certificate, ...grant.upstream.slice(0, -1)];
-  return chain.map((der) => pemEncode("CERTIFICATE", der)).join("");
 }
 
 function resultView({ index, deviceId, slot, certificate, code, message }: BatchAnswer, above: string) {

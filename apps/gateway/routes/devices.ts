@@ -8,8 +8,7 @@ import { getLot } from "../../../store/lots.ts";
 import { requireClient } from "../../http/client.ts";
 import { parseInput } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
-import { issuersPem } from "./batches.ts";
-import type { LotDeps } from "./lots.ts";
+import { issuersPem, type LotDeps } from "./lot-deps.ts";
 
 const deviceParams = z.strictObject({ id: deviceId });
 const listQuery = z.strictObject({

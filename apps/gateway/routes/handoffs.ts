@@ -12,7 +12,7 @@ import { parseInput } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import { startHandoff } from "../dispatcher.ts";
 import { updated } from "../update.ts";
-import { lotParams, type LotDeps } from "./lots.ts";
+import { lotParams, type LotDeps } from "./lot-deps.ts";
 
 const releaseBody = z.strictObject({ to: partyId });
 const handoffParams = z.strictObject({ id: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$/) });

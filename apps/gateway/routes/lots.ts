@@ -4,7 +4,6 @@ import { z } from "zod";
 import { lotOpened, lotWorkflowIds } from "../../../contracts/lots.ts";
 import { QUEUES } from "../../../contracts/queues.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { lotId } from "../../../lib/records/primitives.ts";
 import { BatchWatch } from "../../../services/intake/wait.ts";
 import type { CustodyContext } from "../../../services/custody/context.ts";
 import { startInjection } from "../../../services/custody/inject.ts";
@@ -22,15 +21,8 @@ import { updated } from "../update.ts";
 import { registerBatches } from "./batches.ts";
 import { registerDevices } from "./devices.ts";
 import { registerHandoffs } from "./handoffs.ts";
+import { lotParams, type LotDeps } from "./lot-deps.ts";
 
-/** What the routes of lots and devices share. */
-export interface LotDeps extends Pick<GatewayDeps, "db" | "identity" | "workflows"> {
-  readonly custody: CustodyContext;
-  readonly dispatcher: Dispatcher;
-  readonly watch: BatchWatch;
-}
-
-export const lotParams = z.strictObject({ id: lotId });
 /** Less than a client waits for an answer. */
 const OPENING_MS = 50_000;
 const injectionBody = z.strictObject({ limit: z.int().min(0).max(100_000_000).optional() });
