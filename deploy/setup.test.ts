@@ -111,6 +111,20 @@ describe("the Temporal CLI", () => {
   const found = (PATH: string) =>
     JSON.parse(call("temporal.mjs", "m.findTemporal()", { PATH }).stdout) as string | null;
 
+  it("comes by the SDK's download where PyPI has none, else the words say what to do", () => {
+    const cache = tempDir("temporal-sdk");
+    const ask = (node: string) => call("temporal.mjs", `m.bySdk("no wheel", ${JSON.stringify({ node, cache })})`, {});
+    const bin = pathWith({
+      // What stands for Node here leaves what the SDK would: an executable, in the folder it is told.
+      downloads: `printf '#!/bin/sh\\necho temporal version 1.9.1 x\\n' > "$2/temporal-cli"; chmod +x "$2/temporal-cli"`,
+      fails: "exit 1",
+    });
+    const failed = ask(join(bin, "fails"));
+    expect(failed.status).not.toBe(0);
+    expect(failed.stderr).toMatch(/no wheel, and Temporal's SDK could not download it either.*have it on PATH/);
+    expect(JSON.parse(ask(join(bin, "downloads")).stdout)).toBe(join(cache, "temporal"));
+  });
+
   it("is the one on PATH when that is new enough, else not", () => {
     const fresh = pathWith({ temporal: "echo 'temporal version 1.9.1 (Server 1.32.0, UI 2.54.1)'" });
     expect(found(fresh)).toBe(join(fresh, "temporal"));

@@ -47,9 +47,10 @@ export function which(program) {
 }
 
 /** Runs a program whose output the user should see (on stderr). True when it exits with 0. */
-export function run(command, args, { env = {}, cwd = ROOT } = {}) {
+export function run(command, args, { env = {}, cwd = ROOT, timeout } = {}) {
   const result = spawnSync(command, args, {
     cwd,
+    timeout,
     env: { ...process.env, PATH: systemPath(), ...env },
     stdio: ["ignore", process.stderr.fd, process.stderr.fd],
   });
