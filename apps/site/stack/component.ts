@@ -39,7 +39,7 @@ export class Component {
 
   /** It serves. */
   get ready(): boolean {
-    return this.#ready && this.pid !== undefined;
+    return this.#ready && this.#child?.running !== false;
   }
 
   /** Times that it was started again. */

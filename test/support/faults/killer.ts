@@ -39,6 +39,8 @@ export class Killer {
     const pid = this.#random.pick(this.#processes(target));
     const since = performance.now();
     const flying = inFlight();
+    const component = this.#stack.components.find((one) => one.pid === pid);
+    const restarts = component?.restarts;
     try {
       process.kill(pid, "SIGKILL");
     } catch (error) {
@@ -46,7 +48,9 @@ export class Killer {
       if (target !== "backend" || (error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
     }
     await until(() => !runs(pid), `process ${pid} (${target}) to be gone`);
-    await until(() => this.#stack.components.every((component) => component.ready), `the stack after ${target}`);
+    // The supervisor hears of the end a moment after it: until then the component looks as if it served.
+    if (component) await until(() => component.restarts !== restarts, `${component.name} to be started again`);
+    await until(() => this.#stack.components.every(({ ready }) => ready), `the stack after ${target}`);
     const kill = { target, inFlight: flying, downMs: Math.round(performance.now() - since) };
     this.kills.push(kill);
     return kill;
@@ -69,7 +73,7 @@ export class Killer {
     const own = (kind: Component["kind"], name?: string): number[] =>
       this.#stack.components.flatMap((component) =>
         component.kind === kind && component.ready && (name === undefined || component.name === name)
-          ? [component.pid!]
+          ? (component.pid ?? [])
           : [],
       );
     if (target === "site") return own("site", this.#party);
