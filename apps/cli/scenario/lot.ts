@@ -1,5 +1,7 @@
+import { basename } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 import { CountersignError } from "../../../lib/domain/errors.ts";
+import { readMachine } from "../../site/stack/machine.ts";
 import { IMAGE_LAYOUTS } from "../../../lib/firmware/layouts.ts";
 import type { Receipt } from "../../../lib/records/receipt.ts";
 import { startProgress, step } from "../progress.ts";
@@ -25,7 +27,7 @@ export interface LotResult {
   readonly certified: number;
 }
 
-export const TEMPLATES = { "intel-hex": "microbit-micropython.hex", "esp-secure-cert": "esp-secure-cert.bin" } as const;
+const ESP_TEMPLATE = "esp-secure-cert.bin";
 
 export async function nextLot(home: string): Promise<string> {
   const y = await SiteClient.open("factory-y", { home });
@@ -86,7 +88,10 @@ export async function produceLot(
 }
 
 async function openLot(y: SiteClient, lot: string, slots: number): Promise<void> {
-  const hex = IMAGE_LAYOUTS["microbit-micropython"]!;
+  // Set-up fetched one real HEX image: which one depends on where it could be had.
+  const image = readMachine().firmware[0];
+  const hex = image && IMAGE_LAYOUTS[image.name];
+  if (!hex) throw new CountersignError("component-missing", "set-up left no firmware image: run node deploy/setup.mjs");
   const esp = IMAGE_LAYOUTS["esp-secure-cert"]!;
   await y.post("/api/v1/lots", {
     id: lot,
@@ -95,8 +100,8 @@ async function openLot(y: SiteClient, lot: string, slots: number): Promise<void>
     profile: "ldevid",
     // Every other device gets the other image.
     layouts: [
-      { format: hex.format, template: TEMPLATES["intel-hex"], ...hex.layout },
-      { format: esp.format, template: TEMPLATES["esp-secure-cert"], ...esp.layout },
+      { format: hex.format, template: basename(image.path), ...hex.layout },
+      { format: esp.format, template: ESP_TEMPLATE, ...esp.layout },
     ],
   });
 }
