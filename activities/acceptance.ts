@@ -27,6 +27,7 @@ import { findInbox } from "../store/messages.ts";
 import {
   findEnrolment,
   getPeer,
+  joinSent,
   listEnrolments,
   ownKeyset,
   setEnrolment,
@@ -199,12 +200,12 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
             infrastructure: toBase64(keyset.infrastructure),
           },
         });
-        await setEnrolment(tx, parent, { state: "joined" });
+        await joinSent(tx, parent);
       });
     },
 
-    async refuseJoin({ parent, refusal }) {
-      await setEnrolment(db, parent, { state: "refused", refusal });
+    async refuseJoin({ parent, invitation, refusal }) {
+      await setEnrolment(db, parent, { state: "refused", refusal, invitation });
     },
 
     async acceptGrant({ message }) {

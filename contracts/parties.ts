@@ -15,8 +15,12 @@ export const workflowIds = {
 
 /** The grantor's answer has been stored in the inbox; `message` is its id. */
 export const delegationArrived = defineSignal<[{ message: string }]>("delegationArrived");
-/** The parent's inbox said no to our join. */
-export const joinRefused = defineSignal<[{ code: string; message: string }]>("joinRefused");
+/** An operator's invitation of `parent` is in the site's database. */
+export const invited = defineSignal<[{ parent: string; invitation: string }]>("invited");
+/** The parent's inbox said no to the join that this invitation was for. */
+export const joinRefused = defineSignal<[{ parent: string; invitation: string; refusal: Refusal }]>("joinRefused");
+/** An operator asks for a delegation or a registration, whether or not a run is under way. */
+export const asked = defineSignal("asked");
 /** The child's acceptance has been stored in the inbox. */
 export const acceptanceArrived = defineSignal<[{ message: string }]>("acceptanceArrived");
 
@@ -31,8 +35,10 @@ export interface AcceptanceActivities {
   prepareRequest(input: { parent: string }): Promise<{ csrSha256: string }>;
   /** Records the `keyset` act. */
   recordKeyset(): Promise<{ leafHash: string }>;
+  /** Queues the envelope; changes nothing when the invitation's join was sent or refused before. */
   sendJoin(input: { parent: string }): Promise<void>;
-  refuseJoin(input: { parent: string; refusal: Refusal }): Promise<void>;
+  /** Changes nothing when another invitation is in hand by now. */
+  refuseJoin(input: { parent: string; invitation: string; refusal: Refusal }): Promise<void>;
   /** Checks grant, certificate and chain, records the `acceptance` act, and with it makes the grant current. */
   acceptGrant(input: { message: string }): Promise<{ grant: string }>;
   refuseGrant(input: { message: string; refusal: Refusal }): Promise<void>;

@@ -183,20 +183,32 @@ export async function storeRequest(q: Queryable, parent: string, csr: Uint8Array
   return rows[0].csr;
 }
 
+/** Changes nothing when it was sent before: it may have been refused since. */
+export async function joinSent(q: Queryable, parent: string): Promise<void> {
+  await q.query("UPDATE enrolment SET state = 'joined' WHERE parent = $1 AND state = 'invited'", [parent]);
+}
+
+/** @param change `invitation`: nothing is changed when another one is in hand */
 export async function setEnrolment(
   q: Queryable,
   parent: string,
-  change: { state: Enrolment["state"]; delegation?: string; refusal?: { code: string; message: string } },
+  change: {
+    state: Exclude<Enrolment["state"], "invited" | "joined">;
+    delegation?: string;
+    refusal?: { code: string; message: string };
+    invitation?: string;
+  },
 ): Promise<void> {
   await q.query(
     `UPDATE enrolment SET state = $2, delegation = COALESCE($3, delegation), error_code = $4, error_message = $5
-     WHERE parent = $1 AND (state <> 'accepted' OR $2 = 'accepted')`,
+     WHERE parent = $1 AND (state <> 'accepted' OR $2 = 'accepted') AND ($6::text IS NULL OR invitation->>'id' = $6)`,
     [
       parent,
       change.state,
       change.delegation ?? null,
       change.refusal?.code ?? null,
       change.refusal?.message.slice(0, 1000) ?? null,
+      change.invitation ?? null,
     ],
   );
 }

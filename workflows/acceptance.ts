@@ -1,5 +1,11 @@
 import { condition, proxyActivities, setHandler } from "@temporalio/workflow";
-import { delegationArrived, joinRefused, type AcceptanceActivities, type Refusal } from "../contracts/parties.ts";
+import {
+  delegationArrived,
+  invited,
+  joinRefused,
+  type AcceptanceActivities,
+  type Refusal,
+} from "../contracts/parties.ts";
 import { QUEUES } from "../contracts/queues.ts";
 import { patient, refusalOf } from "./options.ts";
 
@@ -9,36 +15,55 @@ export type AcceptanceResult = { state: "accepted"; grant: string } | ({ state: 
 
 /**
  * The child's side of a delegation: keys and request, `join`, then the parent's grant, checked and accepted. A grant
- * that isn't what was asked for is refused and the wait goes on, since the parent may send a right one.
+ * that isn't what was asked for is refused and the wait goes on, since the parent may send a right one, or the operator
+ * may take another invitation. All of it comes by signal: one that arrives while a run is ending isn't lost with it.
  */
-export async function acceptance({ parent }: { parent: string }): Promise<AcceptanceResult> {
+export async function acceptance(): Promise<AcceptanceResult> {
+  const invitations: { parent: string; invitation: string }[] = [];
   const arrived: string[] = [];
-  const no: Refusal[] = [];
+  const refused: { parent: string; invitation: string; refusal: Refusal }[] = [];
+  setHandler(invited, (invitation) => void invitations.push(invitation));
   setHandler(delegationArrived, ({ message }) => void arrived.push(message));
-  setHandler(joinRefused, (refusal) => void no.push(refusal));
+  setHandler(joinRefused, (no) => void refused.push(no));
 
+  const more = () => invitations.length + arrived.length + refused.length > 0;
+  for (;;) {
+    await condition(more);
+    const invitation = invitations.shift();
+    if (invitation !== undefined) {
+      const refusal = await join(invitation.parent);
+      if (refusal !== undefined) refused.push({ ...invitation, refusal });
+      continue;
+    }
+    const message = arrived.shift();
+    if (message !== undefined) {
+      const grant = await accept(message);
+      if (grant !== undefined) return { state: "accepted", grant };
+      continue;
+    }
+    const no = refused.shift()!;
+    await act.refuseJoin(no);
+    if (!more()) return { state: "refused", ...no.refusal };
+  }
+}
+
+async function join(parent: string): Promise<Refusal | undefined> {
   try {
     await act.prepareRequest({ parent });
     await act.recordKeyset();
     await act.sendJoin({ parent });
   } catch (error) {
-    no.push(refusalOf(error));
+    return refusalOf(error);
   }
-  for (;;) {
-    await condition(() => arrived.length > 0 || no.length > 0);
-    const message = arrived.shift();
-    if (message === undefined) {
-      const refusal = no[0] as Refusal;
-      await act.refuseJoin({ parent, refusal });
-      return { state: "refused", ...refusal };
-    }
-    try {
-      const { grant } = await act.acceptGrant({ message });
-      await act.publishCrl();
-      await act.recordAcceptance({ message });
-      return { state: "accepted", grant };
-    } catch (error) {
-      await act.refuseGrant({ message, refusal: refusalOf(error) });
-    }
+}
+
+async function accept(message: string): Promise<string | undefined> {
+  try {
+    const { grant } = await act.acceptGrant({ message });
+    await act.publishCrl();
+    await act.recordAcceptance({ message });
+    return grant;
+  } catch (error) {
+    await act.refuseGrant({ message, refusal: refusalOf(error) });
   }
 }

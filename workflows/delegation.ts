@@ -2,6 +2,7 @@ import { condition, proxyActivities, setHandler } from "@temporalio/workflow";
 import { acceptanceArrived, type DelegationActivities, type Refusal } from "../contracts/parties.ts";
 import { QUEUES } from "../contracts/queues.ts";
 import { patient, refusalOf } from "./options.ts";
+import { whileAsked } from "./while-asked.ts";
 
 const act = proxyActivities<DelegationActivities>({ ...patient, taskQueue: QUEUES.site });
 
@@ -15,16 +16,8 @@ export async function delegation({ child }: { child: string }): Promise<Delegati
   const arrived: string[] = [];
   setHandler(acceptanceArrived, ({ message }) => void arrived.push(message));
 
-  try {
-    await act.prepareDelegation({ child });
-    await act.signDelegation({ child });
-    await act.recordDelegation({ child });
-    await act.sendDelegation({ child });
-  } catch (error) {
-    const refusal = refusalOf(error);
-    await act.refuseDelegation({ child, refusal });
-    return { state: "refused", ...refusal };
-  }
+  const refusal = await whileAsked(() => delegate(child));
+  if (refusal !== undefined) return { state: "refused", ...refusal };
   for (;;) {
     await condition(() => arrived.length > 0);
     try {
@@ -34,5 +27,18 @@ export async function delegation({ child }: { child: string }): Promise<Delegati
       // An acceptance that doesn't hold changes nothing here: the grant stands as issued, the child may send a right one.
       refusalOf(error);
     }
+  }
+}
+
+async function delegate(child: string): Promise<Refusal | undefined> {
+  try {
+    await act.prepareDelegation({ child });
+    await act.signDelegation({ child });
+    await act.recordDelegation({ child });
+    await act.sendDelegation({ child });
+  } catch (error) {
+    const refusal = refusalOf(error);
+    await act.refuseDelegation({ child, refusal });
+    return refusal;
   }
 }

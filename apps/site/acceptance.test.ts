@@ -435,14 +435,17 @@ describe("a child site", () => {
     // While the first CRL is being made the grant ends: what was accepted stays accepted, and the parent hears of it.
     const notAfter = new Date(Date.now() + 5_000);
     const hold = await site.db.connect();
-    await hold.query("BEGIN");
-    await hold.query("LOCK TABLE crl IN ACCESS EXCLUSIVE MODE");
-    await deliver(await delegation(await honestGrant({ notAfter: notAfter.toISOString() })));
-    await until(() => findCurrentGrant(site.db), "the grant");
-    expect(await enrolment()).toMatchObject({ state: "accepted", error_code: null });
-    await sleep(Math.max(0, notAfter.getTime() - Date.now()) + 100);
-    await hold.query("ROLLBACK");
-    hold.release();
+    try {
+      await hold.query("BEGIN");
+      await hold.query("LOCK TABLE crl IN ACCESS EXCLUSIVE MODE");
+      await deliver(await delegation(await honestGrant({ notAfter: notAfter.toISOString() })));
+      await until(() => findCurrentGrant(site.db), "the grant");
+      expect(await enrolment()).toMatchObject({ state: "accepted", error_code: null });
+      await sleep(Math.max(0, notAfter.getTime() - Date.now()) + 100);
+      await hold.query("ROLLBACK");
+    } finally {
+      hold.release(true);
+    }
     const { body } = await until(async () => received.find(({ type }) => type === "acceptance"), "the acceptance");
     const { act } = parseEntry(fromBase64(readBody("acceptance", body).act));
     const grant = await findCurrentGrant(site.db);

@@ -4,6 +4,7 @@ import { acceptanceArrived, delegationArrived, joinRefused, workflowIds } from "
 import { QUEUES } from "../../contracts/queues.ts";
 import type { CustodyContext } from "../../services/custody/context.ts";
 import { applyMessage } from "../../services/custody/messages.ts";
+import { readBody } from "../../services/parties/envelope.ts";
 import type { MessageHandlers } from "../../services/parties/applier.ts";
 import type { OutboxOptions } from "../../services/parties/outbox.ts";
 
@@ -22,11 +23,10 @@ export function messageHandlers(party: string, workflows: WorkflowClient, custod
   }
 
   return {
-    async delegation({ id, sender }) {
+    async delegation({ id }) {
       await workflows.signalWithStart("acceptance", {
         ...common,
         workflowId: workflowIds.acceptance(party),
-        args: [{ parent: sender }],
         signal: delegationArrived,
         signalArgs: [{ message: id }],
       });
@@ -49,13 +49,13 @@ export function messageHandlers(party: string, workflows: WorkflowClient, custod
 export function onRefusedMessage(party: string, workflows: WorkflowClient): NonNullable<OutboxOptions["onRefused"]> {
   return async (message, refusal) => {
     if (message.type !== "join") return;
+    const { invitation } = readBody("join", message.body);
     await workflows.signalWithStart("acceptance", {
       taskQueue: QUEUES.site,
       workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
       workflowId: workflowIds.acceptance(party),
-      args: [{ parent: message.receiver }],
       signal: joinRefused,
-      signalArgs: [refusal],
+      signalArgs: [{ parent: message.receiver, invitation, refusal }],
     });
   };
 }

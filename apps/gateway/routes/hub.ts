@@ -1,6 +1,6 @@
-import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy } from "@temporalio/client";
+import { WorkflowIdReusePolicy } from "@temporalio/client";
 import { z } from "zod";
-import { workflowIds } from "../../../contracts/parties.ts";
+import { asked, workflowIds } from "../../../contracts/parties.ts";
 import { QUEUES } from "../../../contracts/queues.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { findHubRegistration, requestHubRegistration } from "../../../store/authority.ts";
@@ -19,12 +19,12 @@ export function registerHub(app: HttpsServer, deps: GatewayDeps): void {
     const { name } = parseInput(named, request.body, "request body");
     if (!deps.hubConfigured) throw new CountersignError("usage", "this site has no hub in its configuration");
     await requestHubRegistration(deps.db, name);
-    await deps.workflows.start("hubRegistration", {
+    await deps.workflows.signalWithStart("hubRegistration", {
       workflowId: workflowIds.hub(name),
       taskQueue: QUEUES.site,
       args: [{ name }],
       workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
-      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+      signal: asked,
     });
     return reply.code(202).send(await view(name));
   });

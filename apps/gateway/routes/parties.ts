@@ -1,7 +1,7 @@
 import { randomBytes, randomUUID } from "node:crypto";
-import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy } from "@temporalio/client";
+import { WorkflowIdReusePolicy } from "@temporalio/client";
 import { z } from "zod";
-import { workflowIds } from "../../../contracts/parties.ts";
+import { asked, invited, workflowIds } from "../../../contracts/parties.ts";
 import { QUEUES } from "../../../contracts/queues.ts";
 import { fromBase64 } from "../../../lib/domain/bytes.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
@@ -87,12 +87,12 @@ export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
         actKeyId: keyId(act),
       });
     });
-    await deps.workflows.start("acceptance", {
+    await deps.workflows.signalWithStart("acceptance", {
       workflowId: workflowIds.acceptance(identity.party),
       taskQueue: QUEUES.site,
-      args: [{ parent: from.party }],
       workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
-      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+      signal: invited,
+      signalArgs: [{ parent: from.party, invitation: invitation.id }],
     });
     request.log.info({ parent: from.party }, "joining");
     return reply.code(202).send(enrolmentView(await findEnrolment(db, from.party)));
@@ -119,12 +119,12 @@ export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
     if (!own) throw new CountersignError("grant-missing", "this site holds no grant yet, so it can't delegate");
     checkTerms(grant, own.fields, new Date());
     await inTransaction(db, (tx) => requestDelegation(tx, to, grant, "site"));
-    await deps.workflows.start("delegation", {
+    await deps.workflows.signalWithStart("delegation", {
       workflowId: workflowIds.delegation(to),
       taskQueue: QUEUES.site,
       args: [{ child: to }],
       workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
-      workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
+      signal: asked,
     });
     request.log.info({ to }, "delegating");
     return reply.code(202).send(delegationView(await getDelegation(db, to)));

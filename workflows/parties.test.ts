@@ -1,0 +1,208 @@
+import { existsSync, writeFileSync } from "node:fs";
+import { hostname } from "node:os";
+import { join } from "node:path";
+import { Client, Connection, type WorkflowClient } from "@temporalio/client";
+import { ApplicationFailure } from "@temporalio/common";
+import { historyToJSON } from "@temporalio/common/lib/proto-utils.js";
+import { DefaultLogger, NativeConnection, Runtime, Worker } from "@temporalio/worker";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { workflowBundle } from "../apps/site/workflow-bundle.ts";
+import {
+  asked,
+  delegationArrived,
+  invited,
+  joinRefused,
+  workflowIds,
+  type AcceptanceActivities,
+  type DelegationActivities,
+  type HubRegistrationActivities,
+} from "../contracts/parties.ts";
+import { QUEUES } from "../contracts/queues.ts";
+import { PROJECT_ROOT, testTemporal } from "../test/support/index.ts";
+
+/**
+ * The orders of events that a site meets only by chance: what the activities do is scripted, workflows and server are
+ * the real ones.
+ */
+
+type Activities = AcceptanceActivities & DelegationActivities & HubRegistrationActivities;
+
+/** What was called, in order. */
+let calls: string[];
+let script: Partial<Activities>;
+let workflows: WorkflowClient;
+let stop: () => Promise<void>;
+
+const answers: Activities = {
+  prepareRequest: async () => ({ csrSha256: "00" }),
+  recordKeyset: async () => ({ leafHash: "01" }),
+  sendJoin: async () => undefined,
+  refuseJoin: async () => undefined,
+  acceptGrant: async () => ({ grant: "02" }),
+  refuseGrant: async () => undefined,
+  recordAcceptance: async () => ({ leafHash: "03" }),
+  publishCrl: async () => undefined,
+  prepareDelegation: async () => ({ intent: "delegation/x" }),
+  signDelegation: async () => ({ certificateSha256: "04" }),
+  recordDelegation: async () => ({ leafHash: "05" }),
+  sendDelegation: async () => undefined,
+  refuseDelegation: async () => undefined,
+  confirmAcceptance: async () => undefined,
+  proveCaToHub: async () => ({ caSha256: "06" }),
+  recordHubRegistration: async () => ({ leafHash: "07" }),
+  refuseHubRegistration: async () => undefined,
+};
+
+beforeAll(async () => {
+  Runtime.install({ logger: new DefaultLogger("ERROR") });
+  const { address, namespace } = await testTemporal();
+  const native = await NativeConnection.connect({ address });
+  const activities = Object.fromEntries(
+    Object.keys(answers).map((name) => [
+      name,
+      async (input: unknown) => {
+        calls.push(name);
+        const perform = (script[name as keyof Activities] ?? answers[name as keyof Activities]) as (
+          i: unknown,
+        ) => unknown;
+        return perform(input);
+      },
+    ]),
+  );
+  const worker = await Worker.create({
+    connection: native,
+    namespace,
+    taskQueue: QUEUES.site,
+    workflowBundle: { codePath: await workflowBundle() },
+    activities,
+  });
+  const running = worker.run();
+  const connection = await Connection.connect({ address });
+  workflows = new Client({ connection, namespace }).workflow;
+  stop = async () => {
+    worker.shutdown();
+    await running;
+    await native.close();
+    await connection.close();
+  };
+}, 60_000);
+afterAll(() => stop?.());
+beforeEach(() => {
+  calls = [];
+  script = {};
+});
+
+const refusal = { code: "invitation-spent", message: "the invitation was used already" };
+const refuse = (): never => {
+  throw ApplicationFailure.nonRetryable(refusal.message, refusal.code);
+};
+
+/** Kept once; SAVE_HISTORIES=1 makes them anew, from this run. */
+async function saveHistory(workflowId: string, name: string): Promise<void> {
+  const path = join(PROJECT_ROOT, "test", "histories", `${name}.json`);
+  if (existsSync(path) && process.env["SAVE_HISTORIES"] === undefined) return;
+  const history = await workflows.getHandle(workflowId).fetchHistory();
+  const text = JSON.stringify(JSON.parse(historyToJSON(history)), null, 1);
+  writeFileSync(path, `${text.replaceAll(`${process.pid}@${hostname()}`, "worker@test")}\n`);
+}
+
+describe("acceptance", () => {
+  const start = (party: string) => ({ workflowId: workflowIds.acceptance(party), taskQueue: QUEUES.site });
+  const take = (party: string, invitation: string) =>
+    workflows.signalWithStart("acceptance", {
+      ...start(party),
+      signal: invited,
+      signalArgs: [{ parent: "company-x", invitation }],
+    });
+
+  it("works on an invitation that is taken while it is ending with a refusal", async () => {
+    const party = "late-invitation";
+    const refused: unknown[] = [];
+    script = {
+      sendJoin: async () => (calls.filter((name) => name === "sendJoin").length === 1 ? refuse() : undefined),
+      // The refusal is stored, the operator sees it and takes another invitation, before the run hears of either.
+      refuseJoin: async (no) => {
+        refused.push(no);
+        await take(party, "second");
+      },
+      publishCrl: async () => undefined,
+    };
+    const handle = await take(party, "first");
+    await expect.poll(() => calls.filter((name) => name === "sendJoin").length, { timeout: 10_000 }).toBe(2);
+    expect(refused).toEqual([{ parent: "company-x", invitation: "first", refusal }]);
+    await handle.signal(delegationArrived, { message: "m" });
+    expect(await workflows.result(handle.workflowId)).toEqual({ state: "accepted", grant: "02" });
+    expect(calls.slice(-3)).toEqual(["acceptGrant", "publishCrl", "recordAcceptance"]);
+    await saveHistory(handle.workflowId, "acceptance");
+  });
+
+  it("works on an invitation that is taken after a grant was refused", async () => {
+    script = { acceptGrant: async () => refuse() };
+    const handle = await take("after-grant", "first");
+    await handle.signal(delegationArrived, { message: "wrong" });
+    await expect.poll(() => calls.at(-1), { timeout: 10_000 }).toBe("refuseGrant");
+    script = {};
+    await take("after-grant", "second");
+    await expect.poll(() => calls.filter((name) => name === "sendJoin").length, { timeout: 10_000 }).toBe(2);
+    await handle.signal(delegationArrived, { message: "right" });
+    expect(await workflows.result(handle.workflowId)).toEqual({ state: "accepted", grant: "02" });
+  });
+
+  it("ends with the parent's refusal of its join, once", async () => {
+    const handle = await take("refused", "first");
+    await expect.poll(() => calls.at(-1), { timeout: 10_000 }).toBe("sendJoin");
+    await handle.signal(joinRefused, { parent: "company-x", invitation: "first", refusal });
+    expect(await workflows.result(handle.workflowId)).toEqual({ state: "refused", ...refusal });
+    expect(calls).toEqual(["prepareRequest", "recordKeyset", "sendJoin", "refuseJoin"]);
+    await saveHistory(handle.workflowId, "acceptance-refused");
+  });
+});
+
+describe("what an operator asks for while a run is ending with a refusal", () => {
+  it("is delegated", async () => {
+    const ask = () =>
+      workflows.signalWithStart("delegation", {
+        workflowId: workflowIds.delegation("factory-y"),
+        taskQueue: QUEUES.site,
+        args: [{ child: "factory-y" }],
+        signal: asked,
+      });
+    script = {
+      prepareDelegation: async () => (calls.length === 1 ? refuse() : { intent: "delegation/factory-y" }),
+      refuseDelegation: async () => void (await ask()),
+    };
+    const { workflowId } = await ask();
+    await expect.poll(() => calls.at(-1), { timeout: 10_000 }).toBe("sendDelegation");
+    expect(calls.slice(0, 3)).toEqual(["prepareDelegation", "refuseDelegation", "prepareDelegation"]);
+    await workflows.getHandle(workflowId).terminate("the test is over");
+  });
+
+  it("is registered", async () => {
+    const ask = () =>
+      workflows.signalWithStart("hubRegistration", {
+        workflowId: workflowIds.hub("root"),
+        taskQueue: QUEUES.site,
+        args: [{ name: "root" }],
+        signal: asked,
+      });
+    script = {
+      proveCaToHub: async () => (calls.length === 1 ? refuse() : { caSha256: "06" }),
+      refuseHubRegistration: async () => void (await ask()),
+    };
+    const { workflowId } = await ask();
+    expect(await workflows.result(workflowId)).toEqual({ state: "registered", caSha256: "06" });
+    expect(calls).toEqual(["proveCaToHub", "refuseHubRegistration", "proveCaToHub", "recordHubRegistration"]);
+  });
+
+  it("is done once when nobody asks again", async () => {
+    script = { proveCaToHub: async () => refuse() };
+    const { workflowId } = await workflows.signalWithStart("hubRegistration", {
+      workflowId: workflowIds.hub("once"),
+      taskQueue: QUEUES.site,
+      args: [{ name: "once" }],
+      signal: asked,
+    });
+    expect(await workflows.result(workflowId)).toEqual({ state: "refused", ...refusal });
+    expect(calls).toEqual(["proveCaToHub", "refuseHubRegistration"]);
+  });
+});
