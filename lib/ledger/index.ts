@@ -1,6 +1,7 @@
 /** The ledger's formats and proofs: pure, the same in the sequencer, a command line and a browser. */
 export * from "./audit-log.ts";
 export * from "./checkpoint.ts";
+export * from "./cosignature.ts";
 export * from "./edge.ts";
 export * from "./http.ts";
 export * from "./note.ts";

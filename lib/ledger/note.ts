@@ -121,10 +121,7 @@ export function formatNote(note: Note): Uint8Array {
   if (!note.text.endsWith("\n") || hasControl(note.text)) {
     throw invalid("a note's text ends with a newline and holds no other control characters");
   }
-  const lines = note.signatures.map((s) => {
-    const blob = concatBytes(fromHex(s.keyId), s.signature);
-    return `\u2014 ${assertKeyName(s.name)} ${toBase64(blob)}\n`;
-  });
+  const lines = note.signatures.map(formatSignatureLine);
   if (lines.length === 0 || lines.length > MAX_NOTE_SIGNATURES) {
     throw invalid(`a note has 1 to ${MAX_NOTE_SIGNATURES} signatures, not ${lines.length}`);
   }
@@ -155,7 +152,13 @@ export function parseNote(bytes: Uint8Array): Note {
   return { text, signatures: lines.map(parseSignatureLine) };
 }
 
-function parseSignatureLine(line: string): NoteSignature {
+/** With its newline. @throws CountersignError `note-invalid` for a name that no key can have */
+export function formatSignatureLine({ name, keyId, signature }: NoteSignature): string {
+  return `\u2014 ${assertKeyName(name)} ${toBase64(concatBytes(fromHex(keyId), signature))}\n`;
+}
+
+/** A line without its newline. @throws CountersignError `note-invalid` */
+export function parseSignatureLine(line: string): NoteSignature {
   const match = /^\u2014 ([^ ]+) ([A-Za-z0-9+/=]+)$/.exec(line);
   if (match === null) throw invalid("the note has a malformed signature line");
   const name = assertKeyName(match[1]!);
