@@ -11,13 +11,17 @@ export const MAX_CHAIN_CERTIFICATES = 10;
 export const MAX_CHAIN_BYTES = 0xe000;
 
 /** The bytes to inject. @throws CountersignError `certificate-invalid`, `input-too-large` */
-export function encodeChain(chain: readonly Uint8Array[]): Uint8Array {
+export function encodeChain(chain: readonly Uint8Array[], encoding: ChainEncoding = "pem-nul"): Uint8Array {
   checkChainOrder(chain);
-  const bytes = concatBytes(...chain.map((der) => utf8(pemEncode("CERTIFICATE", der))), Uint8Array.of(0));
+  const nul = encoding === "pem-nul" ? [Uint8Array.of(0)] : [];
+  const bytes =
+    encoding === "der"
+      ? concatBytes(...chain)
+      : concatBytes(...chain.map((der) => utf8(pemEncode("CERTIFICATE", der))), ...nul);
   if (bytes.length > MAX_CHAIN_BYTES) {
     throw new CountersignError(
       "input-too-large",
-      `the chain has ${bytes.length} bytes as PEM; an image takes at most ${MAX_CHAIN_BYTES}`,
+      `the chain has ${bytes.length} bytes as ${encoding}; an image takes at most ${MAX_CHAIN_BYTES}`,
     );
   }
   return bytes;

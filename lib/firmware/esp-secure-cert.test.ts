@@ -21,7 +21,7 @@ beforeAll(async () => {
 
 async function inject(image: Uint8Array, chain: readonly Uint8Array[], layout: Layout = {}): Promise<Uint8Array> {
   const template = await espSecureCert.open(bytesReader(image), layout);
-  const injection = template.inject(chain);
+  const injection = await template.inject(chain);
   const out = applyPatches(image, injection.patches);
   await checkWritten(template, bytesReader(image), bytesReader(out), injection);
   return out;
@@ -77,7 +77,7 @@ describe("esp-secure-cert", () => {
         expect(Buffer.from(out).equals(Buffer.from(expected))).toBe(true);
         const found = await espSecureCert.extract(bytesReader(out));
         expect(Buffer.from(found.chainBytes).equals(Buffer.from(bytes))).toBe(true);
-        expect(found.region.offset).toBe(before.length);
+        expect(found.region!.offset).toBe(before.length);
         expect(await espSecureCert.detect(bytesReader(out))).toBe(true);
         expect(await inject(out, chain)).toEqual(out);
       }),

@@ -43,6 +43,7 @@ export const espSecureCert: FirmwareFormat = {
   name: "esp-secure-cert",
   extension: "bin",
   summary: "Espressif esp_secure_cert partition image (usually 0x2000 bytes); takes no --offset",
+  takes: ["offset", "length"],
 
   async detect(reader) {
     if (reader.size > LIMIT) return false;
@@ -87,7 +88,7 @@ class Template implements FirmwareTemplate {
     this.#layout = layout;
   }
 
-  inject(chain: readonly Uint8Array[]): Injection {
+  async inject(chain: readonly Uint8Array[]): Promise<Injection> {
     const { entries, end } = this.#image;
     const chainBytes = encodeChain(chain);
     const entry = encodeEntry(DEVICE_CERTIFICATE, chainBytes);
@@ -112,9 +113,10 @@ class Template implements FirmwareTemplate {
     };
   }
 
-  async readBack(written: RangeReader, region: Region): Promise<Extraction> {
+  async readBack(written: RangeReader, injection: Injection): Promise<Extraction> {
     const image = await readPartition(written);
     const [a, b] = [this.#image.bytes, image.bytes];
+    const region = injection.region!;
     const end = region.offset + region.length;
     if (
       a.length !== b.length ||

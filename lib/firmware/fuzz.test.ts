@@ -27,7 +27,7 @@ beforeAll(async () => {
       bytesReader(image),
       name === "intel-hex" ? { offset: 0x8000 } : {},
     );
-    seeds.push(image, applyPatches(image, template.inject(other).patches));
+    seeds.push(image, applyPatches(image, (await template.inject(other)).patches));
   }
 });
 
@@ -59,7 +59,7 @@ async function attempt(image: Uint8Array): Promise<void> {
     for (const layout of [{}, { offset: 0x8000 }, { offset: 0x8000, replace: true }, { offset: 0, replace: true }]) {
       try {
         const template = await format.open(bytesReader(image), layout);
-        const injection = template.inject(chain);
+        const injection = await template.inject(chain);
         const out = applyPatches(image, injection.patches);
         await checkWritten(template, bytesReader(image), bytesReader(out), injection);
       } catch (error) {

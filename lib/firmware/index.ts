@@ -1,6 +1,6 @@
 import { CountersignError } from "../domain/errors.ts";
 import { espSecureCert } from "./esp-secure-cert.ts";
-import type { FirmwareFormat, RangeReader } from "./format.ts";
+import type { FirmwareFormat, Layout, LayoutOption, RangeReader } from "./format.ts";
 import { intelHex } from "./intel-hex.ts";
 
 /** One line a format. */
@@ -12,6 +12,18 @@ export function firmwareFormat(name: string): FirmwareFormat {
   if (format !== undefined) return format;
   const names = FIRMWARE_FORMATS.map((one) => one.name).join(", ");
   throw new CountersignError("usage", `there is no firmware format ${JSON.stringify(name.slice(0, 40))}; use ${names}`);
+}
+
+/**
+ * A layout names nothing that its format would pass over.
+ * @throws CountersignError `usage`
+ */
+export function checkLayout(format: FirmwareFormat, layout: Layout): void {
+  for (const [name, value] of Object.entries(layout)) {
+    if (value === undefined || name === "replace" || format.takes.includes(name as LayoutOption)) continue;
+    const options = format.takes.length === 0 ? "none" : format.takes.join(", ");
+    throw new CountersignError("usage", `a layout for ${format.name} takes no ${name}; its options: ${options}`);
+  }
 }
 
 /** The format of an image, from bounded reads. @throws CountersignError `image-unknown-format` unless exactly one fits */
@@ -41,6 +53,7 @@ export type {
   FirmwareTemplate,
   Injection,
   Layout,
+  LayoutOption,
   Patch,
   RangeReader,
   Region,

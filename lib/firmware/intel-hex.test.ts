@@ -46,7 +46,7 @@ function memoryOf(hex: Uint8Array): Map<number, number> {
 
 async function inject(image: Uint8Array, chain: readonly Uint8Array[], layout: Layout): Promise<Uint8Array> {
   const template = await intelHex.open(bytesReader(image), layout);
-  const injection = template.inject(chain);
+  const injection = await template.inject(chain);
   const out = applyPatches(image, injection.patches);
   await checkWritten(template, bytesReader(image), bytesReader(out), injection);
   return out;
@@ -177,7 +177,7 @@ describe("intel-hex", () => {
       formatRecord(0, 16 * i, anchors.subarray(16 * i, 16 * i + 16)),
     );
     const out = await inject(hex(...lines), other.chain, { offset: 0x9000 });
-    expect((await intelHex.extract(bytesReader(out))).region.offset).toBe(0x9000);
+    expect((await intelHex.extract(bytesReader(out))).region!.offset).toBe(0x9000);
     expect((await intelHex.extract(bytesReader(out), { offset: 0 })).chainBytes).toEqual(anchors);
 
     const twoDevices = await inject(hex(data(0, 1)), chains[2]!.chain, { offset: 0x1000 });
@@ -229,15 +229,15 @@ describe("intel-hex", () => {
   it("notices a written image that differs anywhere", async () => {
     const image = hex(data(0, 1, 2, 3), data(0x10, 4));
     const template = await intelHex.open(bytesReader(image), { offset: 0x100 });
-    const injection = template.inject(other.chain);
+    const injection = await template.inject(other.chain);
     const good = applyPatches(image, injection.patches);
     const moved = utf8(fromUtf8(good).replace(data(0x10, 4), data(0x11, 4)));
-    const wrongChain = applyPatches(image, template.inject(chains[2]!.chain).patches);
-    const { region } = injection;
+    const wrongChain = applyPatches(image, (await template.inject(chains[2]!.chain)).patches);
+    const { length } = injection.region!;
     let twin = other;
-    while (twin === other || encodeChain(twin.chain).length !== region.length) twin = await cas.leaf("device-other", 3);
-    const swapped = applyPatches(image, template.inject(twin.chain).patches);
-    await expect(template.readBack(bytesReader(moved), region)).rejects.toThrow(refusal("read-back-mismatch"));
+    while (twin === other || encodeChain(twin.chain).length !== length) twin = await cas.leaf("device-other", 3);
+    const swapped = applyPatches(image, (await template.inject(twin.chain)).patches);
+    await expect(template.readBack(bytesReader(moved), injection)).rejects.toThrow(refusal("read-back-mismatch"));
     for (const bad of [swapped, moved, wrongChain, image, good.subarray(0, -1), concatBytes(good, utf8("\n"))]) {
       await expect(checkWritten(template, bytesReader(image), bytesReader(bad), injection)).rejects.toThrow(
         refusal("read-back-mismatch"),

@@ -36,6 +36,7 @@ export const intelHex: FirmwareFormat = {
   name: "intel-hex",
   extension: "hex",
   summary: "Intel HEX; --offset is the target address, --length what the layout reserves there",
+  takes: ["offset", "length"],
 
   async detect(reader) {
     const head = await readUpTo(reader, 0, 1024);
@@ -92,7 +93,7 @@ class Template implements FirmwareTemplate {
     );
   }
 
-  inject(chain: readonly Uint8Array[]): Injection {
+  async inject(chain: readonly Uint8Array[]): Promise<Injection> {
     const chainBytes = encodeChain(chain);
     const reserved = this.#layout.length ?? ADDRESS_SPACE - this.#offset;
     if (chainBytes.length > reserved) {
@@ -111,7 +112,8 @@ class Template implements FirmwareTemplate {
     return { patches: same ? [] : this.#patches(chainBytes), region, encoding: "pem-nul", chainBytes };
   }
 
-  async readBack(written: RangeReader, region: Region): Promise<Extraction> {
+  async readBack(written: RangeReader, injection: Injection): Promise<Extraction> {
+    const region = injection.region!;
     const image = await readImage(written);
     const [before, after] = [this.#image.segments, image.segments].map((segments) => outside(segments, region));
     const same =

@@ -27,7 +27,7 @@ beforeAll(async () => {
 
 async function inject(name: string, image: Uint8Array, { chain }: TestChain, layout: Layout): Promise<Uint8Array> {
   const template = await firmwareFormat(name).open(bytesReader(image), layout);
-  return applyPatches(image, template.inject(chain).patches);
+  return applyPatches(image, (await template.inject(chain)).patches);
 }
 
 const DUMP = `

@@ -22,7 +22,7 @@ export async function checkWritten(
       { details: { offset: difference } },
     );
   }
-  const found = await template.readBack(written, injection.region);
+  const found = await template.readBack(written, injection);
   if (!equalBytes(found.chainBytes, injection.chainBytes) || found.encoding !== injection.encoding) {
     throw new CountersignError(
       "read-back-mismatch",

@@ -4,11 +4,13 @@ import { basename, join } from "node:path";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { assertDeviceId } from "../../lib/domain/ids.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
+import type { Signer } from "../../lib/domain/signing.ts";
 import {
   applyPatches,
   bytesReader,
   checkChainFor,
   checkChainOrder,
+  checkLayout,
   checkWritten,
   firmwareFormat,
   type FirmwareFormat,
@@ -36,6 +38,8 @@ export interface BatchRequest {
   /** the template's name in receipts, relative to an export's root; default `firmware/<file name>` */
   readonly templateName?: string | undefined;
   readonly layout: Layout;
+  /** for formats that sign the image again */
+  readonly signer?: Signer | undefined;
   /** receives `<deviceId>/image.<ext>` and `<deviceId>/receipt.json` */
   readonly outDir: string;
   readonly devices: readonly DeviceChain[];
@@ -76,9 +80,10 @@ export interface PreparedTemplate {
  * @throws CountersignError `component-missing`, `image-invalid`, `image-region-overlap`, `image-region-too-small`, `usage`
  */
 export async function validateLayout(
-  request: Pick<BatchRequest, "format" | "templatePath" | "templateSha256" | "layout">,
+  request: Pick<BatchRequest, "format" | "templatePath" | "templateSha256" | "layout" | "signer">,
 ): Promise<PreparedTemplate> {
   const format = firmwareFormat(request.format);
+  checkLayout(format, request.layout);
   const bytes = await readFile(request.templatePath).catch((cause: unknown) => {
     throw new CountersignError("component-missing", `the template image ${request.templatePath} can't be read`, {
       cause,
@@ -91,7 +96,7 @@ export async function validateLayout(
       `the template image ${request.templatePath} has SHA-256 ${sha256}, the lot was opened for ${request.templateSha256}`,
     );
   }
-  return { format, bytes, sha256, template: await format.open(bytesReader(bytes), request.layout) };
+  return { format, bytes, sha256, template: await format.open(bytesReader(bytes), request.layout, request.signer) };
 }
 
 /**
@@ -150,7 +155,7 @@ async function stage(prepared: PreparedTemplate, request: BatchRequest, device: 
   const { format, template, bytes } = prepared;
   const deviceId = assertDeviceId(device.deviceId);
   checkDevice(device);
-  const injection = template.inject(device.chainDer);
+  const injection = await template.inject(device.chainDer);
   const image = applyPatches(bytes, injection.patches);
   const imageName = `image.${format.extension}`;
   const receipt = checked({

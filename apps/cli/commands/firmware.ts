@@ -6,6 +6,7 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import {
   applyPatches,
   bytesReader,
+  checkLayout,
   checkWritten,
   decodeChain,
   detectFormat,
@@ -92,8 +93,9 @@ async function inject(options: InjectOptions): Promise<void> {
   const chain = pemDecode(text(await readInput(options.chain, MAX_CHAIN_FILE_BYTES), options.chain), "CERTIFICATE");
   const original = await readInput(options.image, MAX_IMAGE_BYTES);
   const { offset, length, replace } = options;
+  checkLayout(format, { offset, length, replace });
   const template = await format.open(bytesReader(original), { offset, length, replace });
-  const injection = template.inject(chain);
+  const injection = await template.inject(chain);
   const image = applyPatches(original, injection.patches);
   await writeWhole(options.out, image, async (written) => {
     await checkWritten(template, bytesReader(original), bytesReader(written), injection);
@@ -107,8 +109,8 @@ async function inject(options: InjectOptions): Promise<void> {
     readBack: true,
   };
   if (options.json) return printJson(receipt);
-  const at = `0x${injection.region.offset.toString(16).toUpperCase()}`;
-  print(`${options.out}: ${chain.length} certificates (${injection.chainBytes.length} bytes) at ${at}, read back`);
+  const at = injection.region === null ? "" : ` at 0x${injection.region.offset.toString(16).toUpperCase()}`;
+  print(`${options.out}: ${chain.length} certificates (${injection.chainBytes.length} bytes)${at}, read back`);
 }
 
 async function extract(options: ExtractOptions): Promise<void> {

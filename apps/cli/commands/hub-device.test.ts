@@ -74,7 +74,7 @@ describe("from the command line", () => {
     const leaf = await testCertificate("CN=dev-cli", { issuer: factory, eku: [CLIENT_AUTH], csr });
     const original = erasedPartition();
     const template = await firmwareFormat("esp-secure-cert").open(bytesReader(original), {});
-    const { patches } = template.inject([leaf.der, factory.der]);
+    const { patches } = await template.inject([leaf.der, factory.der]);
     writeFileSync(join(dir(), "image.bin"), applyPatches(original, patches));
 
     const to = ["--hub", hub.address, "--ca", join(dir(), "hub-ca.pem"), "--messages", "2", "--json"];
