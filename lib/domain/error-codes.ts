@@ -83,6 +83,8 @@ export const ERROR_KINDS = {
   // Firmware
   "image-unknown-format": "invalid",
   "image-invalid": "invalid",
+  "image-encrypted": "refused",
+  "image-region-missing": "refused",
   "image-region-too-small": "refused",
   "image-region-overlap": "refused",
   "image-holds-other-chain": "refused",
