@@ -1,9 +1,10 @@
 import { readFile } from "node:fs/promises";
-import { Agent, request } from "node:https";
+import { Agent } from "node:https";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { CountersignError } from "../../lib/domain/errors.ts";
-import { problemError, stateFolder } from "./site-client.ts";
+import { exchange, jsonOf, type Peer } from "./exchange.ts";
+import { stateFolder } from "./site-client.ts";
 
 /** The part of `hub.json` that is meant for the command line. */
 const hubFile = z.object({
@@ -36,12 +37,10 @@ const MAX_ANSWER_BYTES = 16 << 20;
 
 /** The hub's management API as its operator sees it. */
 export class HubClient {
-  readonly url: string;
-  readonly #agent: Agent;
+  readonly #peer: Peer;
 
   private constructor(url: string, agent: Agent) {
-    this.url = url;
-    this.#agent = agent;
+    this.#peer = { name: "the hub", url, agent, maxAnswer: MAX_ANSWER_BYTES };
   }
 
   /** @throws CountersignError `component-missing` when there is no hub under the state folder */
@@ -110,42 +109,13 @@ export class HubClient {
 
   /** Closes idle connections. */
   close(): void {
-    this.#agent.destroy();
+    this.#peer.agent.destroy();
   }
 
-  #call<T>(method: string, path: string, body?: unknown): Promise<T> {
-    return new Promise((done, fail) => {
-      const text = body === undefined ? undefined : JSON.stringify(body);
-      const headers = text === undefined ? {} : { "content-type": "application/json" };
-      const call = request(`${this.url}${path}`, { method, agent: this.#agent, headers }, (response) => {
-        const parts: Uint8Array[] = [];
-        let size = 0;
-        response.on("data", (part: Uint8Array) => {
-          size += part.length;
-          if (size > MAX_ANSWER_BYTES) response.destroy(new Error("the answer is too long"));
-          else parts.push(part);
-        });
-        response.on("error", (cause) => fail(this.#unreachable(cause)));
-        response.on("end", () => {
-          const bytes = Buffer.concat(parts);
-          const status = response.statusCode ?? 0;
-          if (status < 200 || status >= 300) return fail(problemError(status, bytes, `${method} ${this.url}${path}`));
-          try {
-            done((bytes.length === 0 ? undefined : JSON.parse(bytes.toString("utf8"))) as T);
-          } catch (cause) {
-            fail(new CountersignError("internal", "the hub's answer isn't JSON", { cause }));
-          }
-        });
-      });
-      call.setTimeout(60_000, () => call.destroy(new Error("no answer in time")));
-      call.on("error", (cause) => fail(this.#unreachable(cause)));
-      call.end(text);
-    });
-  }
-
-  #unreachable(cause: Error): CountersignError {
-    const message = `the hub at ${this.url} doesn't answer (${cause.message}): is the stack up? See \`countersign status\``;
-    return new CountersignError("component-unreachable", message, { cause });
+  async #call<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const sent = body === undefined ? {} : { body: { text: JSON.stringify(body), type: "application/json" } };
+    const bytes = await exchange(this.#peer, { method, path, ...sent });
+    return bytes.length === 0 ? (undefined as T) : jsonOf<T>(this.#peer, bytes);
   }
 }
 

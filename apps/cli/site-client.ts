@@ -1,10 +1,10 @@
 import { readFile } from "node:fs/promises";
-import { Agent, request } from "node:https";
+import { Agent } from "node:https";
 import { join, resolve } from "node:path";
 import { z } from "zod";
-import { ERROR_KINDS, type ErrorCode } from "../../lib/domain/error-codes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { PARTY_ID } from "../../lib/domain/ids.ts";
+import { type Call, exchange, jsonOf, type Peer } from "./exchange.ts";
 
 /** Whose client certificate is shown; each is a file pair `infra/<role>.pem`, `infra/<role>.key` of the site. */
 export type ClientRole = "operator" | "station" | "technician";
@@ -21,12 +21,6 @@ export interface CallOptions {
 }
 
 const siteFile = z.object({ party: z.string(), gateway: z.object({ url: z.url() }) });
-const problem = z.object({
-  code: z.string(),
-  detail: z.string(),
-  details: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional(),
-});
-
 const MAX_ANSWER_BYTES = 256 << 20;
 
 export function stateFolder(): string {
@@ -40,14 +34,14 @@ export class SiteClient {
   /** The site's state folder, and whose certificate in it is shown. */
   readonly folder: string;
   readonly role: ClientRole;
-  readonly #agent: Agent;
+  readonly #peer: Peer;
 
   private constructor(party: string, url: string, from: { folder: string; role: ClientRole }, agent: Agent) {
     this.party = party;
     this.url = url;
     this.folder = from.folder;
     this.role = from.role;
-    this.#agent = agent;
+    this.#peer = { name: `the gateway of ${party}`, url, agent, maxAnswer: MAX_ANSWER_BYTES };
   }
 
   /** @throws CountersignError `input-invalid`, `component-missing` when there is no such site under the state folder */
@@ -75,21 +69,22 @@ export class SiteClient {
   }
 
   async get<T = unknown>(path: string, options?: CallOptions): Promise<T> {
-    return json<T>(await this.send("GET", path, undefined, undefined, options));
+    return jsonOf<T>(this.#peer, await this.send("GET", path, undefined, options));
   }
 
   async post<T = unknown>(path: string, body: unknown, options?: CallOptions): Promise<T> {
-    return json<T>(await this.send("POST", path, JSON.stringify(body), "application/json", options));
+    const sent = { text: JSON.stringify(body), type: "application/json" };
+    return jsonOf<T>(this.#peer, await this.send("POST", path, sent, options));
   }
 
   async postNdjson<T = unknown>(path: string, lines: Iterable<unknown>, options?: CallOptions): Promise<T> {
-    let body = "";
-    for (const line of lines) body += `${JSON.stringify(line)}\n`;
-    return json<T>(await this.send("POST", path, body, "application/x-ndjson", options));
+    let text = "";
+    for (const line of lines) text += `${JSON.stringify(line)}\n`;
+    return jsonOf<T>(this.#peer, await this.send("POST", path, { text, type: "application/x-ndjson" }, options));
   }
 
   async getBytes(path: string, options?: CallOptions): Promise<Uint8Array> {
-    return this.send("GET", path, undefined, undefined, options);
+    return this.send("GET", path, undefined, options);
   }
 
   /**
@@ -117,66 +112,15 @@ export class SiteClient {
 
   /** Closes idle connections. */
   close(): void {
-    this.#agent.destroy();
+    this.#peer.agent.destroy();
   }
 
   private send(
     method: string,
     path: string,
-    body: string | undefined,
-    type: string | undefined,
+    body: Call["body"] | undefined,
     options: CallOptions = {},
   ): Promise<Uint8Array> {
-    return new Promise((done, fail) => {
-      const headers = body === undefined ? {} : { "content-type": type, "content-length": Buffer.byteLength(body) };
-      const call = request(`${this.url}${path}`, { method, agent: this.#agent, headers }, (response) => {
-        const parts: Uint8Array[] = [];
-        let size = 0;
-        response.on("data", (part: Uint8Array) => {
-          size += part.length;
-          if (size > MAX_ANSWER_BYTES) response.destroy(new Error("the answer is too long"));
-          else parts.push(part);
-        });
-        response.on("error", (cause) => fail(this.unreachable(cause)));
-        response.on("end", () => {
-          const bytes = Buffer.concat(parts);
-          const status = response.statusCode ?? 0;
-          if (status >= 200 && status < 300) done(bytes);
-          else fail(problemError(status, bytes, `${method} ${this.url}${path}`));
-        });
-      });
-      call.setTimeout(options.timeoutMs ?? 60_000, () => call.destroy(new Error("no answer in time")));
-      call.on("error", (cause) => fail(this.unreachable(cause)));
-      call.end(body);
-    });
+    return exchange(this.#peer, { method, path, ...(body === undefined ? {} : { body }), ...options });
   }
-
-  private unreachable(cause: Error): CountersignError {
-    return new CountersignError(
-      "component-unreachable",
-      `the gateway of ${this.party} at ${this.url} doesn't answer (${cause.message}): is the stack up? See \`countersign status\``,
-      { cause },
-    );
-  }
-}
-
-function json<T>(bytes: Uint8Array): T {
-  try {
-    return JSON.parse(Buffer.from(bytes).toString("utf8")) as T;
-  } catch (cause) {
-    throw new CountersignError("internal", "the gateway's answer isn't JSON", { cause });
-  }
-}
-
-/** The server's own error, with its code; anything else it says is an internal error. */
-export function problemError(status: number, body: Uint8Array, where: string): CountersignError {
-  try {
-    const { code, detail, details } = problem.parse(JSON.parse(Buffer.from(body).toString("utf8")));
-    if (Object.hasOwn(ERROR_KINDS, code)) {
-      return new CountersignError(code as ErrorCode, detail, details === undefined ? {} : { details });
-    }
-  } catch {
-    // Not a problem document.
-  }
-  return new CountersignError("internal", `${where} answered ${status} without a problem document`);
 }

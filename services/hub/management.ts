@@ -1,7 +1,6 @@
-import { Agent, request } from "node:https";
 import { z } from "zod";
-import { ERROR_KINDS, type ErrorCode } from "../../lib/domain/error-codes.ts";
-import { CountersignError } from "../../lib/domain/errors.ts";
+import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
+import { exchange, refusalOf } from "../exchange.ts";
 
 /** What a site asks of the hub's management API. */
 
@@ -21,7 +20,6 @@ const caEntry = z.object({
 });
 export type HubCaEntry = z.infer<typeof caEntry>;
 
-const problem = z.object({ code: z.string(), detail: z.string() });
 const TIMEOUT_MS = 30_000;
 const MAX_ANSWER_BYTES = 256 * 1024;
 
@@ -44,45 +42,21 @@ export async function verifyCa(
 }
 
 /** @throws CountersignError the hub's own refusal by its code, `component-unreachable` for everything else */
-function call(hub: HubAccess, method: string, path: string, body?: unknown): Promise<unknown> {
-  const { ca, cert, key } = hub;
-  const agent = new Agent({ ca, cert, key, keepAlive: false, maxCachedSessions: 0 });
-  const unreachable = (cause: unknown): CountersignError =>
-    new CountersignError(
-      "component-unreachable",
-      `the hub at ${hub.url} doesn't answer (${(cause as Error).message})`,
-      {
-        cause,
-      },
-    );
-  return new Promise<unknown>((done, fail) => {
-    const text = body === undefined ? undefined : JSON.stringify(body);
-    const headers = text === undefined ? {} : { "content-type": "application/json" };
-    const sent = request(new URL(path, hub.url), { method, agent, headers }, (response) => {
-      const parts: Uint8Array[] = [];
-      let size = 0;
-      response.on("data", (part: Uint8Array) => {
-        size += part.length;
-        if (size > MAX_ANSWER_BYTES) response.destroy(new Error("its answer is too long"));
-        else parts.push(part);
-      });
-      response.on("error", (cause) => fail(unreachable(cause)));
-      response.on("end", () => {
-        try {
-          const answer: unknown = JSON.parse(Buffer.concat(parts).toString("utf8"));
-          const status = response.statusCode ?? 0;
-          if (status >= 200 && status < 300) return done(answer);
-          const { code, detail } = problem.parse(answer);
-          if (status < 500 && Object.hasOwn(ERROR_KINDS, code))
-            return fail(new CountersignError(code as ErrorCode, detail));
-          fail(unreachable(new Error(`HTTP ${status}`)));
-        } catch (cause) {
-          fail(unreachable(cause));
-        }
-      });
+async function call(hub: HubAccess, method: string, path: string, body?: unknown): Promise<unknown> {
+  try {
+    const answer = await exchange({
+      url: new URL(path, hub.url),
+      method,
+      tls: hub,
+      body: body === undefined ? undefined : { bytes: JSON.stringify(body), type: "application/json" },
+      timeoutMs: TIMEOUT_MS,
+      maxAnswerBytes: MAX_ANSWER_BYTES,
     });
-    sent.setTimeout(TIMEOUT_MS, () => sent.destroy(new Error("no answer in time")));
-    sent.on("error", (cause) => fail(unreachable(cause)));
-    sent.end(text);
-  }).finally(() => agent.destroy());
+    if (answer.status < 200 || answer.status >= 300) throw refusalOf(answer) ?? new Error(`HTTP ${answer.status}`);
+    return JSON.parse(Buffer.from(answer.body).toString("utf8")) as unknown;
+  } catch (cause) {
+    if (isCountersignError(cause)) throw cause;
+    const message = `the hub at ${hub.url} doesn't answer (${(cause as Error).message})`;
+    throw new CountersignError("component-unreachable", message, { cause });
+  }
 }

@@ -1,4 +1,4 @@
-import { request } from "node:https";
+import { exchange } from "../../../services/exchange.ts";
 
 export interface ClientFiles {
   readonly ca: string;
@@ -6,18 +6,16 @@ export interface ClientFiles {
   readonly key?: string;
 }
 
+const MAX_ANSWER_BYTES = 1 << 20;
+
 /** One GET over HTTPS with exactly this CA trusted. Resolves with the status and body; rejects when there is no answer. */
-export function httpsGet(url: string, tls: ClientFiles, timeoutMs = 3_000): Promise<{ status: number; body: string }> {
-  return new Promise((resolve, reject) => {
-    const call = request(url, { ...tls, agent: false, timeout: timeoutMs }, (response) => {
-      let body = "";
-      response.setEncoding("utf8");
-      response.on("data", (part: string) => (body += part));
-      response.on("end", () => resolve({ status: response.statusCode ?? 0, body }));
-      response.on("error", reject);
-    });
-    call.on("timeout", () => call.destroy(new Error("no answer in time")));
-    call.on("error", reject);
-    call.end();
+export async function httpsGet(url: string, tls: ClientFiles, timeoutMs = 3_000) {
+  const answer = await exchange({
+    url: new URL(url),
+    method: "GET",
+    tls,
+    timeoutMs,
+    maxAnswerBytes: MAX_ANSWER_BYTES,
   });
+  return { status: answer.status, body: Buffer.from(answer.body).toString("utf8") };
 }
