@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { CountersignError } from "../lib/domain/errors.ts";
-import { ckrOf, hsmError, isSessionLost } from "./errors.ts";
+import { ckrOf, hsmError, isSessionLost, isTokenLost } from "./errors.ts";
 
 const context = { doing: "sign", token: "factory-y", key: "act" };
 
@@ -36,5 +36,25 @@ describe("PKCS#11 errors", () => {
     expect(ckrOf(new Error("no name"))).toBeUndefined();
     expect(isSessionLost(new Error("CKR_SESSION_HANDLE_INVALID:179"))).toBe(true);
     expect(isSessionLost(new Error("CKR_PIN_INCORRECT:160"))).toBe(false);
+  });
+
+  it.each([
+    ["CKR_PIN_INCORRECT", false, false],
+    ["CKR_SESSION_COUNT", false, false],
+    ["CKR_VENDOR_DEFINED", false, false],
+    ["CKR_USER_NOT_LOGGED_IN", true, false],
+    ["CKR_KEY_HANDLE_INVALID", true, false],
+    ["CKR_OPERATION_ACTIVE", true, false],
+    ["CKR_DEVICE_MEMORY", true, true],
+    ["CKR_GENERAL_ERROR", true, true],
+    ["CKR_CRYPTOKI_NOT_INITIALIZED", true, true],
+  ])("%s: session lost %s, token lost %s", (message, session, token) => {
+    const error = new Error(message);
+    expect([isSessionLost(error), isTokenLost(error)]).toEqual([session, token]);
+    const refusal = new CountersignError("hsm-unavailable", "no", {
+      cause: error,
+      details: { refused: "circuit-open" },
+    });
+    expect([isSessionLost(refusal), isTokenLost(refusal)]).toEqual([false, false]);
   });
 });

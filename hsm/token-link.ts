@@ -2,7 +2,7 @@ import { CountersignError } from "../lib/domain/errors.ts";
 import type { Results, Work } from "./connector-protocol.ts";
 import { Connector } from "./connector.ts";
 import type { Handle } from "./cryptoki.ts";
-import { hsmError, isSessionLost, isTokenLost } from "./errors.ts";
+import { ckrOf, hsmError, isSessionLost, isTokenLost } from "./errors.ts";
 import type { KeyName, TokenKeyPair } from "./keys.ts";
 import type { HsmLimits } from "./limits.ts";
 import type { Pkcs11Module } from "./module.ts";
@@ -28,6 +28,12 @@ function connectorOf(module: Pkcs11Module): Connector {
 const MAX_RESTART_GAP_MS = 30_000;
 /** How long calls under way may take to end before a restart is put off; ms */
 const RESTART_WAIT_MS = 1_000;
+/**
+ * A SoftHSM token is a file, and another process's login writes to it: who looks in that moment is told
+ * CKR_GENERAL_ERROR, and it is over at once. In a row of failures the first looks aren't believed, after these times in
+ * ms; every further one is, so that a lasting fault costs this wait once.
+ */
+const LOOK_AGAIN_MS = [20, 100];
 
 /** The way to one token: finds it, opens sessions, logs in, looks keys up, and notices when all of that is lost. */
 export class TokenLink implements SessionSource {
@@ -46,6 +52,7 @@ export class TokenLink implements SessionSource {
   #firstEpoch = 0;
   #restartAt = 0;
   #restarts = 0;
+  #unreadable = 0;
 
   constructor(module: Pkcs11Module, uri: string, pin: PinSource, limits: HsmLimits) {
     this.module = module;
@@ -149,14 +156,22 @@ export class TokenLink implements SessionSource {
   }
 
   async #run<W extends Work>(work: () => W): Promise<Results[W["op"]]> {
-    const { epoch } = this;
-    try {
-      return await this.#connector.run(work, this.label, this.#limits.callTimeoutMs, (refused) => {
-        rememberRefused(this.module.path, refused);
-      });
-    } catch (error) {
-      if (isSessionLost(error)) this.lost(epoch);
-      throw error;
+    for (;;) {
+      const { epoch } = this;
+      try {
+        const result = await this.#connector.run(work, this.label, this.#limits.callTimeoutMs, (refused) => {
+          rememberRefused(this.module.path, refused);
+        });
+        this.#unreadable = 0;
+        return result;
+      } catch (error) {
+        const pauseMs = ckrOf(error) === "CKR_GENERAL_ERROR" ? LOOK_AGAIN_MS[this.#unreadable++] : undefined;
+        if (pauseMs === undefined) {
+          if (isSessionLost(error)) this.lost(epoch);
+          throw error;
+        }
+        await new Promise((wake) => setTimeout(wake, pauseMs));
+      }
     }
   }
 }

@@ -2,7 +2,6 @@ import { CountersignError } from "../lib/domain/errors.ts";
 import type { KeyAlgorithm, Signer } from "../lib/domain/signing.ts";
 import { Breaker, type BreakerState } from "./breaker.ts";
 import { TokenCaKey, type CaKey } from "./ca-key.ts";
-import { ckrOf } from "./errors.ts";
 import { HsmGuard } from "./guard.ts";
 import { KeyMaker } from "./key-maker.ts";
 import { assertKeyLabel, assertRole } from "./key-role.ts";
@@ -62,29 +61,12 @@ export async function openToken(config: TokenConfig): Promise<Token> {
   const link = new TokenLink(loadModule(config.module), config.uri, config.pin, limits);
   link.module.retain();
   try {
-    const sessions = config.sessions ?? DEFAULT_SESSIONS;
-    return new Token(link, await unlessWritten(() => SessionPool.open(link, sessions, limits)), limits);
+    return new Token(link, await SessionPool.open(link, config.sessions ?? DEFAULT_SESSIONS, limits), limits);
   } catch (error) {
     await link.closed();
     link.module.release();
     throw error;
   }
-}
-
-/**
- * A SoftHSM token is a file, and another process's login writes to it: who opens it in that moment is told
- * CKR_GENERAL_ERROR. It is over at once, so the first look isn't believed. Later ones have the link's own attempts.
- */
-async function unlessWritten<T>(open: () => Promise<T>): Promise<T> {
-  for (const pauseMs of [20, 100]) {
-    try {
-      return await open();
-    } catch (error) {
-      if (ckrOf(error) !== "CKR_GENERAL_ERROR") throw error;
-      await new Promise((wake) => setTimeout(wake, pauseMs));
-    }
-  }
-  return open();
 }
 
 /**
