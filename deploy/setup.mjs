@@ -10,6 +10,7 @@ import { installPackages } from "./setup/packages.mjs";
 import { prepareTestTools } from "./setup/test-tools.mjs";
 import { CACHE, SetupError, say } from "./setup/run.mjs";
 import { fetchTemporal, findTemporal } from "./setup/temporal.mjs";
+import { fetchTestImages } from "./setup/test-images.mjs";
 
 const USAGE = "usage: node deploy/setup.mjs [--for start|test]";
 
@@ -44,7 +45,10 @@ function main() {
   linkLauncher();
   const temporal = temporalBefore ?? fetchTemporal();
   const firmware = fetchFirmware();
-  if (purpose === "test") prepareTestTools();
+  if (purpose === "test") {
+    prepareTestTools();
+    fetchTestImages();
+  }
   writeMachine({ temporal, ...lookAround(), firmware: [firmware] });
 }
 

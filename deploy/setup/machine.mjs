@@ -117,6 +117,15 @@ export function needs(purpose, { temporal, firmware }) {
         brew: [],
       },
       {
+        what: "binutils and QEMU for ARM, and e2fsprogs: judges of images in tests",
+        met: ["arm-none-eabi-objcopy", "qemu-system-arm", "mke2fs", "e2fsck", "debugfs"].every(
+          (name) => which(name) !== null,
+        ),
+        apt: ["binutils-arm-none-eabi", "qemu-system-arm", "e2fsprogs"],
+        dnf: ["arm-none-eabi-binutils-cs", "qemu-system-arm", "e2fsprogs"],
+        brew: ["arm-none-eabi-binutils", "qemu", "e2fsprogs"],
+      },
+      {
         what: "mbedTLS, a judge in tests",
         met: firstExisting(MBEDTLS_HEADERS) !== null,
         apt: ["libmbedtls-dev"],

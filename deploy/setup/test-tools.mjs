@@ -12,7 +12,9 @@ export function prepareTestTools() {
   const python = venv();
   const wanted = sha256OfFile(REQUIREMENTS);
   if (installed() === wanted) return;
-  say("installing the tests' judges into .cache/python (PyPI esp-secure-cert-tool, intelhex, pkilint)");
+  say(
+    "installing the tests' judges into .cache/python (PyPI esp-secure-cert-tool, intelhex, imgtool, pyelftools, pkilint)",
+  );
   if (
     !run(python, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--use-pep517", "-r", REQUIREMENTS])
   ) {

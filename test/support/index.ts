@@ -1,10 +1,10 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Connection } from "@temporalio/client";
 import { msToTs } from "@temporalio/common/lib/time.js";
 import { inject } from "vitest";
-import { findPkcs11Module, PROJECT_ROOT, readMachine, which } from "../../apps/site/stack/machine.ts";
+import { CACHE_DIR, findPkcs11Module, PROJECT_ROOT, readMachine, which } from "../../apps/site/stack/machine.ts";
 
 export { findOpensslEngine, findPkcs11Module, findTemporal, PROJECT_ROOT } from "../../apps/site/stack/machine.ts";
 
@@ -128,6 +128,13 @@ export function firmware(name?: string): { name: string; path: string; sha256: s
   const image = readMachine().firmware.find((candidate) => name === undefined || candidate.name === name);
   if (image === undefined) throw new Error(`no firmware image ${name ?? ""}: run node deploy/setup.mjs`);
   return image;
+}
+
+/** A real image of a format's own, from a registry (deploy/setup/test-images.mjs). */
+export function testImage(file: string): Uint8Array {
+  const path = join(CACHE_DIR, "images", file);
+  if (existsSync(path)) return new Uint8Array(readFileSync(path));
+  throw new Error(`${path} is missing: run node deploy/setup.mjs --for test, which says what it needs for it`);
 }
 
 async function ask(what: "database" | "temporal"): Promise<unknown> {
