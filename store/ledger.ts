@@ -374,3 +374,12 @@ export async function trySequencerLock(client: Tx): Promise<boolean> {
   ]);
   return rows[0]?.locked === true;
 }
+
+/** The server ends this session, and with it the lock, when its client says nothing or takes no answer for so long. */
+export async function endWhenSilent(client: Tx, ms: number): Promise<void> {
+  await client.query(
+    `SELECT set_config('idle_session_timeout', $1, false), set_config('idle_in_transaction_session_timeout', $1, false),
+            set_config('tcp_user_timeout', $1, false)`,
+    [String(ms)],
+  );
+}

@@ -9,6 +9,7 @@ import { emptyRoot, HASH_SIZE, splitHashes } from "../../lib/ledger/tree.ts";
 import type { Db, Tx } from "../../store/db.ts";
 import {
   createHead,
+  endWhenSilent,
   insertLeaves,
   moveHead,
   PENDING_CHANNEL,
@@ -39,6 +40,13 @@ export interface SequencerOptions {
   readonly intervalMs?: number;
   /** acts in one transaction; default 4096 */
   readonly maxBatch?: number;
+  /**
+   * When nothing was heard from a leader for so long the server ends its session, and another takes over; default
+   * 15,000. One whose own connection is silent gives it up after twice that.
+   */
+  readonly sessionTimeoutMs?: number;
+  /** after a fault; default 250 */
+  readonly retryMs?: number;
   /** A fault that the sequencer goes on after. */
   readonly onError?: (error: unknown) => void;
   /** After a checkpoint was stored. */
@@ -56,6 +64,7 @@ export interface SequencerSeam {
 }
 
 const IDLE_MS = 1000;
+const SESSION_TIMEOUT_MS = 15_000;
 /** Fewer acts than this in one go are no load yet. */
 const FEW_ACTS = 64;
 const STANDBY_MS = 250;
@@ -92,6 +101,8 @@ export class Sequencer {
   #running: Promise<void> | undefined;
   #wake: (() => void) | undefined;
   #woken = false;
+  /** when the database last answered */
+  #heard = 0;
 
   constructor(options: SequencerOptions) {
     this.#options = options;
@@ -108,6 +119,10 @@ export class Sequencer {
     await this.#running;
   }
 
+  get #sessionTimeout(): number {
+    return this.#options.sessionTimeoutMs ?? SESSION_TIMEOUT_MS;
+  }
+
   get #stopped(): boolean {
     return this.#stopping.signal.aborted;
   }
@@ -120,7 +135,7 @@ export class Sequencer {
         this.#options.onError?.(error);
         // A log that contradicts its own signatures must not be signed again, by anybody, until someone has looked.
         if (isCountersignError(error) && error.code === "ledger-forked") return;
-        await sleep(RETRY_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+        await sleep(this.#options.retryMs ?? RETRY_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
       }
     }
   }
@@ -138,17 +153,46 @@ export class Sequencer {
       this.#wake?.();
     });
     try {
-      while (!(await trySequencerLock(client))) {
-        await sleep(STANDBY_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
-        if (this.#stopped) return;
-      }
-      // From here every state is read again: what an earlier leader did, or this one before a fault, is in the tables.
-      await client.query(`LISTEN ${PENDING_CHANNEL}`);
-      const edge = await this.#recover(client);
-      await this.#sequence(client, edge, () => lost);
+      await this.#unlessSilent(this.#leadOn(client, () => lost));
     } finally {
       // The session ends with the connection, and the lock with it.
       client.release(true);
+    }
+  }
+
+  async #leadOn(client: Tx, lost: () => Error | undefined): Promise<void> {
+    await endWhenSilent(client, this.#sessionTimeout);
+    while (!(await trySequencerLock(client))) {
+      this.#heard = performance.now();
+      await sleep(STANDBY_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+      if (this.#stopped) return;
+    }
+    // From here every state is read again: what an earlier leader did, or this one before a fault, is in the tables.
+    await client.query(`LISTEN ${PENDING_CHANNEL}`);
+    const edge = await this.#recover(client);
+    await this.#sequence(client, edge, lost);
+  }
+
+  /**
+   * A connection can hang without ending. What still waits on it then is left behind: its next statement fails, since
+   * the caller ends the connection, and a signature that it may still get is over a durable head.
+   */
+  async #unlessSilent(work: Promise<void>): Promise<void> {
+    this.#heard = performance.now();
+    const limit = 2 * this.#sessionTimeout;
+    let timer: NodeJS.Timeout | undefined;
+    const silent = new Promise<never>((_, reject) => {
+      timer = setInterval(() => {
+        if (performance.now() - this.#heard < limit) return;
+        const message = `ledger ${this.#options.origin}: the database didn't answer the sequencer for ${limit} ms`;
+        reject(new CountersignError("timeout", message));
+      }, limit / 8);
+    });
+    try {
+      await Promise.race([work, silent]);
+    } finally {
+      clearInterval(timer);
+      work.catch(() => undefined);
     }
   }
 
@@ -194,7 +238,9 @@ export class Sequencer {
       this.#woken = false;
       const began = performance.now();
       const { next, taken } = await this.#integrate(client, edge, maxBatch);
+      this.#heard = performance.now();
       if (next.size > edge.size) await this.#sign(client, next);
+      this.#heard = performance.now();
       edge = next;
       if (taken === maxBatch) continue;
       const took = performance.now() - began;
@@ -212,7 +258,7 @@ export class Sequencer {
     if (this.#woken || this.#stopped) return;
     await new Promise<void>((resolve) => {
       // Notifications can be missed around a reconnection; looking once a second costs nothing.
-      const timer = setTimeout(resolve, IDLE_MS);
+      const timer = setTimeout(resolve, Math.min(IDLE_MS, this.#sessionTimeout / 2));
       this.#wake = () => {
         clearTimeout(timer);
         resolve();
