@@ -1,4 +1,5 @@
 /** The ledger's formats and proofs: pure, the same in the sequencer, a command line and a browser. */
+export * from "./add-checkpoint.ts";
 export * from "./audit-log.ts";
 export * from "./checkpoint.ts";
 export * from "./cosignature.ts";
