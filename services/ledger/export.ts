@@ -74,6 +74,8 @@ async function write(path: string, bytes: Uint8Array): Promise<void> {
   const file = await open(temporary, "w", 0o644);
   try {
     await file.writeFile(bytes);
+    // A name never comes to stand for bytes that a power cut took: what is there is never written again.
+    await file.datasync();
   } finally {
     await file.close();
   }
