@@ -23,10 +23,13 @@ interface RegisteredRoot {
  */
 export class Admission {
   readonly #db: Db;
+  readonly #onPath: (path: readonly Certificate[]) => void;
   #roots: RegisteredRoot[] = [];
 
-  constructor(db: Db) {
+  /** @param onPath told of each valid path, also of one whose device isn't let in for another reason; must not throw */
+  constructor(db: Db, onPath: (path: readonly Certificate[]) => void = () => undefined) {
     this.#db = db;
+    this.#onPath = onPath;
   }
 
   /** Takes the verified CAs from the database; called at start and after each verification. */
@@ -57,6 +60,7 @@ export class Admission {
       verify: webCryptoVerify,
     });
     if (!result.ok) throw noPath(`no valid path to a registered CA: ${result.reason} (${result.message})`);
+    this.#onPath(result.path);
     const leaf = parsed[0];
     const anchor = result.path.at(-1);
     const root = anchor === undefined ? undefined : this.#roots.find((one) => one.sha256 === sha256(anchor.der));

@@ -49,6 +49,14 @@ export const HubConfigSchema = z.strictObject({
     .max(24 * 30)
     .default(24),
   log: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).default("info"),
+  /**
+   * Sites that are told which of their certificates devices were seen with, so that they can hold them against their
+   * ledger: gateway, its infrastructure CA, and this hub's client certificate of that CA (OU `monitor`).
+   */
+  report: z
+    .array(z.strictObject({ url: z.url({ protocol: /^https$/ }), ca: path, cert: path, key: path }))
+    .max(1000)
+    .default([]),
   /** For the command line only, which resolves these paths itself; the hub never reads them. */
   operator: z.strictObject({ url: z.url(), ca: path, cert: path, key: path }).optional(),
 });
@@ -73,6 +81,7 @@ export function loadHubConfig(file: string): HubConfig {
     ...config,
     tls: { cert: at(config.tls.cert), key: at(config.tls.key) },
     clientCa: at(config.clientCa),
+    report: config.report.map(({ url, ca, cert, key }) => ({ url, ca: at(ca), cert: at(cert), key: at(key) })),
     database: {
       ...config.database,
       ...(config.database.passwordFile === undefined ? {} : { passwordFile: at(config.database.passwordFile) }),

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { CountersignError } from "../../lib/domain/errors.ts";
-import { connect } from "../../store/db.ts";
+import { connect, type Db } from "../../store/db.ts";
 import { migrateHub } from "../../store/hub.ts";
 import { createLogger, type Logger } from "../http/logger.ts";
 import { createServer } from "../http/server.ts";
@@ -9,6 +9,8 @@ import { Admission } from "./admission.ts";
 import { managementApi } from "./api.ts";
 import type { HubConfig } from "./config.ts";
 import { listenMqtt } from "./mqtt.ts";
+import { Reporter } from "./reporter.ts";
+import { Sightings } from "./sightings.ts";
 import { TelemetryWriter } from "./telemetry.ts";
 
 export interface Hub {
@@ -44,7 +46,8 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
         cause,
       });
     });
-    const admission = new Admission(db);
+    const sightings = reporting(config, db, logger, opened);
+    const admission = new Admission(db, (seen) => sightings?.see(seen));
     await admission.loadRoots();
     const telemetry = new TelemetryWriter(db);
     opened.push(() => telemetry.idle());
@@ -62,6 +65,27 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     await stop().catch(() => undefined);
     throw error;
   }
+}
+
+/** Notes and reports what devices are seen with, when there is somebody to report to. */
+function reporting(
+  config: HubConfig,
+  db: Db,
+  logger: Logger,
+  opened: (() => Promise<unknown>)[],
+): Sightings | undefined {
+  if (config.report.length === 0) return undefined;
+  const sites = config.report.map(({ url, ...files }) => ({
+    url,
+    ca: readPart(files.ca),
+    cert: readPart(files.cert),
+    key: readPart(files.key),
+  }));
+  const reporter = new Reporter(db, sites, logger);
+  opened.push(() => reporter.stop());
+  const sightings = new Sightings(db, logger, () => reporter.wake());
+  opened.push(() => sightings.idle());
+  return sightings;
 }
 
 function readPart(file: string): string {

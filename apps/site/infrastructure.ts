@@ -17,7 +17,7 @@ import { buildTbs } from "../../lib/pki/tbs.ts";
 
 const RENEW_BEFORE_MS = 30 * 86_400_000;
 
-export type ClientRoleName = "operator" | "station" | "technician";
+export type ClientRoleName = "operator" | "station" | "technician" | "monitor";
 
 /** The self-signed certificate in `file`, made when it isn't there. */
 export async function ensureInfrastructureCa(

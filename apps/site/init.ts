@@ -16,7 +16,7 @@ import { ensureSoftHsm, ensureToken, openConfigured, useSoftHsm } from "./tokens
  *   node apps/site/init.ts --config .countersign/factory-y/site.json
  */
 
-export const CLIENT_ROLES: readonly ClientRoleName[] = ["operator", "station", "technician"];
+export const CLIENT_ROLES: readonly ClientRoleName[] = ["operator", "station", "technician", "monitor"];
 
 /** Where a site's infrastructure files are: beside the client CA's certificate. */
 export function infraFolder(config: SiteConfig): string {

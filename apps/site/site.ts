@@ -19,6 +19,7 @@ import { crlUrl } from "../../services/parties/ca.ts";
 import { actKeyId, type Identity } from "../../services/parties/identity.ts";
 import { Inbox } from "../../services/parties/inbox.ts";
 import { Outbox } from "../../services/parties/outbox.ts";
+import { watchInbox } from "../../services/reconcile/inbox.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { startGateway, type Gateway } from "../gateway/gateway.ts";
@@ -32,6 +33,7 @@ import { messageHandlers, onRefusedMessage } from "./messages.ts";
 import { keepReconciled } from "./reconciler.ts";
 import { startTemporalSide, type TemporalSide } from "./temporal.ts";
 import { caSettings, openConfigured, useSoftHsm } from "./tokens.ts";
+import { witnessSides } from "./witness.ts";
 
 const CRL_CHECK_MS = 3_600_000;
 const DATABASE_CONNECTIONS = 24;
@@ -146,9 +148,15 @@ async function launch(
   const acts = new Acts({ db, origin: config.origin, party: config.party });
   started.add("acts", () => acts.close());
 
+  const { witness, feed } = witnessSides(config, db, identity, logger);
+  await feed.start();
+  started.add("witness feed", () => feed.stop());
+  const cosigned = (size: number): Promise<number> => feed.cosigned(size);
+
   const custody: CustodyContext = {
     db,
     acts,
+    cosigned,
     party: config.party,
     actSigner: identity.act,
     firmwareDir: config.firmwareDir,
@@ -159,7 +167,7 @@ async function launch(
     {
       ...config.temporal,
       taskQueue: QUEUES.site,
-      activities: siteActivities(config, { db, acts, identity, caToken, issuing, custody }),
+      activities: siteActivities(config, { db, acts, identity, caToken, issuing, custody, cosigned }),
       logger,
     },
     onFailure,
@@ -167,9 +175,10 @@ async function launch(
   started.add("Temporal", () => temporal.stop());
   const { workflow } = temporal.client;
 
+  const reconciling = { ...issuing, actSigner: identity.act };
   const applier = new Applier({
     db,
-    handlers: messageHandlers(config.party, workflow, custody),
+    handlers: watchInbox(messageHandlers(config.party, workflow, custody), reconciling),
     onFault: (id, error) => logger.warn({ message: id, err: error }, "a message had no effect yet"),
   });
   await applier.start();
@@ -185,7 +194,6 @@ async function launch(
   await outbox.start();
   started.add("outbox", () => outbox.stop());
   if (caToken) started.add("CRL", keepCrl(db, caToken, logger));
-  const reconciling = { ...issuing, actSigner: identity.act };
   started.add("reconciliation", keepReconciled(reconciling, logger));
 
   const { gateway: settings } = config;
@@ -209,6 +217,8 @@ async function launch(
       onlineCa: caToken !== undefined,
       hubConfigured: config.hub !== undefined,
       inbox: new Inbox({ db, party: config.party, verify: nodeVerify }),
+      witness,
+      witnesses: () => feed.status(),
       workflows: workflow,
       ready: async () => {
         await db.query("SELECT 1");
@@ -251,6 +261,7 @@ interface Parts {
   readonly caToken: Token | undefined;
   readonly issuing: IssuingContext;
   readonly custody: CustodyContext;
+  readonly cosigned: CustodyContext["cosigned"];
 }
 
 function issuingContext(
@@ -272,12 +283,12 @@ function issuingContext(
 }
 
 function siteActivities(config: SiteConfig, parts: Parts): object {
-  const { db, acts, identity, caToken, issuing, custody } = parts;
+  const { db, acts, identity, caToken, issuing, custody, cosigned } = parts;
   return {
     ...delegationActivities({ db, identity, acts, caToken }),
     ...(caToken ? acceptanceActivities({ db, identity, acts, caToken }) : {}),
     ...ceremonyRecordActivities({ db, identity, acts }),
-    ...hubRegistrationActivities({ db, identity, acts, hub: hubAccess(config) }),
+    ...hubRegistrationActivities({ db, identity, acts, hub: hubAccess(config), cosigned }),
     ...custodyActivities(custody),
     ...issuingActivities(issuing),
     ...firmwareActivities(custody),

@@ -30,6 +30,7 @@ describe("certificate profiles", () => {
         "intermediate-embedded": "01cab5d6bf4be703",
         "intermediate-linux": "78bbb2591e90463e",
         "ldevid": "2e80552c76fe407c",
+        "monitor": "f06875f28c5019b8",
         "ocsp-responder": "2f38357de0dbc5ab",
         "operator": "7e754d039efc4d3a",
         "root": "5388b88d6dc3639b",

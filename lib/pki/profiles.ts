@@ -4,7 +4,7 @@ import { canonicalJson } from "../domain/json.ts";
 import { parseProfile, type Profile } from "./profile-schema.ts";
 import { idevid, ldevid } from "./profiles/device.ts";
 import { hubVerification } from "./profiles/hub-verification.ts";
-import { client, infraCa, operator, server, station, technician } from "./profiles/infrastructure.ts";
+import { client, infraCa, monitor, operator, server, station, technician } from "./profiles/infrastructure.ts";
 import { intermediateEmbedded, intermediateLinux } from "./profiles/intermediate.ts";
 import { ocspResponder } from "./profiles/ocsp-responder.ts";
 import { root } from "./profiles/root.ts";
@@ -25,6 +25,7 @@ export const PROFILES = {
   client: parseProfile(client),
   operator: parseProfile(operator),
   station: parseProfile(station),
+  monitor: parseProfile(monitor),
   technician: parseProfile(technician),
 } as const satisfies Record<string, Profile>;
 

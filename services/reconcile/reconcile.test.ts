@@ -1,8 +1,8 @@
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { csrManifest } from "../../apps/cli/station-key.ts";
 import type { CaKey } from "../../hsm/index.ts";
-import { fromBase64 } from "../../lib/domain/bytes.ts";
+import { fromBase64, toBase64, utf8 } from "../../lib/domain/bytes.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { issuerFromCertificate, validityFor } from "../../lib/pki/issuer.ts";
 import { lintTbs } from "../../lib/pki/lint.ts";
@@ -11,7 +11,9 @@ import { newSerial } from "../../lib/pki/serial.ts";
 import { buildTbs } from "../../lib/pki/tbs.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { batchAnswers, type BatchAnswer } from "../../store/batches.ts";
+import { inTransaction } from "../../store/db.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
+import { storeInbox } from "../../store/messages.ts";
 import { throwawayKey } from "../../test/support/issuing.ts";
 import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
 import { submitCsrs } from "../intake/submit.ts";
@@ -19,6 +21,7 @@ import { recordBuilt } from "../issuing/built.ts";
 import { issueBatch } from "../issuing/certify.ts";
 import type { IssuingContext } from "../issuing/context.ts";
 import { refuseBatch } from "../issuing/refuse.ts";
+import { watchInbox } from "./inbox.ts";
 import { reconcile } from "./reconcile.ts";
 import { checkSeen } from "./seen.ts";
 import type { ReconcileContext } from "./context.ts";
@@ -195,6 +198,25 @@ describe("a certificate that is seen", () => {
     const raised = await alarms();
     expect(raised).toHaveLength(before + 1);
     expect(Buffer.from(fromBase64(raised.at(-1)!.fields.evidence.certificate))).toEqual(Buffer.from(der));
+  });
+
+  it("in a message of another party raises its alarm too, and nothing else hinders the message", async () => {
+    const before = (await alarms()).length;
+    const upstream = [site.root.certificate.der, await stolen("dev-stolen-2")].map((der) => toBase64(der));
+    const id = randomUUID();
+    const body = utf8(JSON.stringify({ act: toBase64(new Uint8Array(40)), upstream }));
+    await site.db.query(
+      "INSERT INTO peer (party, direction, contact, act_spki, act_key_id) VALUES ('factory-y', 'parent', '{}', '', '')",
+    );
+    const numbered = { sender: "factory-y", epoch: 1, sequence: 1, inReplyTo: null };
+    const envelope = { envelope: new Uint8Array(1), envelopeSha256: "ab".repeat(32), body };
+    await inTransaction(site.db, (tx) => storeInbox(tx, { id, type: "delegation", ...numbered, ...envelope }));
+    const handled: string[] = [];
+    const handlers = watchInbox({ delegation: async (message) => void handled.push(message.id) }, context);
+    await handlers.delegation!({ id, sender: "factory-y", inReplyTo: null });
+    await handlers.delegation!({ id, sender: "factory-y", inReplyTo: null });
+    expect(handled).toEqual([id, id]);
+    expect(await alarms()).toHaveLength(before + 1);
   });
 
   it("in the site's own database, without an entry in the ledger, raises its alarm too", async () => {

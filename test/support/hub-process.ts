@@ -24,7 +24,11 @@ export interface TestHub {
   orphan(): Promise<number | null>;
 }
 
-export async function startTestHub(settings: Record<string, unknown> = {}): Promise<TestHub> {
+/** @param settings of the MQTT side; @param more further parts of the configuration */
+export async function startTestHub(
+  settings: Record<string, unknown> = {},
+  more: Record<string, unknown> = {},
+): Promise<TestHub> {
   const home = tempDir("hub");
   const dir = join(home, "hub");
   mkdirSync(dir);
@@ -57,6 +61,7 @@ export async function startTestHub(settings: Record<string, unknown> = {}): Prom
       clientCa: "ca.pem",
       database: { url: bare.href, passwordFile: "db.password" },
       log: "warn",
+      ...more,
       operator: {
         url: `https://127.0.0.1:${hub.apiPort || 1}`,
         ca: "ca.pem",

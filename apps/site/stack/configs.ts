@@ -76,7 +76,12 @@ export function writeSiteConfig(
   return file;
 }
 
-export function writeHubConfig(home: string, ports: { api: number; mqtt: number }, database: DatabaseLogin): string {
+export function writeHubConfig(
+  home: string,
+  ports: { api: number; mqtt: number },
+  database: DatabaseLogin,
+  sites: readonly { id: string; gateway: number }[],
+): string {
   const infra = `../${HUB_OPERATOR}/infra`;
   const config = {
     schema: "countersign/hub/v1",
@@ -86,6 +91,12 @@ export function writeHubConfig(home: string, ports: { api: number; mqtt: number 
     tls: { cert: `${infra}/hub.pem`, key: `${infra}/hub.key` },
     clientCa: `${infra}/ca.pem`,
     database: { url: database.url, passwordFile: database.passwordFile },
+    report: sites.map(({ id, gateway }) => ({
+      url: `https://127.0.0.1:${gateway}`,
+      ca: `../${id}/infra/ca.pem`,
+      cert: `../${id}/infra/monitor.pem`,
+      key: `../${id}/infra/monitor.key`,
+    })),
     operator: {
       url: `https://127.0.0.1:${ports.api}`,
       ca: `${infra}/ca.pem`,

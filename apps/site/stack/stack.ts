@@ -159,7 +159,8 @@ async function launch(
     name: "hub",
     passwordFile: join(siteFolder(home, "hub"), "secrets", "db.password"),
   });
-  const hubConfig = writeHubConfig(home, { api: ports["hub-api"]!, mqtt }, hubDatabase);
+  const reported = parties.map(({ id }) => ({ id, gateway: ports[`gateway-${id}`]! }));
+  const hubConfig = writeHubConfig(home, { api: ports["hub-api"]!, mqtt }, hubDatabase, reported);
   const [hub, ...sites] = await settled([
     startHub(home, hubConfig, hubUrl, started),
     ...parties.map((party, i) => startSite(home, party, configs.get(party.id)!, temporals[i]!, started)),

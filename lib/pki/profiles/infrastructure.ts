@@ -72,4 +72,5 @@ function inRole(role: string, purpose: string): ProfileData {
 
 export const operator = inRole("operator", "A person who runs a site: opens lots, approves, invites, hands off.");
 export const station = inRole("station", "A machine on a line: posts CSRs and signs the manifests of its batches.");
+export const monitor = inRole("monitor", "Another service that reports certificates it has seen: a hub.");
 export const technician = inRole("technician", "A person who installs devices, and signs where and when.");

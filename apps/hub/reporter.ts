@@ -1,0 +1,142 @@
+import { z } from "zod";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { pemEncode } from "../../lib/pki/pem.ts";
+import { exchange, refusalOf } from "../../services/exchange.ts";
+import type { Db } from "../../store/db.ts";
+import { anyOpenSighting, openSightings, settleSightings } from "../../store/sightings.ts";
+import type { Logger } from "../http/logger.ts";
+
+/** A site that is told which of its certificates devices were seen with. */
+export interface ReportedSite {
+  /** base URL of its gateway */
+  readonly url: string;
+  /** PEM: its infrastructure CA, and this hub's client certificate of that CA, role `monitor` */
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+const AT_ONCE = 128;
+const LOOK_MS = 30_000;
+/** A site's CA keys change seldom; a device's first connect may come right after one has changed. */
+const KEYS_FOR_MS = 5_000;
+const FIRST_PAUSE_MS = 1_000;
+const LONGEST_PAUSE_MS = 60_000;
+const TIMEOUT_MS = 30_000;
+const MAX_ANSWER_BYTES = 256 * 1024;
+
+const keysAnswer = z.object({ caKeys: z.array(z.string()).max(1000) });
+const seenAnswer = z.object({
+  results: z.array(z.object({ sha256: z.string(), state: z.enum(["known", "unknown", "foreign"]) })),
+});
+
+interface Site extends ReportedSite {
+  keys: readonly string[];
+  keysAt: number;
+  pauseMs: number;
+  notBefore: number;
+  retry: NodeJS.Timeout | undefined;
+}
+
+/**
+ * Reports certificates to the sites whose CA keys signed them, each once it is answered for good: what is noted in the
+ * database outlives this process. A site that can't be reached is asked again, more and more seldom, and holds up no
+ * other one.
+ */
+export class Reporter {
+  readonly #db: Db;
+  readonly #logger: Logger;
+  readonly #sites: readonly Site[];
+  readonly #stopping = new AbortController();
+  readonly #timer: NodeJS.Timeout;
+  #round: Promise<void> | undefined;
+  #again = false;
+
+  constructor(db: Db, sites: readonly ReportedSite[], logger: Logger) {
+    this.#db = db;
+    this.#logger = logger;
+    const fresh = { keys: [], keysAt: 0, pauseMs: FIRST_PAUSE_MS, notBefore: 0, retry: undefined };
+    this.#sites = sites.map((site) => ({ ...site, ...fresh }));
+    this.#timer = setInterval(() => this.wake(), LOOK_MS);
+    this.wake();
+  }
+
+  /** There may be something to report. */
+  wake(): void {
+    if (this.#stopping.signal.aborted) return;
+    if (this.#round !== undefined) {
+      this.#again = true;
+      return;
+    }
+    this.#round = this.#report().finally(() => {
+      this.#round = undefined;
+      if (!this.#again) return;
+      this.#again = false;
+      this.wake();
+    });
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    for (const { retry } of this.#sites) clearTimeout(retry);
+    this.#stopping.abort();
+    await this.#round;
+  }
+
+  async #report(): Promise<void> {
+    try {
+      if (!(await anyOpenSighting(this.#db))) return;
+    } catch (error) {
+      this.#logger.warn({ err: error }, "certificates seen can't be read yet");
+      return;
+    }
+    await Promise.all(this.#sites.filter((site) => Date.now() >= site.notBefore).map((site) => this.#tell(site)));
+  }
+
+  async #tell(site: Site): Promise<void> {
+    try {
+      if (Date.now() - site.keysAt > KEYS_FOR_MS) {
+        site.keys = keysAnswer.parse(await this.#ask(site, "GET", "api/v1/ca-keys")).caKeys;
+        site.keysAt = Date.now();
+      }
+      while (!this.#stopping.signal.aborted) {
+        const open = await openSightings(this.#db, site.keys, AT_ONCE);
+        if (open.length === 0) break;
+        const certificates = open.map(({ certificate }) => pemEncode("CERTIFICATE", certificate)).join("");
+        const { results } = seenAnswer.parse(await this.#ask(site, "POST", "api/v1/seen", { certificates }));
+        const asked = new Set(open.map(({ sha256 }) => sha256));
+        const answered = results.filter(({ sha256 }) => asked.has(sha256));
+        if (answered.length < asked.size) throw new Error("its answer leaves certificates out");
+        await settleSightings(this.#db, answered);
+        for (const { sha256, state } of answered) {
+          if (state !== "unknown") continue;
+          this.#logger.error({ certificate: sha256, site: site.url }, "a device has a certificate no ledger holds");
+        }
+      }
+      site.pauseMs = FIRST_PAUSE_MS;
+    } catch (error) {
+      if (this.#stopping.signal.aborted) return;
+      this.#logger.warn({ err: error, site: site.url }, "certificates seen aren't reported yet");
+      site.notBefore = Date.now() + site.pauseMs;
+      clearTimeout(site.retry);
+      site.retry = setTimeout(() => this.wake(), site.pauseMs + 1);
+      site.pauseMs = Math.min(2 * site.pauseMs, LONGEST_PAUSE_MS);
+    }
+  }
+
+  async #ask(site: Site, method: string, path: string, body?: unknown): Promise<unknown> {
+    const answer = await exchange({
+      url: new URL(path, site.url.replace(/\/?$/, "/")),
+      method,
+      tls: site,
+      body: body === undefined ? undefined : { bytes: JSON.stringify(body), type: "application/json" },
+      timeoutMs: TIMEOUT_MS,
+      maxAnswerBytes: MAX_ANSWER_BYTES,
+      signal: this.#stopping.signal,
+    });
+    if (answer.status !== 200) {
+      throw refusalOf(answer) ?? new CountersignError("component-unreachable", `${site.url}: HTTP ${answer.status}`);
+    }
+    return JSON.parse(Buffer.from(answer.body).toString("utf8")) as unknown;
+  }
+}
