@@ -7,6 +7,7 @@
 interface NativeCodec {
   from(text: string, encoding: "hex" | "base64"): Uint8Array;
   from(buffer: ArrayBufferLike, offset: number, length: number): { toString(encoding: "hex" | "base64"): string };
+  compare(a: Uint8Array, b: Uint8Array): number;
 }
 const native = (globalThis as { Buffer?: NativeCodec }).Buffer;
 const view = (codec: NativeCodec, bytes: Uint8Array) => codec.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -45,6 +46,7 @@ export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
 
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   if (a.length !== b.length) return false;
+  if (native !== undefined && a.length > 256) return native.compare(a, b) === 0;
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
   return true;
 }

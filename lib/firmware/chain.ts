@@ -47,6 +47,35 @@ export function decodeChain(bytes: Uint8Array): { chain: Uint8Array[]; encoding:
   }
 }
 
+/**
+ * The encoding that a layout asks for, or the format's first.
+ * @throws CountersignError `usage` for one that the format doesn't have
+ */
+export function checkEncoding(
+  format: string,
+  wanted: ChainEncoding | undefined,
+  has: readonly [ChainEncoding, ...ChainEncoding[]],
+): ChainEncoding {
+  if (wanted === undefined) return has[0];
+  if (has.includes(wanted)) return wanted;
+  throw new CountersignError("usage", `${format} holds a chain as ${has.join(" or ")}, not as ${wanted}`);
+}
+
+/**
+ * The concatenated DER certificates that `bytes` begins with, whatever follows; undefined where there are none, or where
+ * what follows is another sequence that isn't whole: a damaged chain must not pass for a shorter one.
+ */
+export function decodeDerChain(bytes: Uint8Array, address: number): FoundChain | undefined {
+  let end = 0;
+  while (bytes[end] === 0x30 && end < MAX_CHAIN_BYTES) {
+    const length = derLength(bytes, end);
+    if (length === undefined || end + length > bytes.length) return undefined;
+    end += length;
+  }
+  const chain = end === 0 ? undefined : tryChain(bytes.subarray(0, end));
+  return chain && { address, bytes: bytes.subarray(0, end), freestanding: true, ...chain };
+}
+
 /** @throws CountersignError `certificate-invalid` unless each certificate names the next one as its issuer */
 export function checkChainOrder(chain: readonly Uint8Array[]): Certificate[] {
   if (chain.length === 0 || chain.length > MAX_CHAIN_CERTIFICATES) {
@@ -175,19 +204,25 @@ function indexOf(memory: Uint8Array, pattern: Uint8Array, from: number, end: num
 function splitDer(bytes: Uint8Array): Uint8Array[] {
   const chain: Uint8Array[] = [];
   for (let at = 0; at < bytes.length;) {
-    const first = bytes[at + 1] ?? 0;
-    const lengthBytes = first & 0x80 ? first & 0x7f : 0;
-    if (bytes[at] !== 0x30 || lengthBytes > 3) throw noChain("its DER certificates can't be told apart");
-    let length = lengthBytes === 0 ? first : 0;
-    for (let i = 0; i < lengthBytes; i++) length = length * 256 + (bytes[at + 2 + i] ?? 0);
-    const end = at + 2 + lengthBytes + length;
-    if (end > bytes.length) throw noChain("its last DER certificate is cut off");
-    const der = bytes.slice(at, end);
+    const length = derLength(bytes, at);
+    if (length === undefined) throw noChain("its DER certificates can't be told apart");
+    if (at + length > bytes.length) throw noChain("its last DER certificate is cut off");
+    const der = bytes.slice(at, at + length);
     parseCertificate(der);
     chain.push(der);
-    at = end;
+    at += length;
   }
   return chain;
+}
+
+/** Bytes of the DER sequence at `at`, its header included. */
+function derLength(bytes: Uint8Array, at: number): number | undefined {
+  const first = bytes[at + 1] ?? 0;
+  const lengthBytes = first & 0x80 ? first & 0x7f : 0;
+  if (bytes[at] !== 0x30 || lengthBytes > 3) return undefined;
+  let length = lengthBytes === 0 ? first : 0;
+  for (let i = 0; i < lengthBytes; i++) length = length * 256 + (bytes[at + 2 + i] ?? 0);
+  return 2 + lengthBytes + length;
 }
 
 function noChain(why: string, cause?: unknown): CountersignError {

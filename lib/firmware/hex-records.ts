@@ -1,4 +1,5 @@
 import { CountersignError } from "../domain/errors.ts";
+import { ADDRESS_SPACE, toSegments, type Segment } from "./memory.ts";
 
 /**
  * Intel HEX, read record by record with its place in the file kept, so that a writer can leave every line as it is.
@@ -13,7 +14,6 @@ export const EXTENDED_LINEAR = 4;
 
 /** Far above any microcontroller's image; HEX takes 2.8 bytes for each of the image's. */
 export const MAX_HEX_BYTES = 32 << 20;
-export const ADDRESS_SPACE = 2 ** 32;
 
 /** What an address in a data record is added to. `none` (before any 02 or 04 record) counts as linear zero. */
 export interface Base {
@@ -31,21 +31,12 @@ export interface HexRecord {
   readonly address: number;
   /** data bytes */
   readonly length: number;
-  /** of the data in `HexImage.data` */
-  readonly dataAt: number;
   /** in effect after this record */
   readonly base: Base;
 }
 
-/** A contiguous run of target memory. */
-export interface Segment {
-  readonly address: number;
-  readonly bytes: Uint8Array;
-}
-
 export interface HexImage {
   readonly records: readonly HexRecord[];
-  /** sorted, apart, each as long as it can be */
   readonly segments: readonly Segment[];
   /** of the first line */
   readonly lineEnding: string;
@@ -63,11 +54,23 @@ const COLON = 0x3a;
 
 /** @throws CountersignError `image-invalid` with the line in `details` */
 export function parseHex(file: Uint8Array): HexImage {
-  const data = new Uint8Array(file.length >> 1);
   const records: HexRecord[] = [];
-  const bytes = new Uint8Array(260);
+  const { segments, lineEnding } = walk(file, (record) => records.push(record));
+  return { records, segments, lineEnding };
+}
+
+/** The target memory alone, as strictly read. @throws CountersignError as `parseHex` */
+export function hexMemory(file: Uint8Array): Segment[] {
+  return walk(file).segments;
+}
+
+/** `keep` is called for every record; without it none is made. */
+function walk(file: Uint8Array, keep?: (record: HexRecord) => void): { segments: Segment[]; lineEnding: string } {
+  const data = new Uint8Array(file.length >> 1);
+  const pieces: Piece[] = [];
+  let piece: Piece | undefined;
   let base: Base = { kind: "none", address: 0 };
-  let dataAt = 0;
+  let dataEnd = 0;
   let ended = false;
   let line = 0;
   let lineEnding: string | undefined;
@@ -84,30 +87,44 @@ export function parseHex(file: Uint8Array): HexImage {
     if (stop === start) continue;
 
     if (ended) throw invalid(line, "there is something behind the end-of-file record");
-    const count = decodeLine(file, start, stop, bytes, line);
-    const offset = bytes[1]! * 256 + bytes[2]!;
-    const type = bytes[3]!;
+    const header = decodeLine(file, start, stop, data, dataEnd, line);
+    const [count, offset, type] = [header >>> 24, (header >>> 8) & 0xffff, header & 0xff];
     let address = 0;
     if (type === DATA) {
       address = base.address + offset;
       if (base.kind === "segment" ? offset + count > 0x10000 : address + count > ADDRESS_SPACE) {
         throw invalid(line, "the record's data runs past the end of its segment, where readers disagree");
       }
-      data.set(bytes.subarray(4, 4 + count), dataAt);
+      if (piece !== undefined && piece.address + piece.length === address) piece.length += count;
+      else if (count > 0) pieces.push((piece = { address, dataAt: dataEnd, length: count, line }));
     } else {
       const expected = [0, 0, 2, 4, 2, 4][type];
       if (expected === undefined) throw invalid(line, `record type ${type} is none of Intel's (0 to 5)`);
       if (count !== expected) throw invalid(line, `a type ${type} record holds ${expected} bytes, this one ${count}`);
-      const value = bytes[4]! * 256 + bytes[5]!;
+      const value = data[dataEnd]! * 256 + data[dataEnd + 1]!;
       if (type === EXTENDED_SEGMENT) base = { kind: "segment", address: value * 16 };
       if (type === EXTENDED_LINEAR) base = { kind: "linear", address: value * 0x10000 };
       ended = type === END_OF_FILE;
     }
-    records.push({ type, start, end: at, line, address, length: type === DATA ? count : 0, dataAt, base });
-    if (type === DATA) dataAt += count;
+    keep?.({ type, start, end: at, line, address, length: type === DATA ? count : 0, base });
+    if (type === DATA) dataEnd += count;
   }
   if (!ended) throw invalid(line, "the end-of-file record is missing: the file is cut off");
-  return { records, segments: toSegments(records, data), lineEnding: lineEnding || "\n" };
+  const segments = toSegments(
+    pieces.map(({ address, dataAt, length }) => ({ address, bytes: data.subarray(dataAt, dataAt + length) })),
+    (i, address) =>
+      invalid(pieces[i]!.line, `address 0x${address.toString(16).toUpperCase()} is written twice, there or before`),
+  );
+  return { segments, lineEnding: lineEnding || "\n" };
+}
+
+/** Records that follow each other in memory too. */
+interface Piece {
+  readonly address: number;
+  readonly dataAt: number;
+  length: number;
+  /** of its first record */
+  readonly line: number;
 }
 
 /** A record's line without its ending, upper case. */
@@ -120,72 +137,51 @@ export function formatRecord(type: number, offset: number, data: Uint8Array): st
 /** Whether `line` (no line ending) is a whole record with a right checksum. */
 export function isRecord(line: Uint8Array): boolean {
   try {
-    decodeLine(line, 0, trimEnd(line, 0, line.length), new Uint8Array(260), 1);
+    decodeLine(line, 0, trimEnd(line, 0, line.length), new Uint8Array(256), 0, 1);
     return true;
   } catch {
     return false;
   }
 }
 
-/** Decodes count, offset, type, data and checksum into `into`; returns the count. */
-function decodeLine(file: Uint8Array, start: number, stop: number, into: Uint8Array, line: number): number {
+/** Decodes a record's data to `into[at...]`; returns its first four bytes: count, offset (two), type. */
+function decodeLine(file: Uint8Array, start: number, stop: number, into: Uint8Array, at: number, line: number): number {
   if (file[start] !== COLON) throw invalid(line, "the line doesn't start with a colon");
   const digits = stop - start - 1;
   if (digits < 10) throw invalid(line, "the record is cut off");
-  const count = byteAt(file, start + 1, line);
-  const total = count + 5;
-  if (digits !== 2 * total) {
-    throw invalid(line, `the record should have ${2 * total} digits for its ${count} data bytes and has ${digits}`);
+  const count = NIBBLE[file[start + 1]!]! * 16 + NIBBLE[file[start + 2]!]!;
+  let wrong = NIBBLE[file[start + 1]!]! | NIBBLE[file[start + 2]!]!;
+  if (wrong < 16 && digits !== 2 * (count + 5)) {
+    throw invalid(
+      line,
+      `the record should have ${2 * (count + 5)} digits for its ${count} data bytes and has ${digits}`,
+    );
   }
-  let sum = 0;
-  for (let i = 0; i < total; i++) {
-    const byte = byteAt(file, start + 1 + 2 * i, line);
-    into[i] = byte;
-    sum += byte;
+  let sum = count;
+  let header = count;
+  let from = start + 3;
+  for (let i = 0; i < 3; i++, from += 2) {
+    const [high, low] = [NIBBLE[file[from]!]!, NIBBLE[file[from + 1]!]!];
+    wrong |= high | low;
+    header = ((header << 8) | (high * 16 + low)) >>> 0;
+    sum += high * 16 + low;
   }
-  if ((sum & 0xff) !== 0) throw invalid(line, "the record's checksum is wrong");
-  return count;
-}
-
-function byteAt(file: Uint8Array, at: number, line: number): number {
-  const high = NIBBLE[file[at]!]!;
-  const low = NIBBLE[file[at + 1]!]!;
-  if ((high | low) === 0xff || high > 15 || low > 15)
-    throw invalid(line, "the record holds something else than hex digits");
-  return high * 16 + low;
+  for (const end = at + count; wrong < 16 && at < end; at++, from += 2) {
+    const high = NIBBLE[file[from]!]!;
+    const low = NIBBLE[file[from + 1]!]!;
+    wrong |= high | low;
+    into[at] = high * 16 + low;
+    sum += high * 16 + low;
+  }
+  const [high, low] = [NIBBLE[file[from]!]!, NIBBLE[file[from + 1]!]!];
+  if ((wrong | high | low) > 15) throw invalid(line, "the record holds something else than hex digits");
+  if (((sum + high * 16 + low) & 0xff) !== 0) throw invalid(line, "the record's checksum is wrong");
+  return header;
 }
 
 function trimEnd(file: Uint8Array, start: number, end: number): number {
   while (end > start && (file[end - 1] === 0x20 || file[end - 1] === 0x09)) end--;
   return end;
-}
-
-function toSegments(records: readonly HexRecord[], data: Uint8Array): Segment[] {
-  const blocks = records.filter(({ length }) => length > 0);
-  if (blocks.some((block, i) => i > 0 && block.address < blocks[i - 1]!.address)) {
-    blocks.sort((a, b) => a.address - b.address);
-  }
-  const segments: Segment[] = [];
-  for (let first = 0; first < blocks.length;) {
-    let last = first;
-    let end = blocks[first]!.address + blocks[first]!.length;
-    for (; last + 1 < blocks.length && blocks[last + 1]!.address <= end; last++) {
-      const next = blocks[last + 1]!;
-      if (next.address < end) {
-        throw invalid(next.line, `address 0x${next.address.toString(16).toUpperCase()} is written twice`);
-      }
-      end += next.length;
-    }
-    const { address } = blocks[first]!;
-    const bytes = new Uint8Array(end - address);
-    for (let i = first; i <= last; i++) {
-      const block = blocks[i]!;
-      bytes.set(data.subarray(block.dataAt, block.dataAt + block.length), block.address - address);
-    }
-    segments.push({ address, bytes });
-    first = last + 1;
-  }
-  return segments;
 }
 
 function invalid(line: number, why: string): CountersignError {
