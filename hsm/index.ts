@@ -26,4 +26,4 @@ export {
 export { assertThreadsFor, sessionCount, threadPoolSize, threadsForSessions } from "./threads.ts";
 export { openToken, type Token, type TokenConfig, type TokenHealth } from "./token.ts";
 export { formatPkcs11Uri, parsePkcs11Uri, type Pkcs11Uri } from "./uri.ts";
-export { nodeVerify, nodeVerifyOnce } from "./verify.ts";
+export { nodeVerify, nodeVerifyAside, nodeVerifyOnce } from "./verify.ts";

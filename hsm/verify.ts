@@ -1,6 +1,8 @@
 import { type KeyObject, createPublicKey, verify } from "node:crypto";
 import type { SignatureAlgorithm, VerifySignature } from "../lib/domain/signing.ts";
 
+type Check = Parameters<VerifySignature>[0];
+
 interface Scheme {
   hash: "sha256" | "sha384" | "sha512" | null;
   keyType: "ec" | "ed25519" | "rsa";
@@ -41,41 +43,64 @@ function publicKey(spki: Uint8Array): { key: KeyObject; curve: string | undefine
   return entry;
 }
 
-/** Signature checks by OpenSSL. The key must be of the algorithm's own type and curve; false for anything else. */
-export const nodeVerify = (({ spki, algorithm, message, signature }): boolean => {
+/** What Node's verify is called with; undefined for a key that isn't of the algorithm's own type and curve. */
+function prepared({ spki, algorithm }: Check): { hash: Scheme["hash"]; key: KeyObject } | undefined {
   const scheme = Object.hasOwn(SCHEMES, algorithm) ? SCHEMES[algorithm] : undefined;
-  if (scheme === undefined || spki.length > MAX_SPKI_BYTES) return false;
+  if (scheme === undefined || spki.length > MAX_SPKI_BYTES) return undefined;
+  const { key, curve } = publicKey(spki);
+  if (key.asymmetricKeyType !== scheme.keyType || curve !== scheme.curve) return undefined;
+  return { hash: scheme.hash, key };
+}
+
+/** Signature checks by OpenSSL. The key must be of the algorithm's own type and curve; false for anything else. */
+export const nodeVerify = ((check): boolean => {
   try {
-    const { key, curve } = publicKey(spki);
-    if (key.asymmetricKeyType !== scheme.keyType || curve !== scheme.curve) return false;
+    const use = prepared(check);
     // The key object itself, whose ECDSA signatures are DER by default: an options object around it costs a fifth more.
-    return verify(scheme.hash, message, key, signature);
+    return use !== undefined && verify(use.hash, check.message, use.key, check.signature);
   } catch {
     return false;
   }
 }) satisfies VerifySignature;
+
+/** As `nodeVerify`, on a thread of libuv's: for who checks many, since the main thread has all the rest to do. */
+export const nodeVerifyAside = (async (check) => {
+  try {
+    const use = prepared(check);
+    return use !== undefined && (await aside(use.hash, use.key, check));
+  } catch {
+    return false;
+  }
+}) satisfies VerifySignature;
+
+/** Node copies message and signature before it returns: the caller's buffers may change meanwhile. */
+function aside(hash: Scheme["hash"], key: KeyObject | string, { message, signature }: Check): Promise<boolean> {
+  return new Promise((resolve) =>
+    verify(hash, message, key, signature, (error, valid) => resolve(error === null && valid)),
+  );
+}
 
 /** SubjectPublicKeyInfo of an uncompressed P-256 key, up to the point's coordinates. */
 const P256_SPKI = Buffer.from("3059301306072a8648ce3d020106082a8648ce3d03010703420004", "hex");
 const P256_SPKI_BYTES = P256_SPKI.length + 64;
 
 /**
- * As `nodeVerify`, for keys that come once: a device's own, under its CSR. Parsed where it is used, in one call, and not
- * kept; a lot's keys would only push the issuers' out of the cache.
+ * As `nodeVerifyAside`, for keys that come once: a device's own, under its CSR. Parsed where it is used, in one call, and
+ * not kept; a lot's keys would only push the issuers' out of the cache.
  */
-export const nodeVerifyOnce = ((check): boolean => {
-  const { spki, algorithm, message, signature } = check;
+export const nodeVerifyOnce = (async (check) => {
+  const { spki, algorithm } = check;
   const plain =
     algorithm === "ecdsa-p256-sha256" &&
     spki.length === P256_SPKI_BYTES &&
     P256_SPKI.compare(spki, 0, P256_SPKI.length) === 0;
-  if (!plain) return nodeVerify(check);
+  if (!plain) return nodeVerifyAside(check);
   try {
     const text = Buffer.from(spki.buffer, spki.byteOffset, spki.byteLength).toString("base64");
     // PEM, though the bytes are at hand: Node takes a third longer over a buffer, asking first what kind of key it is.
     // The bytes above name type and curve; that the point is on it, the import checks.
     const key = `-----BEGIN PUBLIC KEY-----\n${text.slice(0, 64)}\n${text.slice(64)}\n-----END PUBLIC KEY-----\n`;
-    return verify("sha256", message, key, signature);
+    return await aside("sha256", key, check);
   } catch {
     return false;
   }

@@ -29,6 +29,9 @@ export function refusal(index: number, error: unknown, device?: string): Refused
   return { index, ...(device === undefined ? {} : { device }), error: { code: error.code, message: error.message } };
 }
 
+/** Signatures under check at once: enough for every thread, and heartbeats, requests and the sequencer have their turn. */
+const SIDE_BY_SIDE = 32;
+
 /**
  * Checks everything about the items that needs no database, the cheap refusals first. One item's fault is its own.
  * @param idPrefixes the namespace of the grant; undefined for the root's own party
@@ -47,31 +50,43 @@ export async function checkItems(
   );
   const checked: CheckedItem[] = [];
   const refused: Refused[] = [];
-  for (const [index, der] of batch.items.entries()) {
-    if (skip.has(index)) continue;
-    let deviceId: string | undefined;
-    try {
-      const csr = parseCsr(der);
-      deviceId = assertDeviceId(csr.subjectCn ?? "");
-      assertInNamespace(deviceId, idPrefixes);
-      await checkCsr(csr, nodeVerifyOnce);
+  const open = [...batch.items.keys()].filter((index) => !skip.has(index));
+  for (let at = 0; at < open.length; at += SIDE_BY_SIDE) {
+    const some = open.slice(at, at + SIDE_BY_SIDE).map(async (index) => {
+      let deviceId: string | undefined;
+      try {
+        const csr = parseCsr(batch.items[index]!);
+        deviceId = assertDeviceId(csr.subjectCn ?? "");
+        assertInNamespace(deviceId, idPrefixes);
+        await checkCsr(csr, nodeVerifyOnce);
+        const intake = {
+          kind: "manifest",
+          digest: batch.manifestSha256,
+          index,
+          path: paths[index]!.map(toHex),
+        } as const;
+        return { index, deviceId, csr, intake };
+      } catch (error) {
+        return refusal(index, error, deviceId !== undefined && DEVICE_ID.test(deviceId) ? deviceId : undefined);
+      }
+    });
+    for (const item of await Promise.all(some)) {
+      if ("error" in item) {
+        refused.push(item);
+        continue;
+      }
+      const { spki } = item.csr;
+      const csr = { csr: batch.items[item.index]!, csrSha256: digests[item.index]! };
       checked.push({
-        index,
-        deviceId,
-        spki: csr.spki,
-        spkiSha256: sha256Hex(csr.spki),
-        csr: der,
-        csrSha256: digests[index]!,
-        intake: { kind: "manifest", digest: batch.manifestSha256, index, path: paths[index]!.map(toHex) },
+        index: item.index,
+        deviceId: item.deviceId,
+        spki,
+        spkiSha256: sha256Hex(spki),
+        ...csr,
+        intake: item.intake,
       });
-    } catch (error) {
-      refused.push(refusal(index, error, deviceId !== undefined && DEVICE_ID.test(deviceId) ? deviceId : undefined));
     }
-    if (index % 32 === 31) {
-      onProgress?.();
-      // Verification is synchronous: let heartbeats, requests and the sequencer have their turn.
-      await new Promise(setImmediate);
-    }
+    onProgress?.();
   }
   return { checked, refused };
 }

@@ -1,4 +1,4 @@
-import { nodeVerifyOnce } from "../../hsm/index.ts";
+import { nodeVerify } from "../../hsm/index.ts";
 import { equalBytes, fromBase64 } from "../../lib/domain/bytes.ts";
 import { signatureAlgorithmForKey } from "../../lib/pki/algorithms.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
@@ -46,7 +46,7 @@ function signerOf(certificate: Certificate, keys: readonly Uint8Array[]): Uint8A
   for (const spki of keys) {
     const algorithm = signatureAlgorithmForKey(keyAlgorithmOf(spki));
     const { tbs: message, signature } = certificate;
-    if (nodeVerifyOnce({ spki, algorithm, message, signature })) return spki;
+    if (nodeVerify({ spki, algorithm, message, signature })) return spki;
   }
   return undefined;
 }

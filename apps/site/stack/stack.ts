@@ -249,11 +249,14 @@ function childEnvironment(threads: number): NodeJS.ProcessEnv {
   return env;
 }
 
+/** A batch's objects live from its arrival to its answer: in a young generation of the default size they are copied again and again. */
+const NODE_FLAGS = ["--max-semi-space-size=32"];
+
 function nodeChild(home: string, name: string, script: string, config: string, threads = 8): Promise<Child> {
   return Child.start({
     name,
     command: process.execPath,
-    args: [join(PROJECT_ROOT, script), "--config", config],
+    args: [...NODE_FLAGS, join(PROJECT_ROOT, script), "--config", config],
     logFile: join(home, "log", `${name}.log`),
     env: childEnvironment(threads),
     ipc: true,
