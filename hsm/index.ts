@@ -8,6 +8,7 @@ export {
   makeDeviceKey,
   openDeviceKey,
 } from "./device-key.ts";
+export { type ImageKey } from "./image-key.ts";
 export { type KeyRole, roleOfLabel } from "./key-role.ts";
 export { DEFAULT_LIMITS, type HsmLimits } from "./limits.ts";
 export { finalizeModule } from "./module.ts";

@@ -3,6 +3,7 @@ import type { KeyAlgorithm, Signer } from "../lib/domain/signing.ts";
 import { Breaker, type BreakerState } from "./breaker.ts";
 import { TokenCaKey, type CaKey } from "./ca-key.ts";
 import { HsmGuard } from "./guard.ts";
+import { ImageKey } from "./image-key.ts";
 import { KeyMaker } from "./key-maker.ts";
 import { assertKeyLabel, assertRole } from "./key-role.ts";
 import { type KeyName, type TokenKeyPair, showKeyName } from "./keys.ts";
@@ -97,7 +98,7 @@ export class Token {
 
   /**
    * A key that signs anything, by label or by URI (`pkcs11:object=act`, `pkcs11:id=%01%02`).
-   * @throws CountersignError `hsm-key-missing`; `unauthorized` for a CA key
+   * @throws CountersignError `hsm-key-missing`; `unauthorized` for a CA's or an image-signing key
    */
   async signer(key: string): Promise<Signer> {
     const [pair, epoch] = await this.#find(this.#keyName(key));
@@ -115,7 +116,17 @@ export class Token {
     return new TokenCaKey(this.#key(pair, epoch));
   }
 
-  /** @throws CountersignError `hsm-key-exists`, `key-unsupported`; `unauthorized` for a CA's label */
+  /**
+   * A key that signs only firmware images.
+   * @throws CountersignError `hsm-key-missing`; `unauthorized` for a key that isn't labelled as one
+   */
+  async imageKey(key: string): Promise<ImageKey> {
+    const [pair, epoch] = await this.#find(this.#keyName(key));
+    assertRole(pair.label, "image");
+    return new ImageKey(this.#key(pair, epoch));
+  }
+
+  /** @throws CountersignError `hsm-key-exists`, `key-unsupported`; `unauthorized` for the label of another role */
   async generateKey(request: { label: string; algorithm: KeyAlgorithm }): Promise<Signer> {
     assertRole(assertKeyLabel(request.label), "signing");
     return this.#generate(request);
@@ -125,6 +136,12 @@ export class Token {
   async generateCaKey(request: { label: string; algorithm: KeyAlgorithm }): Promise<CaKey> {
     assertRole(assertKeyLabel(request.label), "ca");
     return new TokenCaKey(await this.#generate(request));
+  }
+
+  /** @throws CountersignError `hsm-key-exists`, `key-unsupported`; `unauthorized` for a label that isn't an image key's */
+  async generateImageKey(request: { label: string; algorithm: KeyAlgorithm }): Promise<ImageKey> {
+    assertRole(assertKeyLabel(request.label), "image");
+    return new ImageKey(await this.#generate(request));
   }
 
   /** Asks the token itself. @throws CountersignError what keeps it from answering */

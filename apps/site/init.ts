@@ -62,6 +62,7 @@ async function ensureKeys(token: Token): Promise<void> {
   for (const label of ["log", "witness"]) {
     if (!(await token.hasKey(label))) await token.generateKey({ label, algorithm: "ed25519" });
   }
+  if (!(await token.hasKey("image"))) await token.generateImageKey({ label: "image", algorithm: "ec-p256" });
   if (!(await token.hasKey("infra"))) await token.generateCaKey({ label: "infra", algorithm: "ec-p256" });
 }
 

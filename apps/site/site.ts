@@ -159,6 +159,7 @@ async function launch(
     cosigned,
     party: config.party,
     actSigner: identity.act,
+    imageSigner: identity.imageSigning,
     firmwareDir: config.firmwareDir,
     imagesDir: config.imagesDir,
   };
@@ -250,6 +251,7 @@ async function readIdentity(config: SiteConfig, token: Token): Promise<Identity>
     act: await token.signer("act"),
     log: await token.signer("log"),
     witness: await token.signer("witness"),
+    imageSigning: await token.imageKey("image"),
     infrastructure: { certificate: certificate.der, spki: certificate.spki },
   };
 }

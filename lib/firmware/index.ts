@@ -2,9 +2,10 @@ import { CountersignError } from "../domain/errors.ts";
 import { espSecureCert } from "./esp-secure-cert.ts";
 import type { FirmwareFormat, Layout, LayoutOption, RangeReader } from "./format.ts";
 import { intelHex } from "./intel-hex.ts";
+import { mcuboot } from "./mcuboot.ts";
 
 /** One line a format. */
-export const FIRMWARE_FORMATS: readonly FirmwareFormat[] = [espSecureCert, intelHex];
+export const FIRMWARE_FORMATS: readonly FirmwareFormat[] = [espSecureCert, intelHex, mcuboot];
 
 /** @throws CountersignError `usage` for a name that isn't one */
 export function firmwareFormat(name: string): FirmwareFormat {

@@ -9,6 +9,8 @@ export interface CustodyContext {
   readonly party: string;
   /** signs this party's acts */
   readonly actSigner: Signer;
+  /** signs images again, for the formats that need it */
+  readonly imageSigner?: Signer | undefined;
   /** template images that layouts name */
   readonly firmwareDir: string;
   /** `<lot>/<device>/` images and receipts */

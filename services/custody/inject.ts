@@ -96,6 +96,7 @@ async function injectInto(
     templatePath: join(context.firmwareDir, layout.template.name),
     templateSha256: layout.template.sha256,
     layout: layout.placement,
+    signer: context.imageSigner,
     outDir,
     devices: devices.map((device) => ({
       deviceId: device.device,

@@ -17,6 +17,8 @@ export interface Identity {
   readonly act: Signer;
   readonly log: Signer;
   readonly witness: Signer;
+  /** signs firmware images; absent where the party signs none */
+  readonly imageSigning?: Signer | undefined;
   /** the infrastructure CA's self-signed certificate, DER, and its key */
   readonly infrastructure: { readonly certificate: Uint8Array; readonly spki: Uint8Array };
 }

@@ -231,6 +231,16 @@ describe("a join", () => {
         })),
     ],
     [
+      "whose image-signing key's proof is another key's",
+      "possession-unproven",
+      () => withKeyset((keyset) => ({ ...keyset, imageSigning: toBase64(stranger.identity.imageSigning!.spki) })),
+    ],
+    [
+      "whose image-signing key has no proof",
+      "possession-unproven",
+      () => withKeyset(({ proofs: { imageSigning: _, ...proofs }, ...keyset }) => ({ ...keyset, proofs })),
+    ],
+    [
       "that uses one key for two roles",
       "possession-unproven",
       () => withKeyset((keyset) => ({ ...keyset, infrastructure: keyset.ca })),

@@ -6,7 +6,7 @@ import { openCheckpoint, signCheckpoint } from "../../lib/ledger/checkpoint.ts";
 import { ed25519Spki, KEY_TYPE, parseVkey } from "../../lib/ledger/note.ts";
 import { isSignedBy } from "../../lib/pki/algorithms.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
-import { keysetProofMessage, type Keyset } from "../../lib/records/keyset.ts";
+import { imageKeyProofMessage, imageKeyProven, keysetProofMessage, type Keyset } from "../../lib/records/keyset.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
 import { logVkey, witnessVkey, type Identity } from "./identity.ts";
 
@@ -24,6 +24,7 @@ export async function makeKeyset(
     ca: toBase64(ca.spki),
     act: toBase64(identity.act.spki),
     infrastructure: toBase64(identity.infrastructure.spki),
+    ...(identity.imageSigning === undefined ? {} : { imageSigning: toBase64(identity.imageSigning.spki) }),
     log: { origin: identity.origin, vkey: logVkey(identity) },
     witness: { vkey: witnessVkey(identity) },
   };
@@ -35,6 +36,9 @@ export async function makeKeyset(
       infrastructure: { certificateSha256: sha256Hex(identity.infrastructure.certificate) },
       log: { checkpoint: fromUtf8(checkpoint) },
       witness: { signature: toBase64(await identity.witness.sign(keysetProofMessage(keys))) },
+      ...(identity.imageSigning === undefined
+        ? {}
+        : { imageSigning: { signature: toBase64(await identity.imageSigning.sign(imageKeyProofMessage(keys))) } }),
     },
   };
 }
@@ -52,12 +56,14 @@ export async function checkKeyset(
   const refuse = (why: string): CountersignError =>
     new CountersignError("possession-unproven", `the keyset of ${keyset.party} doesn't hold: ${why}`);
   try {
-    const roles = [keyset.ca, keyset.act, keyset.infrastructure];
+    const { imageSigning } = keyset;
+    const roles = [keyset.ca, keyset.act, keyset.infrastructure, ...(imageSigning === undefined ? [] : [imageSigning])];
     if (new Set(roles).size !== roles.length) throw refuse("one key has two roles");
     if (keyset.proofs.ca.kind !== "csr" || keyset.proofs.ca.sha256 !== sha256Hex(evidence.csr)) {
       throw refuse("its CA key's proof isn't the request that came with it");
     }
     await checkInfrastructure(keyset, evidence.infrastructure, verify, refuse);
+    if (!(await imageKeyProven(keyset, verify))) throw refuse("its image-signing key's proof doesn't verify");
 
     const log = parseVkey(keyset.log.vkey);
     if (log.type !== KEY_TYPE.ed25519 || log.name !== keyset.log.origin) throw refuse("its log key isn't its log's");

@@ -47,6 +47,7 @@ export async function makeTestParty(
   const act = await token.generateKey({ label: "act", algorithm: "ec-p256" });
   const log = await token.generateKey({ label: "log", algorithm: "ed25519" });
   const witness = await token.generateKey({ label: "witness", algorithm: "ed25519" });
+  const imageSigning = await token.generateImageKey({ label: "image", algorithm: "ec-p256" });
   const key = await token.generateCaKey({ label: "infra", algorithm: "ec-p256" });
   const ca = await token.generateCaKey({ label: "ca", algorithm: "ec-p256" });
   const organization = party.toUpperCase();
@@ -70,6 +71,7 @@ export async function makeTestParty(
     act,
     log,
     witness,
+    imageSigning,
     infrastructure: { certificate: certificate.der, spki: certificate.spki },
   };
   return { identity, token, ca, infra, folder, server, close: () => token.close() };

@@ -8,7 +8,7 @@ import { validatePath } from "../../pki/path.ts";
 import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
 import { isSignedBy, signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { verifyDsse } from "../../records/dsse.ts";
-import { keysetProofMessage, type Keyset } from "../../records/keyset.ts";
+import { imageKeyProven, keysetProofMessage, type Keyset } from "../../records/keyset.ts";
 import type { ParsedEntry } from "../../records/statement.ts";
 import { ed25519Spki, formatVkey, parseVkey, type NoteKey } from "../note.ts";
 import { openCheckpoint } from "../checkpoint.ts";
@@ -30,6 +30,8 @@ export async function checkKeyset(keyset: Keyset, log: NoteKey, state: AuditStat
     signature: fromBase64(keyset.proofs.witness.signature),
   });
   if (!proven) return "the witness key's proof of possession doesn't verify";
+  if (!(await imageKeyProven(keyset, state.verify)))
+    return "the image-signing key's proof of possession doesn't verify";
   const first = await openCheckpoint(utf8(keyset.proofs.log.checkpoint), log, state.verify);
   if (first.size !== 0) return "the log key's proof is not a checkpoint of size 0";
   return undefined;
