@@ -10,15 +10,95 @@ export interface OpenIntent {
   readonly tbs: Uint8Array;
 }
 
+/** Which rows of `issuance` to look at. A row's place is its (device, profile), in the primary key's order. */
+export type Scope =
+  { readonly since: Date } | { readonly after: IssuancePlace; readonly through: IssuancePlace | undefined };
+
+export interface IssuancePlace {
+  readonly device: string;
+  readonly profile: string;
+}
+
+function within(scope: Scope): { condition: string; values: unknown[] } {
+  if ("since" in scope) return { condition: "i.created >= $1", values: [scope.since] };
+  const { after, through } = scope;
+  const values = [after.device, after.profile];
+  const begun = "(i.device, i.profile) > ($1, $2)";
+  if (through === undefined) return { condition: begun, values };
+  return {
+    condition: `${begun} AND (i.device, i.profile) <= ($3, $4)`,
+    values: [...values, through.device, through.profile],
+  };
+}
+
+export interface Progress {
+  /** what was created before it is settled */
+  readonly settledBefore: Date;
+  /** the last place of the slow pass */
+  readonly place: IssuancePlace;
+}
+
+export async function readProgress(q: Queryable): Promise<Progress> {
+  const { rows } = await q.query<{ settledBefore: Date; device: string; profile: string }>(
+    `SELECT greatest(settled_before, 'epoch') AS "settledBefore", device, profile FROM reconcile_progress`,
+  );
+  const { settledBefore, ...place } = rows[0]!;
+  return { settledBefore, place };
+}
+
+/** Only forward: of two rounds at once the further one counts. */
+export async function storeSettledBefore(q: Queryable, settledBefore: Date): Promise<void> {
+  await q.query("UPDATE reconcile_progress SET settled_before = greatest(settled_before, $1)", [settledBefore]);
+}
+
+export async function storePlace(q: Queryable, { device, profile }: IssuancePlace): Promise<void> {
+  await q.query("UPDATE reconcile_progress SET device = $1, profile = $2", [device, profile]);
+}
+
+/** The place `count` rows further on; undefined when there aren't so many. */
+export async function placeAhead(
+  q: Queryable,
+  after: IssuancePlace,
+  count: number,
+): Promise<IssuancePlace | undefined> {
+  const { rows } = await q.query<IssuancePlace>(
+    `SELECT device, profile FROM issuance WHERE (device, profile) > ($1, $2)
+     ORDER BY device, profile OFFSET $3 LIMIT 1`,
+    [after.device, after.profile, count - 1],
+  );
+  return rows[0];
+}
+
+/**
+ * Since when there are intents without a certificate that aren't given up, or what is so young that it may not be
+ * committed yet: whichever is older.
+ */
+export async function unsettledSince(q: Queryable, since: Date, youngMs: number): Promise<Date> {
+  const { rows } = await q.query<{ at: Date }>(
+    `SELECT least(now() - make_interval(secs => $2), (
+       SELECT min(created) FROM issuance WHERE created >= $1 AND certificate IS NULL AND abandoned IS NULL)) AS at`,
+    [since, youngMs / 1000],
+  );
+  return rows[0]!.at;
+}
+
 /** Intents that nobody is working on: older than that, and the batch they came with is done or gone. */
-export async function openIntents(q: Queryable, olderThanMs: number, limit: number): Promise<OpenIntent[]> {
+export async function openIntents(
+  q: Queryable,
+  scope: Scope,
+  olderThanMs: number,
+  limit: number,
+): Promise<OpenIntent[]> {
+  const { condition, values } = within(scope);
+  const n = values.length;
   const { rows } = await q.query<OpenIntent>(
     `SELECT i.device, i.lot, i.profile, i.issuer_key_id AS "issuerKeyId", i.tbs FROM issuance i
-     WHERE i.certificate IS NULL AND i.abandoned IS NULL AND i.created < now() - make_interval(secs => $1)
+     WHERE ${condition} AND i.certificate IS NULL AND i.abandoned IS NULL
+       AND i.created < now() - make_interval(secs => $${n + 1})
        AND NOT EXISTS (
          SELECT 1 FROM batch b WHERE b.state = 'pending' AND b.manifest_sha256 = i.intake ->> 'digest')
-     ORDER BY i.created LIMIT $2`,
-    [olderThanMs / 1000, limit],
+     ORDER BY i.created LIMIT $${n + 2}`,
+    [...values, olderThanMs / 1000, limit],
   );
   return rows;
 }
@@ -37,14 +117,15 @@ export async function abandonIntent(tx: Tx, device: string, profile: string, rea
 }
 
 /** Stored certificates (DER) whose record is neither in the tree nor on its way there. */
-export async function unloggedCertificates(q: Queryable, limit: number): Promise<Uint8Array[]> {
+export async function unloggedCertificates(q: Queryable, scope: Scope, limit: number): Promise<Uint8Array[]> {
+  const { condition, values } = within(scope);
   const { rows } = await q.query<{ certificate: Uint8Array }>(
     `SELECT i.certificate FROM issuance i
-     WHERE i.certificate IS NOT NULL
+     WHERE ${condition} AND i.certificate IS NOT NULL
        AND NOT EXISTS (SELECT 1 FROM ledger_leaf l WHERE l.retry_key = decode(i.certified_key, 'hex'))
        AND NOT EXISTS (SELECT 1 FROM ledger_pending p WHERE p.retry_key = decode(i.certified_key, 'hex'))
-     LIMIT $1`,
-    [limit],
+     LIMIT $${values.length + 1}`,
+    [...values, limit],
   );
   return rows.map((row) => row.certificate);
 }

@@ -2,7 +2,7 @@ import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts
 import { inTransaction } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { getLot } from "../../store/lots.ts";
-import { abandonIntent, openIntents, type OpenIntent } from "../../store/reconcile.ts";
+import { abandonIntent, openIntents, type OpenIntent, type Scope } from "../../store/reconcile.ts";
 import { authorityFor, authorityGap, relint } from "../issuing/authority.ts";
 import { issueIntended } from "../issuing/certify.ts";
 import type { IssuingContext } from "../issuing/context.ts";
@@ -26,9 +26,13 @@ export interface Settled {
  * certificate under the device's lock, and an intent given up is never signed.
  * @throws what the database throws; everything else is an intent's own reason
  */
-export async function settleIntents(context: IssuingContext, olderThanMs = SETTLE_AFTER_MS): Promise<Settled> {
+export async function settleIntents(
+  context: IssuingContext,
+  scope: Scope,
+  olderThanMs = SETTLE_AFTER_MS,
+): Promise<Settled> {
   const settled: Settled = { signed: [], abandoned: [], open: [] };
-  for (const intent of await openIntents(context.db, olderThanMs, AT_ONCE)) {
+  for (const intent of await openIntents(context.db, scope, olderThanMs, AT_ONCE)) {
     const { device, profile } = intent;
     try {
       const gap = await settle(context, intent);

@@ -230,4 +230,39 @@ describe("a certificate that is seen", () => {
     expect((await reconcile(context)).alarms).toHaveLength(0);
     expect((await alarms()).at(-1)!.subject[0]!.name).toBe(site.party);
   });
+
+  it("in a row that somebody changed long after it was settled is found by the slow pass, or when all is asked for", async () => {
+    const progress = async () =>
+      (await site.db.query<{ at: Date }>("SELECT settled_before AS at FROM reconcile_progress")).rows[0]!.at;
+    const change = async (lot: string, der: Uint8Array) =>
+      site.db.query("UPDATE issuance SET certificate = $2, certified_key = repeat('ac', 32) WHERE lot = $1", [
+        lot,
+        der,
+      ]);
+    await site.db.query("UPDATE issuance SET created = created - interval '1 day'");
+    await reconcile(context, { olderThanMs: 0 });
+    expect(Date.now() - (await progress()).getTime()).toBeLessThan(600_000);
+    const made = await builtLot(1);
+    await again(made.lot, made.devices);
+    await site.db.query("UPDATE issuance SET created = created - interval '1 day'");
+
+    await change(made.lot, await stolen(made.devices[0]!.id));
+    await site.db.query("UPDATE reconcile_progress SET device = 'zzz'");
+    expect((await reconcile(context)).alarms).toHaveLength(0);
+    expect((await reconcile(context)).alarms).toHaveLength(1);
+
+    await change(made.lot, await stolen(made.devices[0]!.id));
+    await site.db.query("UPDATE reconcile_progress SET device = 'zzz'");
+    expect((await reconcile(context, { everything: true })).alarms).toHaveLength(1);
+  });
+
+  it("waits for intents that are open before it counts what is older as settled", async () => {
+    const { lot } = await orphans(1);
+    await site.db.query("UPDATE reconcile_progress SET settled_before = now() - interval '3 days'");
+    await site.db.query("UPDATE issuance SET created = now() - interval '2 days' WHERE lot = $1", [lot]);
+    const down = { ...context, caKey: async (): Promise<CaKey> => crash() };
+    expect((await reconcile(down)).intents.open).toHaveLength(1);
+    expect((await reconcile(context)).intents.signed).toHaveLength(1);
+    expect((await rows(lot))[0]!.certificate).not.toBeNull();
+  });
 });

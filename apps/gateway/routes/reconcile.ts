@@ -22,7 +22,7 @@ const seenBody = z.strictObject({ certificates: z.string().min(1).max(1_000_000)
 export function registerReconcile(app: HttpsServer, context: ReconcileContext & IssuingContext): void {
   const operator = { preHandler: requireClient("operator") };
 
-  app.post("/api/v1/reconciliations", operator, async () => await reconcile(context));
+  app.post("/api/v1/reconciliations", operator, async () => reconcile(context, { everything: true }));
 
   const watching = { preHandler: requireClient("operator", "monitor") };
 
