@@ -1,6 +1,6 @@
 /*
  * What a device with mbedTLS makes of the bytes in its provisioning region: parses standard input with one call, as
- * firmware does with a region it maps, prints each certificate's DER in hex, leaf first, and with a root's DER file as
+ * firmware does with a region it maps (one a certificate where they are DER, one behind the other), prints each certificate's DER in hex, leaf first, and with a root's DER file as
  * argument verifies the chain to it. Exit 0: parsed and (if asked) verified.
  */
 #include <mbedtls/x509_crt.h>
@@ -13,7 +13,16 @@ int main(int argc, char **argv) {
   size_t length = fread(input, 1, sizeof input, stdin);
   mbedtls_x509_crt chain;
   mbedtls_x509_crt_init(&chain);
-  int failed = mbedtls_x509_crt_parse(&chain, input, length);
+  int failed = 0;
+  if (length > 0 && input[0] == 0x30) {
+    mbedtls_x509_crt *last = &chain;
+    for (size_t at = 0; failed == 0 && at < length; at += last->raw.len) {
+      failed = mbedtls_x509_crt_parse_der(&chain, input + at, length - at);
+      while (last->next != NULL) last = last->next;
+    }
+  } else {
+    failed = mbedtls_x509_crt_parse(&chain, input, length);
+  }
   if (failed != 0) {
     fprintf(stderr, "mbedtls_x509_crt_parse: %d\n", failed);
     return 1;
