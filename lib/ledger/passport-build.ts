@@ -1,17 +1,21 @@
 /** Gathers a device's passport from the parties' ledgers. */
-import { fromBase64, fromUtf8, toBase64, toHex } from "../domain/bytes.ts";
+import { fromBase64, fromUtf8, toHex } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import { sha256Hex } from "../domain/hash.ts";
 import type { Certificate } from "../pki/certificate.ts";
 import type { ActType } from "../records/acts.ts";
-import type { Passport } from "../records/passport.ts";
+import type { Opening, Passport } from "../records/passport.ts";
 import type { Policy } from "../records/policy.ts";
 import type { ActRef } from "../records/primitives.ts";
 import { parseEntry, type AnyAct, type ParsedEntry } from "../records/statement.ts";
+import { partyPolicies } from "./audit/begin.ts";
 import { antecedents } from "./audit/causal-order.ts";
 import { parseCheckpoint } from "./checkpoint.ts";
-import { parseNote } from "./note.ts";
+import { formatNote, parseNote } from "./note.ts";
+import { purposeOf, type PassportEntry, type PassportEvidence } from "./passport-evidence.ts";
+import { packPassport } from "./passport-pack.ts";
 import { policyDigest } from "./passport.ts";
+import type { TlogPolicy } from "./policy.ts";
 import type { LogReader } from "./reader.ts";
 
 /** Line records are one per device; every other act is kept whole, since many devices' passports hold it. */
@@ -35,7 +39,7 @@ export class LedgerIndex {
   /** of these, what other acts rest on without naming it */
   readonly ground: IndexedAct[] = [];
   readonly #byDevice = new Map<string, number[]>();
-  readonly #proofs = new Map<string, Promise<string[]>>();
+  readonly #proofs = new Map<string, Promise<Uint8Array[]>>();
 
   private constructor(party: string, reader: LogReader) {
     this.party = party;
@@ -77,8 +81,8 @@ export class LedgerIndex {
   }
 
   /** Shared acts' paths are asked for with every device, and kept. */
-  proof(act: IndexedAct, size: number): Promise<string[]> {
-    const make = async (): Promise<string[]> => (await this.reader.inclusionProof(act.index, size)).map(toHex);
+  proof(act: IndexedAct, size: number): Promise<Uint8Array[]> {
+    const make = (): Promise<Uint8Array[]> => this.reader.inclusionProof(act.index, size);
     if (!this.shared.has(act.leafHash)) return make();
     const key = `${act.index}@${size}`;
     let proof = this.#proofs.get(key);
@@ -119,7 +123,12 @@ export interface PassportSource {
     /** the last that doesn't */
     before(party: string, index: number): Promise<Uint8Array | undefined>;
   };
-  readonly openings?: Passport["openings"];
+  readonly openings?: readonly Opening[];
+}
+
+/** @throws CountersignError as {@link gatherEvidence} */
+export async function buildPassport(deviceId: string, source: PassportSource): Promise<Passport> {
+  return packPassport(await gatherEvidence(deviceId, source), source.root.der);
 }
 
 /**
@@ -127,7 +136,7 @@ export interface PassportSource {
  * @throws CountersignError `not-found` when no ledger knows the device or an act that its history names; `state-conflict`
  *   when it isn't certified yet
  */
-export async function buildPassport(deviceId: string, source: PassportSource): Promise<Passport> {
+export async function gatherEvidence(deviceId: string, source: PassportSource): Promise<PassportEvidence> {
   const wanted = await gather(deviceId, source);
   const acts = inOrder(wanted);
   const built = find(acts, "built");
@@ -137,6 +146,7 @@ export async function buildPassport(deviceId: string, source: PassportSource): P
     throw new CountersignError(what, `${deviceId} has no ${built === undefined ? "built" : "certified"} record yet`);
   }
 
+  const { known, policySha256 } = readPolicy(source.policy);
   const sizes = new Map<string, number>();
   const logs: Passport["logs"] = [];
   for (const [party, list] of wanted) {
@@ -147,25 +157,25 @@ export async function buildPassport(deviceId: string, source: PassportSource): P
     sizes.set(party, parseCheckpoint(parseNote(note).text).size);
     logs.push({
       origin: reader.origin,
-      checkpoint: fromUtf8(note),
-      ...(before === undefined ? {} : { before: fromUtf8(before) }),
+      party,
+      checkpoint: onlyKnown(note, known),
+      ...(before === undefined ? {} : { before: onlyKnown(before, known) }),
     });
   }
 
-  const proven: Passport["acts"] = [];
+  const proven: PassportEntry[] = [];
   for (const { party, act } of acts) {
     const log = source.logs.get(party)!;
     const path = await log.proof(act, sizes.get(party)!);
-    proven.push({ origin: log.reader.origin, index: act.index, entry: toBase64(act.bytes), path });
+    proven.push({ origin: log.reader.origin, index: act.index, entry: act.bytes, path, read: act });
   }
   return {
-    schema: 1,
     device: { id: deviceId, spkiSha256: sha256Hex(fromBase64(built.fields.spki)) },
-    policySha256: policyDigest(source.policy),
+    policySha256,
     chains: [
       {
-        purpose: certified.fields.profile.name === "ldevid" ? "ldevid" : "idevid",
-        certificates: [certified.fields.certificate, ...issuersOf(certified, acts)],
+        purpose: purposeOf(certified.fields.profile.name),
+        certificates: [certified.fields.certificate, ...issuersOf(certified, acts)].map(fromBase64),
       },
     ],
     logs,
@@ -173,6 +183,29 @@ export async function buildPassport(deviceId: string, source: PassportSource): P
     manifests: await manifestsOf(acts, source),
     openings: source.openings ?? [],
   };
+}
+
+const lineKey = ({ name, keyId }: { name: string; keyId: string }): string => `${name} ${keyId}`;
+
+/** The policy's digest, and the keys it names; read once for all passports. */
+function readPolicy(policy: Policy): { known: ReadonlySet<string>; policySha256: string } {
+  let read = policies.get(policy);
+  if (read === undefined) {
+    const known = new Set([...partyPolicies(policy).values()].flatMap(keysOf));
+    policies.set(policy, (read = { known, policySha256: policyDigest(policy) }));
+  }
+  return read;
+}
+const policies = new WeakMap<Policy, { known: ReadonlySet<string>; policySha256: string }>();
+
+function keysOf({ logs, witnesses }: TlogPolicy): string[] {
+  return [...logs, ...witnesses.values()].map(lineKey);
+}
+
+/** The note with the signatures that the policy can say something about: every other line would travel for nothing. */
+function onlyKnown(note: Uint8Array, known: ReadonlySet<string>): string {
+  const { text, signatures } = parseNote(note);
+  return fromUtf8(formatNote({ text, signatures: signatures.filter((line) => known.has(lineKey(line))) }));
 }
 
 interface Gathered {
@@ -260,19 +293,19 @@ function issuersOf(certified: AnyAct, acts: readonly Gathered[]): string[] {
   return issuers;
 }
 
-async function manifestsOf(acts: readonly Gathered[], source: PassportSource): Promise<Passport["manifests"]> {
+async function manifestsOf(acts: readonly Gathered[], source: PassportSource): Promise<Uint8Array[]> {
   const digests = new Map<string, string>();
   for (const { party, act } of acts) {
     const { fields } = act.parsed.act;
     if ("intake" in fields && fields.intake.kind === "manifest") digests.set(fields.intake.digest, party);
   }
-  const out: Passport["manifests"] = [];
+  const out: Uint8Array[] = [];
   for (const [sha256, party] of digests) {
     const dsse = await source.blob(party, sha256);
     if (dsse === undefined) {
       throw new CountersignError("not-found", `the manifest ${sha256} doesn't lie beside the ledger of ${party}`);
     }
-    out.push({ sha256, dsse: toBase64(dsse) });
+    out.push(dsse);
   }
   return out;
 }

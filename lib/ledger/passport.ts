@@ -1,13 +1,12 @@
 /** Verifies a device's passport: needs the root and the policy, and believes nothing else. */
-import { equalBytes, fromBase64, fromHex, fromUtf8, toHex, utf8 } from "../domain/bytes.ts";
-import { CountersignError, isCountersignError } from "../domain/errors.ts";
+import { equalBytes, fromHex, toHex, utf8 } from "../domain/bytes.ts";
+import { isCountersignError } from "../domain/errors.ts";
 import { sha256, sha256Hex } from "../domain/hash.ts";
 import { canonicalJson } from "../domain/json.ts";
 import type { VerifySignature } from "../domain/signing.ts";
 import type { Certificate } from "../pki/certificate.ts";
 import type { ActType } from "../records/acts.ts";
 import { commitment, type HandoffItem } from "../records/manifest.ts";
-import { passport as passportSchema, type Passport } from "../records/passport.ts";
 import type { Policy } from "../records/policy.ts";
 import { parseEntry, type ParsedEntry } from "../records/statement.ts";
 import { beginAudit, partyPolicies } from "./audit/begin.ts";
@@ -20,10 +19,10 @@ import { checkManifestSigner } from "./audit/issuance.ts";
 import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./audit/state.ts";
 import { checkSignature } from "./audit/trust.ts";
 import type { SignedCheckpoint } from "./checkpoint.ts";
+import { purposeOf, type PassportEvidence } from "./passport-evidence.ts";
+import { parsePassport } from "./passport-unpack.ts";
 import { openUnderPolicy, type TlogPolicy } from "./policy.ts";
 import { leafHash, verifyInclusion } from "./tree.ts";
-
-export const MAX_PASSPORT_BYTES = 8 << 20;
 
 /** One act of the device's history, as proven. `time` is what the party's clock claimed. */
 export interface PassportAct {
@@ -32,6 +31,18 @@ export interface PassportAct {
   readonly index: number;
   readonly type: ActType;
   readonly time: string;
+}
+
+/** One ledger's part, and between which times its newest act was logged, as witnesses' clocks bound it (RFC 3339). */
+export interface PassportLog {
+  readonly party: string;
+  readonly origin: string;
+  /** of the checkpoint that every act is proven against */
+  readonly size: number;
+  /** the earliest cosignature on the last checkpoint that doesn't hold the newest act */
+  readonly after?: string;
+  /** the latest cosignature on the checkpoint that does */
+  readonly before?: string;
 }
 
 export type PassportVerdict =
@@ -46,6 +57,7 @@ export type PassportVerdict =
       readonly installed: boolean;
       readonly acts: number;
       readonly logs: number;
+      readonly ledgers: readonly PassportLog[];
       readonly history: readonly PassportAct[];
     }
   | {
@@ -88,7 +100,7 @@ export async function verifyPassport(
     if (sha256Hex(root.der) !== policy.rootSha256) {
       throw new Refusal("root-mismatch", "the policy pins another root than the one given");
     }
-    const passport = parsePassport(bytes);
+    const passport = parsePassport(bytes, root.der);
     if (passport.policySha256 !== policyDigest(policy)) {
       throw new Refusal("policy-mismatch", "the passport was made under another policy");
     }
@@ -110,26 +122,8 @@ export function policyDigest(policy: Policy): string {
   return sha256Hex(canonicalJson(policy));
 }
 
-/** @throws CountersignError `passport-invalid` */
-export function parsePassport(bytes: Uint8Array): Passport {
-  if (bytes.length > MAX_PASSPORT_BYTES) {
-    throw new CountersignError("passport-invalid", `it has ${bytes.length} bytes, the limit is ${MAX_PASSPORT_BYTES}`);
-  }
-  let value: unknown;
-  try {
-    value = JSON.parse(fromUtf8(bytes));
-  } catch (cause) {
-    throw new CountersignError("passport-invalid", "it is not JSON", { cause });
-  }
-  const parsed = passportSchema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  const issue = parsed.error.issues[0];
-  const where = issue === undefined ? "" : `${issue.path.join(".") || "(top)"}: ${issue.message}`;
-  throw new CountersignError("passport-invalid", `it is not a passport: ${where}`, { cause: parsed.error });
-}
-
 async function check(
-  passport: Passport,
+  passport: PassportEvidence,
   root: Certificate,
   policies: ReadonlyMap<string, TlogPolicy>,
   verify: VerifySignature,
@@ -139,6 +133,7 @@ async function check(
   const checkpoints = await openCheckpoints(passport, state, policies);
   const history: PassportAct[] = [];
   const last = new Map<string, number>();
+  let purpose = "idevid";
 
   for (const [i, { origin, index, entry, path }] of passport.acts.entries()) {
     const where = { origin, index };
@@ -152,15 +147,14 @@ async function check(
       throw new Refusal("act-repeated", `act ${i} is not after the one before it in ${origin}`, where);
     }
     last.set(origin, index);
-    const raw = fromBase64(entry);
-    const hash = leafHash(raw);
-    const { size, root: treeRoot } = checkpoint;
-    if (!verifyInclusion({ leafHash: hash, index, size, root: treeRoot, path: path.map(fromHex) })) {
+    const hash = leafHash(entry);
+    const { size, root: treeRoot } = checkpoint.newest;
+    if (!verifyInclusion({ leafHash: hash, index, size, root: treeRoot, path })) {
       throw new Refusal("proof-invalid", `act ${i} is not entry ${index} of ${origin} at size ${size}`, where);
     }
     let parsed: ParsedEntry;
     try {
-      parsed = parseEntry(raw);
+      parsed = parseEntry(entry);
     } catch (error) {
       if (!isCountersignError(error)) throw error;
       throw new Refusal(error.code, error.message, where);
@@ -168,6 +162,7 @@ async function check(
     await apply({ party: party.id, index, leafHash: toHex(hash), act: parsed.act }, parsed, party, passport, state);
     const finding = findings.list[0];
     if (finding !== undefined) throw new Refusal(finding.code, `${finding.party}: ${finding.message}`, where);
+    if (parsed.act.type === "certified") purpose = purposeOf(parsed.act.fields.profile.name);
     history.push({ party: party.id, origin, index, type: parsed.act.type, time: parsed.act.time });
   }
 
@@ -182,7 +177,7 @@ async function check(
     throw new Refusal("not-accepted", `nothing shows that ${open.fields.child} accepted its grant from ${open.by}`);
   }
   const certifiedBy = history.findLast((act) => act.type === "certified")?.party;
-  const issuer = checkChains(passport, device, certifiedBy, state);
+  const issuer = checkChains(passport, device, certifiedBy, purpose, state);
   checkOpenings(passport);
   return {
     ok: true,
@@ -194,59 +189,96 @@ async function check(
     installed: device.installed,
     acts: passport.acts.length,
     logs: checkpoints.size,
+    ledgers: [...checkpoints.values()].map((log) => ledgerOf(log, state)),
     history,
   };
 }
 
 function newState(
-  passport: Passport,
+  passport: PassportEvidence,
   root: Certificate,
   policies: ReadonlyMap<string, TlogPolicy>,
   findings: Findings,
   verify: VerifySignature,
 ): AuditState {
   const manifests = new Map<string, Uint8Array>();
-  for (const { sha256: digest, dsse } of passport.manifests) {
-    const bytes = fromBase64(dsse);
-    if (sha256Hex(bytes) !== digest) throw new Refusal("intake-invalid", `manifest ${digest} has other bytes`);
-    manifests.set(digest, bytes);
-  }
+  for (const dsse of passport.manifests) manifests.set(sha256Hex(dsse), dsse);
   return beginAudit(
     { root, verify, findings, everyBlob: false, blob: async (_party, digest) => manifests.get(digest) },
     policies,
   );
 }
 
+interface OpenedLog {
+  readonly newest: SignedCheckpoint;
+  readonly older?: SignedCheckpoint;
+}
+
 async function openCheckpoints(
-  passport: Passport,
+  passport: PassportEvidence,
   state: AuditState,
   policies: ReadonlyMap<string, TlogPolicy>,
-): Promise<Map<string, SignedCheckpoint>> {
-  const opened = new Map<string, SignedCheckpoint>();
+): Promise<Map<string, OpenedLog>> {
+  const opened = new Map<string, OpenedLog>();
   for (const { origin, checkpoint, before } of passport.logs) {
     const party = state.byOrigin.get(origin);
     if (party === undefined) throw new Refusal("log-unknown", `the policy knows no log ${origin}`);
     if (opened.has(origin)) throw new Refusal("passport-invalid", `it has two checkpoints of ${origin}`);
     const policy = policies.get(party.id)!;
-    const newest = await openUnderPolicy(utf8(checkpoint), policy, state.verify);
-    if (newest.origin !== origin)
-      throw new Refusal("checkpoint-invalid", `a checkpoint of ${newest.origin} is not one of ${origin}`);
-    opened.set(origin, newest);
-    if (before === undefined) continue;
-    const older = await openUnderPolicy(utf8(before), policy, state.verify);
-    const last = Math.max(...passport.acts.filter((act) => act.origin === origin).map((act) => act.index));
-    if (older.size > last || older.size >= newest.size) {
-      throw new Refusal("checkpoint-invalid", `the earlier checkpoint of ${origin} doesn't lie before the acts`);
+    const newest = await openNamed(origin, checkpoint, policy, state);
+    const older = before === undefined ? undefined : await openNamed(origin, before, policy, state);
+    const indices = passport.acts.filter((act) => act.origin === origin).map((act) => act.index);
+    if (indices.length === 0)
+      throw new Refusal("passport-invalid", `it has a checkpoint of ${origin} and no act in it`);
+    if (older !== undefined && (older.size > Math.max(...indices) || older.size >= newest.size)) {
+      throw new Refusal("checkpoint-invalid", `the earlier checkpoint of ${origin} doesn't lie before its newest act`);
     }
+    opened.set(origin, older === undefined ? { newest } : { newest, older });
   }
   return opened;
+}
+
+async function openNamed(
+  origin: string,
+  note: string,
+  policy: TlogPolicy,
+  state: AuditState,
+): Promise<SignedCheckpoint> {
+  let opened: SignedCheckpoint;
+  try {
+    opened = await openUnderPolicy(utf8(note), policy, state.verify);
+  } catch (error) {
+    if (!isCountersignError(error) || error.kind === "internal" || error.kind === "unavailable") throw error;
+    throw new Refusal(error.code, `${origin}: ${error.message}`);
+  }
+  if (opened.origin === origin) return opened;
+  throw new Refusal("checkpoint-invalid", `a checkpoint of ${opened.origin} is not one of ${origin}`);
+}
+
+/** A witness vouches for its own clock alone: of several, the one that says least is believed. */
+function ledgerOf({ newest, older }: OpenedLog, state: AuditState): PassportLog {
+  const times = (signed: SignedCheckpoint | undefined) => signed?.signatures.flatMap(({ time }) => time ?? []) ?? [];
+  const after = timeOf(Math.min(...times(older)));
+  const before = timeOf(Math.max(...times(newest)));
+  return {
+    party: state.byOrigin.get(newest.origin)!.id,
+    origin: newest.origin,
+    size: newest.size,
+    ...(after === undefined ? {} : { after }),
+    ...(before === undefined ? {} : { before }),
+  };
+}
+
+/** Undefined for what RFC 3339 can't write: a cosignature may name any second that a number can count. */
+function timeOf(seconds: number): string | undefined {
+  return seconds >= 0 && seconds <= 253_402_300_799 ? new Date(seconds * 1000).toISOString() : undefined;
 }
 
 async function apply(
   at: Placed,
   parsed: ParsedEntry,
   party: PartyState,
-  passport: Passport,
+  passport: PassportEvidence,
   state: AuditState,
 ): Promise<void> {
   const { act } = parsed;
@@ -271,7 +303,12 @@ async function apply(
  * A release without its list. What the list must say of this device is known from its built record; that the list does
  * say it is shown by the path in the taker's next act, which is checked against the signed root.
  */
-function onReleasedOne(at: Placed<"handoff-released">, party: PartyState, passport: Passport, state: AuditState): void {
+function onReleasedOne(
+  at: Placed<"handoff-released">,
+  party: PartyState,
+  passport: PassportEvidence,
+  state: AuditState,
+): void {
   const { id, from, lot } = at.act.fields;
   if (from !== party.id) return wrong(state, at, "handoff-invalid", `it releases what ${from} has`, id);
   if (!openLot(at, lot, party, state)) return;
@@ -288,9 +325,10 @@ function onReleasedOne(at: Placed<"handoff-released">, party: PartyState, passpo
 
 /** The chains are those of the acts, to the last byte. Gives the issuing party. */
 function checkChains(
-  passport: Passport,
+  passport: PassportEvidence,
   device: DeviceState,
   certifiedBy: string | undefined,
+  purpose: string,
   state: AuditState,
 ): string {
   const certificate = device.certificate;
@@ -300,19 +338,20 @@ function checkChains(
   }
   const issuer = state.parties.get(certifiedBy!)!;
   const expected = [certificate, ...issuer.chain.slice(0, -1)].map((c) => c.der);
-  const chain = passport.chains.find((c) => c.purpose === "idevid") ?? passport.chains[0]!;
+  const chain = passport.chains[0]!;
   const same =
     passport.chains.length === 1 &&
+    chain.purpose === purpose &&
     chain.certificates.length === expected.length &&
-    chain.certificates.every((der, i) => equalBytes(fromBase64(der), expected[i]!));
+    chain.certificates.every((der, i) => equalBytes(der, expected[i]!));
   if (!same) throw new Refusal("certificate-invalid", "the chain is not the one that was certified and granted");
   return issuer.id;
 }
 
-function checkOpenings(passport: Passport): void {
+function checkOpenings(passport: PassportEvidence): void {
   const committed = new Set<string>();
   for (const { entry } of passport.acts) {
-    const { act } = parseEntry(fromBase64(entry));
+    const { act } = parseEntry(entry);
     if (act.type === "installed") committed.add(act.fields.place).add(act.fields.time);
   }
   for (const opening of passport.openings) {

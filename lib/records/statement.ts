@@ -8,7 +8,7 @@ import { actRef, blobRef, origin, partyId, prevRef, sha256Hex, timestamp } from 
 
 /** An act is an in-toto Statement v1; its exact bytes (or the DSSE envelope around them) are the ledger's leaf. */
 
-const STATEMENT_TYPE = "https://in-toto.io/Statement/v1";
+export const STATEMENT_TYPE = "https://in-toto.io/Statement/v1";
 const PREDICATE = /^urn:countersign:act:([a-z-]{1,40}):v1$/;
 export const predicateType = (type: ActType): string => `urn:countersign:act:${type}:v1`;
 

@@ -293,7 +293,8 @@ describe("tampered evidence is refused", () => {
         .slice(0, -1)
         .map((_: unknown, i: number) => ({ ...passport, acts: passport.acts.toSpliced(i, 1) })),
       { ...passport, device: { ...passport.device, id: ids[1] } },
-      { ...passport, chains: other.chains },
+      { ...passport, values: other.values },
+      { ...passport, hashes: other.hashes },
       { ...passport, acts: passport.acts.with(-1, other.acts.at(-1)) },
       { ...passport, logs: passport.logs.slice(1) },
       { ...passport, extra: true },
