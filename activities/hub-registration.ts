@@ -8,6 +8,7 @@ import { pemEncode } from "../lib/pki/pem.ts";
 import { readCa, verifyCa, type HubAccess } from "../services/hub/management.ts";
 import type { Acts } from "../services/ledger/acts.ts";
 import type { Identity } from "../services/parties/identity.ts";
+import { actCosigned, type Cosigned } from "../services/witness/release.ts";
 import { findCaCertificate, findIntent, hubIntent, lastCeremony, setHubRegistration } from "../store/authority.ts";
 import type { Db } from "../store/db.ts";
 import { withFailures } from "./failures.ts";
@@ -17,6 +18,8 @@ export interface HubRegistrationDeps {
   readonly identity: Identity;
   readonly acts: Acts;
   readonly hub: HubAccess | undefined;
+  /** what a registration waits for; absent: nobody witnesses this site's ledger */
+  readonly cosigned?: Cosigned;
 }
 
 /** Registers this site's root at the hub: CAs only, devices need nothing. */
@@ -41,9 +44,31 @@ export function hubRegistrationActivities(deps: HubRegistrationDeps): HubRegistr
     return { root: ca.certificate, verification, code };
   }
 
+  /** The root's ceremony, cosigned by others: no hub trusts a root whose making could still be told differently. */
+  async function witnessed(name: string): Promise<void> {
+    const ceremony = await lastCeremony(db);
+    if (ceremony?.actLeafHash == null) {
+      throw new CountersignError("state-conflict", "the ceremony isn't recorded yet");
+    }
+    if (deps.cosigned === undefined) return;
+    try {
+      await actCosigned(db, deps.cosigned, ceremony.actLeafHash);
+    } catch (error) {
+      const code = errorCodeOf(error);
+      if (code === "witnesses-missing") {
+        await setHubRegistration(db, name, {
+          state: "requested",
+          refusal: { code, message: (error as Error).message },
+        });
+      }
+      throw error;
+    }
+  }
+
   return withFailures<HubRegistrationActivities>({
     async proveCaToHub({ name }) {
       const { root, verification } = await paper(name);
+      await witnessed(name);
       const caSha256 = sha256Hex(root);
       const pem = (der: Uint8Array): string => pemEncode("CERTIFICATE", der);
       try {

@@ -1,6 +1,8 @@
 import type { WorkflowClient } from "@temporalio/client";
 import type { Identity } from "../../services/parties/identity.ts";
 import type { Inbox } from "../../services/parties/inbox.ts";
+import type { WitnessStatus } from "../../services/witness/feed.ts";
+import type { Witness } from "../../services/witness/witness.ts";
 import type { Db } from "../../store/db.ts";
 
 /** What the gateway's routes work with; made by the site's composition root. */
@@ -15,6 +17,9 @@ export interface GatewayDeps {
   readonly hubConfigured: boolean;
   readonly inbox: Inbox;
   /** this site's own Temporal namespace */
+  readonly witness: Pick<Witness, "addCheckpoint">;
+  /** the witnesses of this site's own log */
+  readonly witnesses: () => Promise<readonly WitnessStatus[]>;
   readonly workflows: WorkflowClient;
   /** the components that a ready site needs: database, Temporal, tokens */
   readonly ready: () => Promise<void>;

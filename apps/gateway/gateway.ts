@@ -7,6 +7,7 @@ import { registerLedger } from "./routes/ledger.ts";
 import { registerParties } from "./routes/parties.ts";
 import { registerCrl, registerPublic } from "./routes/public.ts";
 import { registerSite } from "./routes/site.ts";
+import { registerWitness } from "./routes/witness.ts";
 
 export interface GatewaySettings {
   readonly host: string;
@@ -45,6 +46,7 @@ export async function startGateway(
   const plain = createPlainServer({ logger: settings.logger, bodyLimit: 1024 });
   registerPublic(plain, deps);
   registerLedger(plain, deps);
+  registerWitness(plain, deps);
 
   const { host } = settings;
   try {

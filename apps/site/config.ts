@@ -81,8 +81,21 @@ export const siteConfigSchema = z.strictObject({
     publicUrl: httpUrl,
     tls: z.strictObject({ keyFile: path, certFile: path, clientCaFile: path }),
   }),
+  /** `/metrics` in Prometheus' text format, without TLS: keep it on loopback, or in a network of its own */
+  management: z.strictObject({ host: z.string().min(1).max(255).default("127.0.0.1"), port }).optional(),
   /** the hub's management API, for a site that registers CAs there */
   hub: z.strictObject({ url: httpsUrl, caFile: path, certFile: path, keyFile: path }).optional(),
+  witness: z
+    .strictObject({
+      /**
+       * C2SP tlog-policy of this site's own log: the witnesses to ask, each with its submission prefix as URL, and the
+       * quorum that has to cosign before anything is released. Left out: parent and children, any one of them.
+       */
+      policyFile: path.optional(),
+      /** tlog-policy whose `log` lines name logs that this site's witness cosigns beside its parent's and children's */
+      logsFile: path.optional(),
+    })
+    .default({}),
   imagesDir: path,
   firmwareDir: path,
   logLevel: z.enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"]).default("info"),
@@ -100,7 +113,7 @@ export type CeremonyConfig = z.output<typeof ceremonyConfigSchema>;
 /** @throws CountersignError `component-missing` when the file isn't there, `input-invalid` when it doesn't hold */
 export function loadSiteConfig(file: string): SiteConfig {
   const { config, at } = read(file, siteConfigSchema);
-  const { hsm, gateway, hub } = config;
+  const { hsm, gateway, hub, witness } = config;
   const tokenAt = (t: z.output<typeof token>) => ({ ...t, pinFile: at(t.pinFile) });
   return {
     ...config,
@@ -124,6 +137,10 @@ export function loadSiteConfig(file: string): SiteConfig {
     ...(hub === undefined
       ? {}
       : { hub: { url: hub.url, caFile: at(hub.caFile), certFile: at(hub.certFile), keyFile: at(hub.keyFile) } }),
+    witness: {
+      ...(witness.policyFile === undefined ? {} : { policyFile: at(witness.policyFile) }),
+      ...(witness.logsFile === undefined ? {} : { logsFile: at(witness.logsFile) }),
+    },
     imagesDir: at(config.imagesDir),
     firmwareDir: at(config.firmwareDir),
   };

@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import type { Token } from "../../hsm/index.ts";
 import { CountersignError, exitCodeOf } from "../../lib/domain/errors.ts";
 import { ensureErasedPartition } from "../../services/firmware/templates.ts";
+import { logVkey, witnessVkey } from "../../services/parties/identity.ts";
 import { connect, migrate } from "../../store/db.ts";
 import { loadSiteConfig, type CeremonyConfig, type SiteConfig } from "./config.ts";
 import { ensureClient, ensureInfrastructureCa, ensureServer, type ClientRoleName } from "./infrastructure.ts";
@@ -39,6 +40,7 @@ export async function initSite(file: string): Promise<void> {
   try {
     await ensureKeys(token);
     await issueInfrastructure(config, token);
+    await writePublicKeys(config, token);
   } finally {
     await token.close();
   }
@@ -88,6 +90,14 @@ async function issueInfrastructure(config: SiteConfig, token: Token): Promise<vo
       { organization, commonName: `${role}@${party}`, organizationalUnit: role },
     );
   }
+}
+
+/** The log's and the witness's verifier keys, for whoever writes other sites' witness policies. */
+async function writePublicKeys(config: SiteConfig, token: Token): Promise<void> {
+  const { party, origin } = config;
+  const keys = { origin, log: await token.signer("log"), witness: await token.signer("witness") };
+  const file = { party, vkey: logVkey(keys), witnessVkey: witnessVkey(keys) };
+  writeFileSync(join(infraFolder(config), "vkeys.json"), `${JSON.stringify(file, null, 2)}\n`);
 }
 
 /** The root token has a SoftHSM of its own, beside the site: only the ceremony process is given this file. */

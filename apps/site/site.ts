@@ -20,6 +20,7 @@ import { actKeyId, type Identity } from "../../services/parties/identity.ts";
 import { Inbox } from "../../services/parties/inbox.ts";
 import { Outbox } from "../../services/parties/outbox.ts";
 import { watchInbox } from "../../services/reconcile/inbox.ts";
+import type { Cosigned } from "../../services/witness/release.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { startGateway, type Gateway } from "../gateway/gateway.ts";
@@ -151,7 +152,7 @@ async function launch(
   const { witness, feed } = witnessSides(config, db, identity, logger);
   await feed.start();
   started.add("witness feed", () => feed.stop());
-  const cosigned = (size: number): Promise<number> => feed.cosigned(size);
+  const cosigned: Cosigned = (size) => feed.cosigned(size);
 
   const custody: CustodyContext = {
     db,
@@ -263,7 +264,7 @@ interface Parts {
   readonly caToken: Token | undefined;
   readonly issuing: IssuingContext;
   readonly custody: CustodyContext;
-  readonly cosigned: CustodyContext["cosigned"];
+  readonly cosigned: Cosigned;
 }
 
 function issuingContext(

@@ -116,5 +116,6 @@ export const ERROR_KINDS = {
   timeout: "unavailable",
   interrupted: "unavailable",
 } as const satisfies Record<string, ErrorKind>;
+  "witnesses-missing": "unavailable",
 
 export type ErrorCode = keyof typeof ERROR_KINDS;

@@ -19,14 +19,28 @@ export interface TlogPolicy {
   readonly groups: ReadonlyMap<string, PolicyGroup>;
   /** a witness, a group, or `none` */
   readonly quorum: string;
+  /** where a log is read, and a witness's submission prefix (tlog-witness), for those that the policy gives one */
+  readonly urls: ReadonlyMap<NoteKey, string>;
 }
 
-/** A policy for one log. With no witnesses the quorum is `none`, else `threshold` of them (default: all). */
-export function formatPolicy(log: NoteKey, witnesses: readonly NoteKey[] = [], threshold?: number): string {
+/**
+ * A policy for one log. With no witnesses the quorum is `none`, else `threshold` of them (default: all). Witnesses are
+ * called by their keys' names.
+ * @param urls submission prefixes, for those who ask for cosignatures
+ */
+export function formatPolicy(
+  log: NoteKey,
+  witnesses: readonly NoteKey[] = [],
+  threshold: number | "all" | "any" = "all",
+  urls: ReadonlyMap<NoteKey, string> = new Map(),
+): string {
   const lines = [`log ${formatVkey(log)}`];
   if (witnesses.length === 0) return `${lines[0]}\nquorum none\n`;
-  for (const witness of witnesses) lines.push(`witness ${witness.name} ${formatVkey(witness)}`);
-  lines.push(`group quorum-of-witnesses ${threshold ?? "all"} ${witnesses.map((w) => w.name).join(" ")}`);
+  for (const key of witnesses) {
+    const url = urls.get(key);
+    lines.push(`witness ${key.name} ${formatVkey(key)}${url === undefined ? "" : ` ${url}`}`);
+  }
+  lines.push(`group quorum-of-witnesses ${threshold} ${witnesses.map(({ name }) => name).join(" ")}`);
   lines.push("quorum quorum-of-witnesses");
   return `${lines.join("\n")}\n`;
 }
@@ -40,6 +54,7 @@ export function parsePolicy(text: string): TlogPolicy {
   const logs: NoteKey[] = [];
   const witnesses = new Map<string, NoteKey>();
   const groups = new Map<string, PolicyGroup>();
+  const urls = new Map<NoteKey, string>();
   const placed = new Set<string>();
   let quorum: string | undefined;
   const defined = (name: string): boolean => witnesses.has(name) || groups.has(name);
@@ -56,12 +71,14 @@ export function parsePolicy(text: string): TlogPolicy {
       const key = policyKey(args[0]!, KEY_TYPE.ed25519, at);
       if (hasKey(logs, key)) throw invalid(at, "this log's key is already listed");
       logs.push(key);
+      if (args[1] !== undefined) urls.set(key, args[1]);
     } else if (keyword === "witness") {
       if (args.length < 2 || args.length > 3) throw invalid(at, "expected `witness <name> <vkey> [<url>]`");
       const name = newName(args[0]!, at);
       const key = policyKey(args[1]!, KEY_TYPE.cosignature, at);
       if (hasKey(witnesses.values(), key)) throw invalid(at, "this witness's key is already listed");
       witnesses.set(name, key);
+      if (args[2] !== undefined) urls.set(key, args[2]);
     } else if (keyword === "group") {
       const [name, count, ...members] = args;
       if (name === undefined || count === undefined || members.length === 0) {
@@ -88,7 +105,7 @@ export function parsePolicy(text: string): TlogPolicy {
   for (const witness of witnesses.values()) {
     if (hasKey(logs, witness)) throw invalid(lines.length, `witness ${witness.name} has the key of a log`);
   }
-  return { logs, witnesses, groups, quorum };
+  return { logs, witnesses, groups, quorum, urls };
 
   function newName(name: string, at: number): string {
     if (name === "none" || defined(name)) throw invalid(at, `the name ${name} is taken`);

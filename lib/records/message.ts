@@ -72,6 +72,8 @@ export type Contact = z.infer<typeof contact>;
 export const invitation = z.strictObject({
   schema: z.literal(1),
   id: z.uuid(),
+  /** the verifier key of its witness, which answers below `publicUrl`/witness; absent: it runs none */
+  witness: vkey.optional(),
   to: partyId,
   from: contact,
   nonce: z.string().regex(/^[A-Za-z0-9_-]{32,64}$/),

@@ -1,6 +1,7 @@
 import type { Signer } from "../../lib/domain/signing.ts";
 import type { Db } from "../../store/db.ts";
 import type { Acts } from "../ledger/index.ts";
+import type { Cosigned } from "../witness/release.ts";
 
 /** What opening lots, handing devices over, injecting and installing need of their site. */
 export interface CustodyContext {
@@ -15,6 +16,8 @@ export interface CustodyContext {
   readonly firmwareDir: string;
   /** `<lot>/<device>/` images and receipts */
   readonly imagesDir: string;
+  /** what a release waits for; absent: nobody witnesses this site's ledger */
+  readonly cosigned?: Cosigned;
   readonly now?: () => Date;
 }
 

@@ -1,5 +1,5 @@
 import { toBase64, toHex } from "../../lib/domain/bytes.ts";
-import { CountersignError } from "../../lib/domain/errors.ts";
+import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { inTransaction } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import {
@@ -8,15 +8,19 @@ import {
   getHandoff,
   handoffList,
   insertHandoff,
+  lockHandoff,
   lockReleasable,
+  type Handoff,
   type HandoffState,
   updateHandoff,
 } from "../../store/handoffs.ts";
 import { storeBlob } from "../../store/ledger.ts";
 import { getLot, lockOpenLot } from "../../store/lots.ts";
 import { getPeer } from "../../store/parties.ts";
+import type { RecordedAct } from "../ledger/acts.ts";
 import { nodeSha256 } from "../ledger/index.ts";
 import { enqueue } from "../parties/outbox.ts";
+import { actCosigned } from "../witness/release.ts";
 import { handoffWorkflowId, nowOf, type CustodyContext } from "./context.ts";
 import { decodeList, encodeList, listRoot } from "./list.ts";
 import { lotTerms, type LotTerms } from "./terms.ts";
@@ -72,22 +76,40 @@ export async function claimRelease(
 }
 
 /**
- * Signs the release and sends it with its list, all in one with the ledger's entry. Safe to run again.
+ * Signs the release, waits until a quorum of witnesses has cosigned a checkpoint that holds it, and only then sends it
+ * with its list: nobody takes devices on the word of a history that the giver could still exchange. Safe to run again.
  * @returns the state it leaves the handoff in
- * @throws CountersignError `not-found`, and what the signer, the ledger or the database throws
+ * @throws CountersignError `not-found`, `witnesses-missing` (the release is signed and waits), and what the signer, the
+ *   ledger or the database throws
  */
 export async function recordRelease(context: CustodyContext, id: string): Promise<HandoffState> {
-  const { db, acts, party } = context;
+  const { db } = context;
   const handoff = await getHandoff(db, id);
   if (handoff.direction !== "out") throw new CountersignError("state-conflict", `the handoff ${id} is not a release`);
   if (handoff.state !== "releasing") return handoff.state;
-  const [lot, grant, { list, terms }] = await Promise.all([
-    getLot(db, handoff.lot),
-    findCurrentGrant(db),
-    handoffList(db, id),
-  ]);
+  const { list, terms } = await handoffList(db, id);
+  const act = await signRelease(context, handoff, list);
+  await assertCosigned(context, id, act);
+  await inTransaction(db, async (tx) => {
+    // Another attempt may have come first: its state stands.
+    if ((await lockHandoff(tx, id)).state !== "releasing") return;
+    await updateHandoff(tx, id, { state: "released", releaseAct: act.entry, releaseLeaf: act.leafHash });
+    await enqueue(tx, {
+      receiver: handoff.peer,
+      type: "handoff-release",
+      retryKey: handoffWorkflowId(id) + "/release",
+      body: { act: toBase64(act.entry), lot: lotTerms.parse(terms), items: decodeList(list) },
+    });
+  });
+  return (await getHandoff(db, id)).state;
+}
+
+async function signRelease(context: CustodyContext, handoff: Handoff, list: Uint8Array): Promise<RecordedAct> {
+  const { db, acts, party } = context;
+  const { id } = handoff;
+  const [lot, grant] = await Promise.all([getLot(db, handoff.lot), findCurrentGrant(db)]);
   const digest = nodeSha256(list);
-  await acts.recordSigned(
+  return acts.recordSigned(
     {
       type: "handoff-released",
       workflowId: handoffWorkflowId(id),
@@ -108,16 +130,20 @@ export async function recordRelease(context: CustodyContext, id: string): Promis
       },
     },
     context.actSigner,
-    async (tx, act) => {
-      await storeBlob(tx, digest, list);
-      await updateHandoff(tx, id, { state: "released", releaseAct: act.entry, releaseLeaf: act.leafHash });
-      await enqueue(tx, {
-        receiver: handoff.peer,
-        type: "handoff-release",
-        retryKey: handoffWorkflowId(id) + "/release",
-        body: { act: toBase64(act.entry), lot: lotTerms.parse(terms), items: decodeList(list) },
-      });
-    },
+    (tx) => storeBlob(tx, digest, list),
   );
-  return "released";
+}
+
+/** What it waits for stands in the handoff meanwhile, for the operator. */
+async function assertCosigned(context: CustodyContext, id: string, act: RecordedAct): Promise<void> {
+  if (context.cosigned === undefined) return;
+  try {
+    await actCosigned(context.db, context.cosigned, act.leafHash);
+  } catch (error) {
+    const code = errorCodeOf(error);
+    if (code === "witnesses-missing") {
+      await updateHandoff(context.db, id, { state: "releasing", error: { code, message: (error as Error).message } });
+    }
+    throw error;
+  }
 }

@@ -57,7 +57,9 @@ function hubRegistered(n: number, hub = "hub"): ActDraft<"hub-registered"> {
 /** The ledger's own tables, and nobody else's: it stands by itself. */
 function ledgerMigrations(): string {
   const folder = tempDir("migrations");
-  copyFileSync(join(PROJECT_ROOT, "store/migrations/010-ledger.sql"), join(folder, "010-ledger.sql"));
+  for (const name of ["010-ledger.sql", "064-witness.sql"]) {
+    copyFileSync(join(PROJECT_ROOT, "store/migrations", name), join(folder, name));
+  }
   return folder;
 }
 

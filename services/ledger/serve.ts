@@ -1,10 +1,20 @@
-import { fromHex, toHex } from "../../lib/domain/bytes.ts";
+import { fromHex, toHex, utf8 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
+import { parseDecimal } from "../../lib/ledger/checkpoint.ts";
+import { withSignatures } from "../../lib/ledger/cosignature.ts";
 import type { FetchResource } from "../../lib/ledger/reader.ts";
 import { encodeBundle, parseTilePath, TILE_WIDTH, tileWidth } from "../../lib/ledger/tiles.ts";
 import { HASH_SIZE } from "../../lib/ledger/tree.ts";
-import type { Db, Queryable } from "../../store/db.ts";
-import { readBlob, readCheckpoint, readEntries, readTile, storeBlob } from "../../store/ledger.ts";
+import { cosignaturesOf, cosignedFrom, newestCosigned } from "../../store/cosignatures.ts";
+import type { Queryable } from "../../store/db.ts";
+import {
+  readBlob,
+  readCheckpoint,
+  readEntries,
+  readTile,
+  storeBlob,
+  type StoredCheckpoint,
+} from "../../store/ledger.ts";
 import { nodeSha256 } from "./sha256.ts";
 
 export const MAX_BLOB_BYTES = 64 << 20;
@@ -18,14 +28,39 @@ export interface LedgerResource {
 
 const IMMUTABLE = "public, max-age=31536000, immutable";
 
+/** Sizes in one answer of `cosigned/from/<size>`. */
+export const COSIGNED_PAGE = 1000;
+
+/** A checkpoint's note with the cosignatures that have come in for it below the log's own line. */
+async function noteOf(db: Queryable, checkpoint: StoredCheckpoint | undefined): Promise<Uint8Array | undefined> {
+  return checkpoint && withSignatures(checkpoint.note, await cosignaturesOf(db, checkpoint.size));
+}
+
 /**
- * Reads `checkpoint`, `tile/...`, `tile/entries/...` or `blobs/<sha256>` (no leading slash, not percent-encoded). Only
- * what a signed checkpoint covers is given: tiles of a head that isn't signed yet are nobody's business. Undefined: 404.
+ * Checkpoints that a quorum has cosigned: `newest`, `<size>`, and `from/<size>`, which lists the sizes from there on, one
+ * a line, ascending, COSIGNED_PAGE of them at most.
+ */
+async function readCosigned(db: Queryable, name: string): Promise<Uint8Array | undefined> {
+  const from = name.startsWith("from/") ? parseDecimal(name.slice(5)) : undefined;
+  if (from !== undefined) {
+    return utf8((await cosignedFrom(db, from, COSIGNED_PAGE)).map((size) => `${size}\n`).join(""));
+  }
+  const size = name === "newest" ? await newestCosigned(db) : parseDecimal(name);
+  if (size === undefined || (await cosignedFrom(db, size, 1))[0] !== size) return undefined;
+  return noteOf(db, await readCheckpoint(db, size));
+}
+
+/**
+ * Reads `checkpoint`, `cosigned/...`, `tile/...`, `tile/entries/...` or `blobs/<sha256>` (no leading slash, not
+ * percent-encoded). Only what a signed checkpoint covers is given: tiles of a head that isn't signed yet are nobody's
+ * business. Undefined: 404.
  */
 export async function readLedgerResource(db: Queryable, path: string): Promise<LedgerResource | undefined> {
-  if (path === "checkpoint") {
-    const checkpoint = await readCheckpoint(db);
-    return checkpoint && { bytes: checkpoint.note, contentType: "text/plain; charset=utf-8", cacheControl: "no-cache" };
+  if (path === "checkpoint" || path.startsWith("cosigned/")) {
+    const bytes = await (path === "checkpoint"
+      ? noteOf(db, await readCheckpoint(db))
+      : readCosigned(db, path.slice(9)));
+    return bytes && { bytes, contentType: "text/plain; charset=utf-8", cacheControl: "no-cache" };
   }
   const blob = /^blobs\/([0-9a-f]{64})$/.exec(path)?.[1];
   const bytes = blob === undefined ? await readTilePath(db, path) : await readBlob(db, fromHex(blob));
@@ -46,7 +81,7 @@ async function readTilePath(db: Queryable, path: string): Promise<Uint8Array | u
 }
 
 /** This database's own ledger as a LogReader's source. */
-export function databaseSource(db: Db): FetchResource {
+export function databaseSource(db: Queryable): FetchResource {
   return async (path) => (await readLedgerResource(db, path))?.bytes;
 }
 

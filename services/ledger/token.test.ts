@@ -24,7 +24,9 @@ beforeAll(async () => {
   token = await openToken({ module, uri: "pkcs11:token=factory-y", pin });
   db = connect((await testDatabase()).url);
   const folder = tempDir("migrations");
-  copyFileSync(join(PROJECT_ROOT, "store/migrations/010-ledger.sql"), join(folder, "010-ledger.sql"));
+  for (const name of ["010-ledger.sql", "064-witness.sql"]) {
+    copyFileSync(join(PROJECT_ROOT, "store/migrations", name), join(folder, name));
+  }
   await migrate(db, folder);
 });
 afterAll(async () => {

@@ -35,6 +35,9 @@ export function witnessVkey(identity: Pick<Identity, "origin" | "witness">): str
   return formatVkey(noteKey(`${identity.origin}/witness`, KEY_TYPE.cosignature, ed25519Raw(identity.witness.spki)));
 }
 
+/** Below a site's public URL: what other parties' logs post their checkpoints to (C2SP tlog-witness). */
+export const witnessPrefix = (publicUrl: string): string => `${publicUrl.replace(/\/$/, "")}/witness`;
+
 /** How others reach and recognise this site: goes into invitations and joins. */
 export function contactOf(identity: Identity): Contact {
   return {
@@ -45,5 +48,6 @@ export function contactOf(identity: Identity): Contact {
     act: toBase64(identity.act.spki),
     origin: identity.origin,
     vkey: logVkey(identity),
+    witness: witnessVkey(identity),
   };
 }

@@ -86,6 +86,9 @@ export async function checkJoin(sender: string, body: Body<"join">, verify: Veri
   if (keyset.log.origin !== contact.origin || keyset.log.vkey !== contact.vkey) {
     throw refuse("its keyset has another log than its contact");
   }
+  if (contact.witness !== undefined && contact.witness !== keyset.witness.vkey) {
+    throw refuse("its keyset has another witness than its contact");
+  }
   const [tlsCa, more] = pemDecode(contact.tlsCa, "CERTIFICATE");
   if (tlsCa === undefined || more !== undefined || sha256Hex(tlsCa) !== sha256Hex(infrastructure)) {
     throw refuse("its TLS CA isn't its infrastructure CA");

@@ -81,7 +81,7 @@ export async function writeEvidence(
   const policy: Policy = {
     schema: 1,
     rootSha256: sha256Hex(root.der),
-    logs: Object.fromEntries(stack.sites.map((site) => [site.id, formatPolicy(parseVkey(site.vkey))])),
+    logs: Object.fromEntries(stack.sites.map((site) => [site.id, policyOf(site, stack.sites)])),
   };
   await writeFile(join(dir, "root.pem"), pemEncode("CERTIFICATE", root.der));
   await writeFile(join(dir, "policy.json"), `${JSON.stringify(policy, null, 2)}\n`);
@@ -96,6 +96,12 @@ export async function writeEvidence(
     await writeFile(join(dir, "refused.ndjson"), refused.map((one) => `${JSON.stringify(one)}\n`).join(""));
   }
   await writeSummary(dir, summaryOf(stack, run, refused.length));
+}
+
+/** Every other party is a witness, and all of them have to be: a log's own party never counts. */
+function policyOf(site: StackFile["sites"][number], sites: StackFile["sites"]): string {
+  const others = sites.filter(({ id }) => id !== site.id).map(({ witnessVkey }) => parseVkey(witnessVkey));
+  return formatPolicy(parseVkey(site.vkey), others);
 }
 
 async function copyLedgers(dir: string, stack: StackFile): Promise<Map<string, LedgerIndex>> {

@@ -1,6 +1,7 @@
 import { pemEncode } from "../../../lib/pki/pem.ts";
 import { logVkey, witnessVkey } from "../../../services/parties/identity.ts";
 import { currentCrl, findCaCertificate } from "../../../store/authority.ts";
+import { newestCosigned } from "../../../store/cosignatures.ts";
 import { findCurrentGrant, rootPin } from "../../../store/grants.ts";
 import { readHead } from "../../../store/ledger.ts";
 import { listPeers } from "../../../store/parties.ts";
@@ -31,10 +32,12 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
   });
 
   app.get("/api/v1/site", { preHandler: requireClient() }, async () => {
-    const [head, grant, ca, crl, root, peers] = await Promise.all([
+    const [head, cosigned, witnesses, grant, ca, crl, root, peers] = await Promise.all([
       readHead(db),
       findCurrentGrant(db),
       findCaCertificate(db),
+      newestCosigned(db),
+      deps.witnesses(),
       currentCrl(db),
       rootPin(db),
       listPeers(db),
@@ -51,7 +54,7 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
       publicUrl: identity.publicUrl,
       parent: peers.find((peer) => peer.direction === "parent")?.party ?? null,
       children: peers.filter((peer) => peer.direction === "child").map((peer) => peer.party),
-      ledger: { size: head?.size ?? 0 },
+      ledger: { size: head?.size ?? 0, cosigned: cosigned ?? 0, witnesses },
       rootSha256: root?.sha256 ?? null,
       root: root ? pemEncode("CERTIFICATE", root.certificate) : null,
       ca: ca ? pemEncode("CERTIFICATE", ca.certificate) : null,

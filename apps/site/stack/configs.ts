@@ -1,6 +1,9 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { z } from "zod";
+import { z } from "zod";
+import { formatVkey, parseVkey } from "../../../lib/ledger/note.ts";
+import { formatPolicy } from "../../../lib/ledger/policy.ts";
+import { witnessPrefix } from "../../../services/parties/identity.ts";
 import type { siteConfigSchema } from "../config.ts";
 import { HUB_OPERATOR, type ExampleParty } from "./example.ts";
 import { CACHE_DIR } from "./machine.ts";
@@ -11,7 +14,11 @@ import type { DatabaseLogin } from "./postgres.ts";
 export interface SitePorts {
   readonly gateway: number;
   readonly public: number;
+  readonly management: number;
 }
+
+const WITNESS_POLICY = "witness-policy.txt";
+const WITNESS_LOGS = "witness-logs.txt";
 
 export function siteFolder(home: string, party: string): string {
   return join(home, party);
@@ -55,6 +62,7 @@ export function writeSiteConfig(
       publicUrl: `http://127.0.0.1:${ports.public}`,
       tls: { keyFile: "infra/gateway.key", certFile: "infra/gateway.pem", clientCaFile: "infra/ca.pem" },
     },
+    management: { port: ports.management },
     ...(party.id === HUB_OPERATOR
       ? {
           hub: {
@@ -65,6 +73,7 @@ export function writeSiteConfig(
           },
         }
       : {}),
+    witness: { policyFile: WITNESS_POLICY, logsFile: WITNESS_LOGS },
     imagesDir: "images",
     firmwareDir: join(CACHE_DIR, "firmware"),
     logLevel: "info",
@@ -74,6 +83,32 @@ export function writeSiteConfig(
   const file = join(folder, "site.json");
   writeFileSync(file, `${JSON.stringify(config, null, 2)}\n`, { mode: 0o600 });
   return file;
+}
+
+/** As `init` leaves it beside the infrastructure certificates. */
+const vkeys = z.strictObject({ party: z.string(), vkey: z.string(), witnessVkey: z.string() });
+
+/**
+ * Lets the parties witness each other: every site's log is cosigned by all others, which is what its release acts wait
+ * for. Written once every site has its keys.
+ */
+export function writeWitnessPolicies(
+  home: string,
+  parties: readonly ExampleParty[],
+  publicUrl: (party: string) => string,
+): void {
+  const sites = parties.map(({ id }) => {
+    const keys = vkeys.parse(JSON.parse(readFileSync(join(siteFolder(home, id), "infra", "vkeys.json"), "utf8")));
+    return { id, log: parseVkey(keys.vkey), witness: parseVkey(keys.witnessVkey), url: witnessPrefix(publicUrl(id)) };
+  });
+  for (const site of sites) {
+    const others = sites.filter(({ id }) => id !== site.id);
+    const urls = new Map(others.map(({ witness, url }) => [witness, url]));
+    const policy = formatPolicy(site.log, [...urls.keys()], "all", urls);
+    const logs = `${others.map(({ log }) => `log ${formatVkey(log)}\n`).join("")}quorum none\n`;
+    writeFileSync(join(siteFolder(home, site.id), WITNESS_POLICY), policy);
+    writeFileSync(join(siteFolder(home, site.id), WITNESS_LOGS), logs);
+  }
 }
 
 export function writeHubConfig(

@@ -6,7 +6,7 @@ import { loadSiteConfig } from "../config.ts";
 import { siteThreads } from "../tokens.ts";
 import { Child, waitUntilReady } from "./child.ts";
 import { Component, type ComponentOptions } from "./component.ts";
-import { siteFolder, writeHubConfig, writeSiteConfig } from "./configs.ts";
+import { siteFolder, writeHubConfig, writeSiteConfig, writeWitnessPolicies } from "./configs.ts";
 import { HUB_OPERATOR, PARTIES, type ExampleParty } from "./example.ts";
 import { findPkcs11Module, PROJECT_ROOT } from "./machine.ts";
 import { isPortFree, rememberedPorts } from "./ports.ts";
@@ -146,13 +146,18 @@ async function launch(
     const { id } = party;
     const passwordFile = join(siteFolder(home, id), "secrets", "db.password");
     const database = await postgres.ensureDatabase({ name: id.replaceAll("-", "_"), passwordFile });
-    const sitePorts = { gateway: ports[`gateway-${id}`]!, public: ports[`public-${id}`]! };
+    const sitePorts = {
+      gateway: ports[`gateway-${id}`]!,
+      public: ports[`public-${id}`]!,
+      management: ports[`management-${id}`]!,
+    };
     const temporal = `127.0.0.1:${ports[`temporal-${id}`]}`;
     configs.set(id, writeSiteConfig(home, party, sitePorts, database, temporal, pkcs11, hubUrl));
   }
   started.stopped.throwIfAborted();
   await settled(parties.map(({ id }) => initSite(home, id, configs.get(id)!)));
   started.stopped.throwIfAborted();
+  writeWitnessPolicies(home, parties, (id) => `http://127.0.0.1:${ports[`public-${id}`]}`);
 
   onStep("sites and hub");
   const hubDatabase = await postgres.ensureDatabase({
@@ -221,7 +226,7 @@ function choosePorts(home: string, parties: readonly ExampleParty[]): Promise<Re
   const names = [
     "postgres",
     "hub-api",
-    ...parties.flatMap(({ id }) => [`temporal-${id}`, `gateway-${id}`, `public-${id}`]),
+    ...parties.flatMap(({ id }) => [`temporal-${id}`, `gateway-${id}`, `public-${id}`, `management-${id}`]),
   ];
   return rememberedPorts(join(home, "ports.json"), names);
 }

@@ -1,0 +1,354 @@
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { pino } from "pino";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { createPlainServer, type HttpServer } from "../../apps/http/server.ts";
+import { registerLedger } from "../../apps/gateway/routes/ledger.ts";
+import { registerWitness } from "../../apps/gateway/routes/witness.ts";
+import { openCheckpoint } from "../../lib/ledger/checkpoint.ts";
+import { ed25519Raw, formatVkey, KEY_TYPE, noteKey, type NoteKey } from "../../lib/ledger/note.ts";
+import { formatPolicy, openUnderPolicy, parsePolicy } from "../../lib/ledger/policy.ts";
+import { MemoryLog, opensslVerify, testKey, type TestKey } from "../../test/support/memory-log.ts";
+import { siteDatabase } from "../../test/support/parties.ts";
+import { inTransaction, type Db } from "../../store/db.ts";
+import { readCheckpoint } from "../../store/ledger.ts";
+import { Acts } from "../ledger/acts.ts";
+import { createLedger, Sequencer } from "../ledger/sequencer.ts";
+import { configuredPolicy, peersPolicy } from "./policy.ts";
+import { WitnessFeed } from "./feed.ts";
+import { actCosigned } from "./release.ts";
+import { Witness } from "./witness.ts";
+
+const ORIGIN = "factory-y.example/log";
+const digest = (n: number): string => n.toString(16).padStart(64, "0");
+
+/** A witness on a port of its own, which can be taken away and brought back. */
+class TestWitness {
+  readonly signer: TestKey = testKey("ed25519");
+  readonly key: NoteKey;
+  readonly db: Db;
+  readonly log: NoteKey;
+  readonly asked: number[] = [];
+  #app: HttpServer | undefined;
+  #port = 0;
+
+  constructor(name: string, db: Db, log: NoteKey) {
+    this.key = noteKey(name, KEY_TYPE.cosignature, ed25519Raw(this.signer.spki));
+    this.db = db;
+    this.log = log;
+  }
+  get url(): string {
+    return `http://127.0.0.1:${this.#port}/witness`;
+  }
+  async up(): Promise<void> {
+    const { key, signer, db } = this;
+    const witness = new Witness({ db, name: key.name, signer, verify: opensslVerify, logKeys: async () => [this.log] });
+    const addCheckpoint = async (body: Uint8Array) => {
+      const answer = await witness.addCheckpoint(body);
+      this.asked.push(answer.status);
+      return answer;
+    };
+    this.#app = createPlainServer({ logger: pino({ level: "silent" }), bodyLimit: 1024 });
+    registerWitness(this.#app, { witness: { addCheckpoint }, db });
+    await this.#app.listen({ host: "127.0.0.1", port: this.#port });
+    this.#port = (this.#app.server.address() as AddressInfo).port;
+  }
+  async down(): Promise<void> {
+    this.#app?.server.closeAllConnections();
+    await this.#app?.close();
+    this.#app = undefined;
+  }
+}
+
+describe("a log's witnesses", () => {
+  let db: Db;
+  let acts: Acts;
+  let sequencer: Sequencer;
+  let one: TestWitness;
+  let two: TestWitness;
+  let feed: WitnessFeed;
+  let server: HttpServer;
+  let url: string;
+  const log = testKey("ed25519");
+  const logKey = noteKey(ORIGIN, KEY_TYPE.ed25519, ed25519Raw(log.spki));
+  const faults: [string, unknown][] = [];
+  let recorded = 0;
+
+  beforeAll(async () => {
+    db = await siteDatabase();
+    await createLedger({ db, origin: ORIGIN, signer: log });
+    sequencer = new Sequencer({ db, origin: ORIGIN, signer: log, actKeys: () => [], verify: opensslVerify });
+    sequencer.start();
+    acts = new Acts({ db, origin: ORIGIN, party: "factory-y" });
+    one = new TestWitness("one.example/witness", await siteDatabase(), logKey);
+    two = new TestWitness("two.example/witness", await siteDatabase(), logKey);
+    await one.up();
+    await two.up();
+    server = createPlainServer({ logger: pino({ level: "silent" }) });
+    registerLedger(server, { db });
+    url = `${await server.listen({ host: "127.0.0.1", port: 0 })}/ledger`;
+  });
+  afterEach(async () => {
+    await feed?.stop();
+    faults.length = 0;
+  });
+  afterAll(async () => {
+    await sequencer.stop();
+    acts.close();
+    await Promise.all([one.down(), two.down(), server.close()]);
+    await Promise.all([db.end(), one.db.end(), two.db.end()]);
+  });
+
+  const record = async (count = 1): Promise<{ leafHash: string; size: number }> => {
+    const lines = await inTransaction(db, (tx) =>
+      acts.recordLines(
+        tx,
+        Array.from({ length: count }, () => {
+          const n = ++recorded;
+          return {
+            type: "intent" as const,
+            workflowId: "lot/L1",
+            stepKey: `intent-${n}`,
+            subject: [{ name: `batch ${n}`, digest: { sha256: digest(n) } }],
+            fields: { lot: "L1", manifest: digest(n), tbsRoot: digest(n), count: 1 },
+          };
+        }),
+      ),
+    );
+    const included = await acts.waitIncluded([lines.at(-1)!.retryKey], { timeoutMs: 10_000 });
+    return { leafHash: lines.at(-1)!.leafHash, size: included[0]!.index + 1 };
+  };
+  const policyOf = (witnesses: readonly { key: NoteKey; url: string }[], threshold: number | "all" | "any" = "all") => {
+    const urls = new Map(witnesses.map((w) => [w.key, w.url]));
+    return formatPolicy(logKey, [...urls.keys()], threshold, urls);
+  };
+  async function startFeed(policy = policyOf([one, two])): Promise<WitnessFeed> {
+    const parsed = parsePolicy(policy);
+    feed = new WitnessFeed({
+      db,
+      log: logKey,
+      verify: opensslVerify,
+      policy: async () => parsed,
+      intervalMs: 20,
+      timeoutMs: 1000,
+      pauseMs: { first: 100, last: 400 },
+      onFault: (...fault) => faults.push(fault),
+    });
+    await feed.start();
+    return feed;
+  }
+  const served = async (path: string) => {
+    const response = await fetch(`${url}/${path}`);
+    return response.status === 200 ? new Uint8Array(await response.arrayBuffer()) : undefined;
+  };
+
+  it("cosign its checkpoints together, and the cosignatures are served with them", async () => {
+    await startFeed();
+    const { size } = await record(300);
+    expect(await feed.cosigned(size)).toBeGreaterThanOrEqual(size);
+    await record(1);
+    const grown = await record(1);
+    await feed.cosigned(grown.size);
+    const policy = parsePolicy(policyOf([one, two]));
+    for (const path of ["checkpoint", "cosigned/newest", `cosigned/${grown.size}`]) {
+      const opened = await openUnderPolicy((await served(path))!, policy, opensslVerify);
+      expect(opened.size).toBe(grown.size);
+      expect(opened.signatures.map(({ key }) => key.name)).toEqual([ORIGIN, one.key.name, two.key.name]);
+      for (const { key, time } of opened.signatures) {
+        if (key.type === KEY_TYPE.cosignature) expect(Math.abs(Date.now() / 1000 - time!)).toBeLessThan(60);
+      }
+    }
+    const sizes = new TextDecoder()
+      .decode(await served("cosigned/from/0"))
+      .trim()
+      .split("\n")
+      .map(Number);
+    expect(sizes.at(-1)).toBe(grown.size);
+    expect(sizes).toEqual(sizes.toSorted((a, b) => a - b));
+    expect(new TextDecoder().decode(await served(`cosigned/from/${grown.size + 1}`))).toBe("");
+    expect(await served("cosigned/1000000")).toBeUndefined();
+    expect(await served("cosigned/from/x")).toBeUndefined();
+    // The log's own line is as it was signed.
+    const plain = (await readCheckpoint(db))!.note;
+    expect(Buffer.from((await served("checkpoint"))!.subarray(0, plain.length))).toEqual(Buffer.from(plain));
+    expect(faults).toEqual([]);
+    expect((await feed.status()).map(({ name, size: at, error }) => [name, at, error])).toEqual([
+      [one.key.name, grown.size, undefined],
+      [two.key.name, grown.size, undefined],
+    ]);
+  });
+
+  it("hold nothing up when one is away: appends go on, what needs all waits and says for whom, and goes on by itself", async () => {
+    await startFeed();
+    await two.down();
+    const { leafHash, size } = await record(5);
+    const waiting = actCosigned(db, (at) => feed.cosigned(at, 300), leafHash);
+    await expect(waiting).rejects.toMatchObject({ code: "witnesses-missing", kind: "unavailable" });
+    await expect(waiting).rejects.toThrow(/two\.example\/witness at http.*no answer/);
+    await expect(waiting).rejects.not.toThrow(/one\.example/);
+    const before = performance.now();
+    await record(5);
+    expect(performance.now() - before).toBeLessThan(2000);
+    // Told once, not at every try.
+    await vi.waitFor(() => expect(one.asked.at(-1)).toBe(200));
+    expect(faults.map(([name]) => name)).toEqual([two.key.name]);
+    const later = await record(3);
+    const done = feed.cosigned(later.size, 10_000);
+    await two.up();
+    expect(await done).toBeGreaterThanOrEqual(later.size);
+    expect(size).toBeLessThan(later.size);
+    expect((await feed.status())[1]?.error).toBeUndefined();
+  });
+
+  it("count as the policy says: any one of them, or nobody", async () => {
+    await two.down();
+    try {
+      await startFeed(policyOf([one, two], "any"));
+      const { size } = await record(2);
+      expect(await feed.cosigned(size, 5000)).toBeGreaterThanOrEqual(size);
+      await feed.stop();
+      await startFeed(formatPolicy(logKey));
+      const alone = await record(2);
+      expect(await feed.cosigned(alone.size, 1000)).toBeGreaterThanOrEqual(alone.size);
+      await vi.waitFor(async () => expect(await served(`cosigned/${alone.size}`)).toBeDefined());
+    } finally {
+      await two.up();
+    }
+  });
+
+  it("are asked from where they stand, also after a restart that knows nothing of it", async () => {
+    await startFeed();
+    const { size } = await record(2);
+    await feed.cosigned(size);
+    await feed.stop();
+    await db.query("DELETE FROM ledger_cosigned");
+    await db.query("DELETE FROM ledger_cosignature");
+    one.asked.length = 0;
+    await startFeed();
+    await feed.cosigned((await record(2)).size);
+    expect(one.asked.slice(0, 2)).toEqual([409, 200]);
+    expect(faults).toEqual([]);
+  });
+
+  it("tell on a log that was rolled back or forked, and never cosign it", async () => {
+    await startFeed();
+    await feed.cosigned((await record(1)).size);
+    await feed.stop();
+    // Another history under the same key, seen by one witness alone.
+    const newest = (await readCheckpoint(db))!;
+    const fork = new MemoryLog(ORIGIN, log);
+    await fork.append(Array.from({ length: newest.size + 10 }, (_, i) => Buffer.from(`other ${i}`)));
+    const other = new TestWitness("three.example/witness", await siteDatabase(), logKey);
+    await other.up();
+    try {
+      const send = (note: Uint8Array) =>
+        fetch(`${other.url}/add-checkpoint`, { method: "POST", body: Buffer.concat([Buffer.from("old 0\n\n"), note]) });
+      expect((await send((await fork.fetch("checkpoint"))!)).status).toBe(200);
+      await startFeed(policyOf([other]));
+      await vi.waitFor(() => expect(faults[0]?.[1]).toMatchObject({ code: "ledger-forked" }));
+      expect(String(faults[0]![1])).toMatch(/has seen \d+ entries of this log, which has \d+: was it rolled back/);
+      await record(20);
+      await vi.waitFor(
+        () => expect(String(faults[1]?.[1])).toMatch(/seen other entries of this log: answered 422/),
+        5000,
+      );
+      await expect(feed.cosigned((await record(1)).size, 200)).rejects.toMatchObject({ code: "witnesses-missing" });
+      expect(other.asked).not.toContain(undefined);
+      const row = await db.query("SELECT * FROM ledger_cosignature WHERE name = $1", [other.key.name]);
+      expect(row.rows).toEqual([]);
+    } finally {
+      await feed.stop();
+      await other.down();
+      await other.db.end();
+    }
+  });
+
+  it("are believed for nothing but a cosignature: no other key's, no endless or slow answer", async () => {
+    let stub: { status: number; body: string; type?: string } | "hang" = "hang";
+    const answer = (given: typeof stub) => void (stub = given);
+    const http: Server = createServer((request, response) => {
+      request.resume().on("end", () => {
+        if (stub === "hang") return;
+        response.writeHead(stub.status, { "content-type": stub.type ?? "text/plain" }).end(stub.body);
+      });
+    });
+    await new Promise<void>((up) => http.listen(0, "127.0.0.1", up));
+    const liar = {
+      key: new TestWitness("liar.example/w", db, logKey).key,
+      url: `http://127.0.0.1:${(http.address() as AddressInfo).port}`,
+    };
+    try {
+      const { size } = await record(1);
+      const fault = async (pattern: RegExp) => {
+        await startFeed(policyOf([liar]));
+        await vi.waitFor(() => expect(faults.map(([, e]) => String(e)).join()).toMatch(pattern), 5000);
+        await feed.stop();
+        faults.length = 0;
+      };
+      await fault(/no answer/);
+      answer({ status: 200, body: "x".repeat(200_000) });
+      await fault(/no answer \(more than 65536 bytes\)/);
+      answer({ status: 200, body: "" });
+      await fault(/what is no cosignature/);
+      answer({
+        status: 200,
+        body: `— ${liar.key.name} ${Buffer.concat([Buffer.from(liar.key.keyId, "hex"), Buffer.alloc(72)]).toString("base64")}\n`,
+      });
+      await fault(/what is no cosignature/);
+      answer({ status: 200, body: `— other.example/w ${Buffer.alloc(76).toString("base64")}\n` });
+      await fault(/no cosignature by liar/);
+      answer({ status: 409, body: "1\n", type: "text/x.tlog.size" });
+      await fault(/seen other entries/);
+      answer({ status: 500, body: "no" });
+      await fault(/answered 500: no/);
+      answer({ status: 302, body: "" });
+      await fault(/answered 302|no answer/);
+      const opened = await openCheckpoint((await served("checkpoint"))!, logKey, opensslVerify, [liar.key]);
+      expect(opened.signatures).toHaveLength(1);
+      expect(size).toBeGreaterThan(0);
+    } finally {
+      http.closeAllConnections();
+      http.close();
+    }
+  });
+});
+
+describe("a site's witness policy", () => {
+  const log = new MemoryLog(ORIGIN).key;
+  const other = new MemoryLog("company-x.example/log").key;
+  const [own, theirs] = ["factory-y.example/log/witness", "company-x.example/log/witness"].map((name) =>
+    noteKey(name, KEY_TYPE.cosignature, ed25519Raw(testKey("ed25519").spki)),
+  ) as [NoteKey, NoteKey];
+  const url = new Map([[theirs, "http://127.0.0.1:1/witness"]]);
+
+  it("is for this log, counts others alone, and says where they are", () => {
+    expect(configuredPolicy(formatPolicy(log, [theirs], "all", url), { log, witness: own }).witnesses.size).toBe(1);
+    for (const [text, why] of [
+      [formatPolicy(other, [theirs], "all", url), /doesn't name this site's log/],
+      [formatPolicy(log, [theirs]), /no URL/],
+      [formatPolicy(log, [own], "all", new Map([[own, "http://127.0.0.1:1"]])), /own: it never counts/],
+    ] as const) {
+      expect(() => configuredPolicy(text, { log, witness: own })).toThrow(why);
+    }
+  });
+
+  it("is any one of parent and children where none is configured, and nobody where nobody is known", async () => {
+    const db = await siteDatabase();
+    try {
+      const policy = peersPolicy(db, log);
+      expect((await policy()).quorum).toBe("none");
+      const publicUrl = "http://127.0.0.1:2";
+      await db.query(
+        "INSERT INTO peer (party, direction, contact, act_spki, act_key_id) VALUES ('x', 'parent', $1, '', '')",
+        [JSON.stringify({ publicUrl })],
+      );
+      expect((await policy()).quorum).toBe("none");
+      await db.query("UPDATE peer SET contact = $1", [JSON.stringify({ publicUrl, witness: formatVkey(theirs) })]);
+      const found = await policy();
+      expect([...found.groups.values()]).toMatchObject([{ threshold: 1, members: [theirs.name] }]);
+      expect([...found.urls.values()]).toEqual(["http://127.0.0.1:2/witness"]);
+    } finally {
+      await db.end();
+    }
+  });
+});
