@@ -4,6 +4,7 @@ import type { Inbox } from "../../services/parties/inbox.ts";
 import type { WitnessStatus } from "../../services/witness/feed.ts";
 import type { Witness } from "../../services/witness/witness.ts";
 import type { Db } from "../../store/db.ts";
+import type { ComponentState } from "./readiness.ts";
 
 /** What the gateway's routes work with; made by the site's composition root. */
 export interface GatewayDeps {
@@ -21,6 +22,6 @@ export interface GatewayDeps {
   /** the witnesses of this site's own log */
   readonly witnesses: () => Promise<readonly WitnessStatus[]>;
   readonly workflows: WorkflowClient;
-  /** the components that a ready site needs: database, Temporal, tokens */
-  readonly ready: () => Promise<void>;
+  /** asks what a ready site needs: database, Temporal, tokens */
+  readonly components: () => Promise<readonly ComponentState[]>;
 }

@@ -24,10 +24,12 @@ import type { Cosigned } from "../../services/witness/release.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { startGateway, type Gateway } from "../gateway/gateway.ts";
+import { startManagement } from "../gateway/management.ts";
 import { registerLots } from "../gateway/routes/lots.ts";
 import { registerReconcile } from "../gateway/routes/reconcile.ts";
 import type { Logger } from "../http/logger.ts";
 import type { SiteConfig } from "./config.ts";
+import { type HealthParts, siteComponents, siteMetrics } from "./health.ts";
 import type { IssuingProcesses } from "./issuing/issuing-processes.ts";
 import { startIssuing } from "./issuing/start.ts";
 import { messageHandlers, onRefusedMessage } from "./messages.ts";
@@ -198,6 +200,17 @@ async function launch(
   if (caToken) started.add("CRL", keepCrl(db, caToken, logger));
   started.add("reconciliation", keepReconciled(reconciling, logger));
 
+  const health: HealthParts = {
+    db,
+    workflows: () => temporal.connection.ensureConnected(),
+    token,
+    caToken,
+    processes,
+  };
+  if (config.management) {
+    const management = await startManagement({ ...config.management, logger }, () => siteMetrics(health));
+    started.add("management", () => management.close());
+  }
   const { gateway: settings } = config;
   const gateway = await startGateway(
     {
@@ -222,11 +235,7 @@ async function launch(
       witness,
       witnesses: () => feed.status(),
       workflows: workflow,
-      ready: async () => {
-        await db.query("SELECT 1");
-        await temporal.connection.ensureConnected();
-        await token.hasKey("act");
-      },
+      components: () => siteComponents(health),
     },
     [
       (app) => registerLots(app, { db, identity, workflows: workflow, custody }),

@@ -8,15 +8,17 @@ import { listPeers } from "../../../store/parties.ts";
 import { requireClient } from "../../http/client.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import type { GatewayDeps } from "../deps.ts";
+import { sharedLook } from "../readiness.ts";
 
 /** What this site is and whether it is well: `/healthz`, `/readyz`, `/`, `/api/v1/site`. */
 export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
   const { db, identity, name, role } = deps;
 
   app.get("/healthz", async () => ({ ok: true }));
-  app.get("/readyz", async () => {
-    await deps.ready();
-    return { ok: true };
+  const readiness = sharedLook(deps.components);
+  app.get("/readyz", async (_request, reply) => {
+    const state = await readiness();
+    return reply.code(state.ok ? 200 : 503).send(state);
   });
 
   app.get("/", async (_request, reply) => {

@@ -1,0 +1,108 @@
+import type { TokenHealth } from "../../hsm/index.ts";
+import type { SiteCounts } from "../../store/counts.ts";
+
+/** What a site's metrics are made of. No secret, no device, no serial number. */
+export interface MetricSources {
+  /** each token of this process */
+  readonly tokens: readonly TokenHealth[];
+  /** of each issuing process its token's state, as it last reported */
+  readonly processes: readonly { readonly load: number; readonly token: TokenHealth | undefined }[];
+  readonly counts: SiteCounts;
+}
+
+interface Metric {
+  readonly name: string;
+  readonly help: string;
+  readonly type: "gauge" | "counter";
+  readonly samples: readonly { readonly labels?: Readonly<Record<string, string>>; readonly value: number }[];
+}
+
+/** Prometheus' text exposition format, version 0.0.4. */
+export function metricsText({ tokens, processes, counts }: MetricSources): string {
+  const all = [
+    ...tokens.map((health) => ({ labels: { token: health.token, process: "site" }, health })),
+    ...processes.flatMap(({ token }, i) =>
+      token === undefined ? [] : [{ labels: { token: token.token, process: String(i + 1) }, health: token }],
+    ),
+  ];
+  const each = (value: (health: TokenHealth) => number) =>
+    all.map(({ labels, health }) => ({ labels, value: value(health) }));
+  const gauge = (name: string, help: string, samples: Metric["samples"]): Metric => ({
+    name: `countersign_${name}`,
+    help,
+    type: "gauge",
+    samples,
+  });
+  const sum = (name: string, help: string, value: number): Metric => gauge(name, help, [{ value }]);
+  return [
+    gauge(
+      "token_up",
+      "1 while the token's circuit is closed.",
+      each(({ circuit }) => (circuit === "closed" ? 1 : 0)),
+    ),
+    gauge(
+      "token_failures",
+      "Failures of the token since its last success.",
+      each(({ failures }) => failures),
+    ),
+    gauge(
+      "token_sessions",
+      "Sessions of the token's pool.",
+      each(({ sessions }) => sessions.size),
+    ),
+    gauge(
+      "token_sessions_in_use",
+      "Sessions that are at work.",
+      each(({ sessions }) => sessions.inUse),
+    ),
+    gauge(
+      "token_sessions_abandoned",
+      "Sessions given up in a native call.",
+      each(({ sessions }) => sessions.abandoned),
+    ),
+    gauge(
+      "token_waiting",
+      "Signatures that wait for a session.",
+      each(({ sessions }) => sessions.waiting),
+    ),
+    gauge(
+      "issuing_process_orders",
+      "Orders that an issuing process has and hasn't answered.",
+      processes.map(({ load }, i) => ({ labels: { process: String(i + 1) }, value: load })),
+    ),
+    sum("ledger_size", "Leaves of this site's ledger.", counts.ledgerSize),
+    sum("ledger_checkpoint_size", "Leaves under the newest signed checkpoint.", counts.checkpointSize),
+    sum("ledger_pending_acts", "Acts that wait to be sequenced.", counts.pendingActs),
+    gauge(
+      "batches_pending",
+      "Batches that aren't answered yet.",
+      counts.pendingBatches.map(({ kind, count }) => ({ labels: { kind }, value: count })),
+    ),
+    sum("outbox_queued", "Envelopes that aren't delivered yet.", counts.outboxQueued),
+    sum("inbox_unapplied", "Envelopes that have had no effect yet.", counts.inboxUnapplied),
+    { ...sum("", "Resident memory.", process.memoryUsage.rss()), name: "process_resident_memory_bytes" },
+    {
+      name: "process_cpu_seconds_total",
+      help: "CPU time of the site's process, without its issuing processes.",
+      type: "counter" as const,
+      samples: [{ value: cpuSeconds() }],
+    },
+  ]
+    .map(shown)
+    .join("");
+}
+
+function cpuSeconds(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e6;
+}
+
+function shown({ name, help, type, samples }: Metric): string {
+  const lines = samples.map(({ labels, value }) => {
+    const pairs = Object.entries(labels ?? {}).map(([label, text]) => `${label}="${quoted(text)}"`);
+    return `${name}${pairs.length === 0 ? "" : `{${pairs.join(",")}}`} ${value}\n`;
+  });
+  return `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n${lines.join("")}`;
+}
+
+const quoted = (text: string): string => text.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n");
