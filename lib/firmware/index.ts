@@ -1,11 +1,12 @@
 import { CountersignError } from "../domain/errors.ts";
+import { elf } from "./elf.ts";
 import { espSecureCert } from "./esp-secure-cert.ts";
 import type { FirmwareFormat, Layout, LayoutOption, RangeReader } from "./format.ts";
 import { intelHex } from "./intel-hex.ts";
 import { mcuboot } from "./mcuboot.ts";
 
 /** One line a format. */
-export const FIRMWARE_FORMATS: readonly FirmwareFormat[] = [espSecureCert, intelHex, mcuboot];
+export const FIRMWARE_FORMATS: readonly FirmwareFormat[] = [elf, espSecureCert, intelHex, mcuboot];
 
 /** @throws CountersignError `usage` for a name that isn't one */
 export function firmwareFormat(name: string): FirmwareFormat {
