@@ -1,4 +1,4 @@
-import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -16,8 +16,9 @@ import {
 } from "../../lib/firmware/index.ts";
 import { spkiPem } from "../../lib/pki/spki.ts";
 import { TestChains, type TestChain } from "../support/chains.ts";
-import { pythonTool, softhsmDir, tempDir, testImage, tool } from "../support/index.ts";
+import { pythonTool, softhsmDir, tempDir, testImage } from "../support/index.ts";
 import { mbedtlsParse } from "../support/mbedtls.ts";
+import { board } from "../support/qemu.ts";
 
 /** Real MCUboot images, signed again in a token, as imgtool and a real MCUboot see them. */
 
@@ -139,26 +140,14 @@ it("isn't done to an image whose bootloader wants RSA", async () => {
   });
 });
 
-/** What the board's console says until one of the patterns comes, or for ten seconds. */
+/** What MCUboot and Zephyr say, up to Zephyr's application or the bootloader's refusal. */
 async function boot(image: Uint8Array): Promise<string> {
-  const bootloader = inFile(testImage("mps2-mcuboot.hex"), "mcuboot.hex");
-  const board = ["-cpu", "cortex-m3", "-machine", "mps2-an385", "-display", "none", "-monitor", "none"];
-  const files = [`file=${bootloader}`, `file=${inFile(image)},addr=0x20050000`].flatMap((one) => [
-    "-device",
-    `loader,${one}`,
-  ]);
-  const qemu = spawn(tool("qemu-system-arm"), [...board, "-serial", "null", "-serial", "stdio", ...files], {
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  let console = "";
-  const timer = setTimeout(() => qemu.kill("SIGKILL"), 20_000);
-  qemu.stdout.setEncoding("latin1").on("data", (text: string) => {
-    console += text;
-    if (/smp_sample: build time|Enter the serial recovery mode/.test(console)) qemu.kill("SIGKILL");
-  });
-  await new Promise((resolve) => qemu.once("close", resolve));
-  clearTimeout(timer);
-  return console;
+  const files = [inFile(testImage("mps2-mcuboot.hex"), "mcuboot.hex"), `${inFile(image)},addr=0x20050000`];
+  return await board(
+    files.flatMap((file) => ["-device", `loader,file=${file}`]),
+    (said) => /smp_sample: build time|Enter the serial recovery mode/.test(said),
+    1,
+  );
 }
 
 describe("a real MCUboot on mps2-an385, in QEMU", () => {
