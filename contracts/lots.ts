@@ -30,6 +30,8 @@ export interface LotRequest {
   issuer: string;
   profile: string;
   layouts: LayoutRequest[];
+  /** the lot's choices within the profile */
+  certificate?: { days?: number | "no-expiry" | undefined; hardwareType?: string | undefined } | undefined;
 }
 
 export type LotBatchKind = "built" | "certify";

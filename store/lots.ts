@@ -1,4 +1,5 @@
 import { CountersignError } from "../lib/domain/errors.ts";
+import type { CertificateSettings } from "../lib/records/certificate-settings.ts";
 import type { ActRef, ProfileRef } from "../lib/records/primitives.ts";
 import type { Queryable, Tx } from "./db.ts";
 
@@ -11,6 +12,8 @@ export interface Lot {
   readonly profile: ProfileRef;
   /** as the opener gave them, checked by services/custody */
   readonly layouts: unknown[];
+  /** where the profile leaves a choice */
+  readonly certificate: CertificateSettings;
   /** this site's own `lot-opened` act */
   readonly ref: ActRef;
 }
@@ -34,14 +37,16 @@ interface Row {
   profile: string;
   profile_sha256: string;
   layouts: unknown[];
+  settings: CertificateSettings;
   origin: string;
   leaf_hash: string;
 }
 
-const COLUMNS = "id, state, builder, issuer, slots, profile, profile_sha256, layouts, origin, leaf_hash";
+const COLUMNS = "id, state, builder, issuer, slots, profile, profile_sha256, layouts, settings, origin, leaf_hash";
 
-function fromRow({ profile, profile_sha256, origin, leaf_hash, ...rest }: Row): Lot {
-  return { ...rest, profile: { name: profile, sha256: profile_sha256 }, ref: { origin, leafHash: leaf_hash } };
+function fromRow({ profile, profile_sha256, settings, origin, leaf_hash, ...rest }: Row): Lot {
+  const ref = { origin, leafHash: leaf_hash };
+  return { ...rest, profile: { name: profile, sha256: profile_sha256 }, certificate: settings, ref };
 }
 
 export async function findLot(q: Queryable, id: string): Promise<Lot | undefined> {
@@ -81,10 +86,13 @@ export async function lockOpenLot(tx: Tx, id: string): Promise<Lot> {
 }
 
 /** Stores a lot whose `lot-opened` act is recorded. False when it is there already. */
-export async function insertLot(tx: Tx, lot: Omit<Lot, "state">): Promise<boolean> {
+export async function insertLot(
+  tx: Tx,
+  lot: Omit<Lot, "state" | "certificate"> & Partial<Pick<Lot, "certificate">>,
+): Promise<boolean> {
   const { rowCount } = await tx.query(
-    `INSERT INTO lot (id, state, builder, issuer, slots, profile, profile_sha256, layouts, origin, leaf_hash)
-     VALUES ($1, 'open', $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING`,
+    `INSERT INTO lot (id, state, builder, issuer, slots, profile, profile_sha256, layouts, settings, origin, leaf_hash)
+     VALUES ($1, 'open', $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING`,
     [
       lot.id,
       lot.builder,
@@ -93,6 +101,7 @@ export async function insertLot(tx: Tx, lot: Omit<Lot, "state">): Promise<boolea
       lot.profile.name,
       lot.profile.sha256,
       JSON.stringify(lot.layouts),
+      JSON.stringify(lot.certificate ?? {}),
       lot.ref.origin,
       lot.ref.leafHash,
     ],

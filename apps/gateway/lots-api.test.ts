@@ -136,6 +136,10 @@ describe("lots", () => {
     [{ layouts: [{ format: "esp-secure-cert", template: "../site.json" }] }, "input-invalid"],
     [{ layouts: [{ format: "esp-secure-cert", template: "none.bin" }] }, "input-invalid"],
     [{ extra: 1 }, "input-invalid"],
+    [{ certificate: { days: 1097 } }, "profile-violation"],
+    [{ certificate: { days: 0 } }, "input-invalid"],
+    [{ certificate: { hardwareType: "1.3.6.1.4.1.99999.1" } }, "profile-violation"],
+    [{ certificate: { serialNumber: "1" } }, "input-invalid"],
   ])("refuse %o with %s", async (change, code) => {
     const terms = { id: "api-bad", slots: 3, issuer: PARTY, profile: "ldevid", layouts: LAYOUTS, ...change };
     await expect(operator.post("/api/v1/lots", terms)).rejects.toMatchObject({ code });

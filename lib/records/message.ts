@@ -14,6 +14,7 @@ import {
   timestamp,
   vkey,
 } from "./primitives.ts";
+import { certificateSettings } from "./certificate-settings.ts";
 import { grantTerms } from "./grant.ts";
 
 /**
@@ -117,6 +118,7 @@ export const BODIES = {
           deviceId: z.string(),
           spkiSha256: sha256Hex,
           csrSha256: sha256Hex,
+      certificate: certificateSettings.optional(),
           slot: slotNumber,
           prev: sha256Hex,
         }),

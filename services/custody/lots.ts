@@ -1,14 +1,20 @@
+import { fromHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
+import { parseCertificate } from "../../lib/pki/certificate.ts";
+import { issuerFromCertificate, validityFor } from "../../lib/pki/issuer.ts";
+import { profileNamed } from "../../lib/pki/profiles.ts";
 import type { PrevRef } from "../../lib/records/primitives.ts";
 import { findCaCertificate } from "../../store/authority.ts";
 import { findCurrentGrant, type CurrentGrant } from "../../store/grants.ts";
+import { storeBlob } from "../../store/ledger.ts";
 import { findLot, insertLot, type Lot } from "../../store/lots.ts";
 import { getPeer } from "../../store/parties.ts";
 import { lotWorkflowId } from "../issuing/context.ts";
 import { sha256Hex } from "../ledger/index.ts";
 import { nowOf, type CustodyContext } from "./context.ts";
-import { pinTerms, type LotRequest, type LotTerms } from "./terms.ts";
+import { settingsBlobs, tidySettings } from "./settings.ts";
+import { layoutBytes, pinTerms, type LotRequest, type LotTerms } from "./terms.ts";
 
 /**
  * Opens a lot that this site builds. The same request again gives the lot that is open.
@@ -48,6 +54,8 @@ export async function openLot(
     profile,
     layouts: layouts.map(({ format, sha256, template }) => ({ format, sha256, template })),
   };
+  const settings = tidySettings(terms.certificate);
+  const beside = [...placementBlobs(layouts), ...settingsBlobs(settings)];
   await acts.recordSigned(
     {
       type: "lot-opened",
@@ -56,11 +64,13 @@ export async function openLot(
       subject: [{ name: id, digest: { sha256: sha256Hex(canonicalJson(fields)) } }],
       ...(grant === undefined ? {} : { grant: grant.ref }),
       prev: causes,
+      blobs: beside.map(({ name, sha256, bytes }) => ({ name, sha256, size: bytes.length })),
       fields,
     },
     context.actSigner,
     async (tx, act) => {
-      await insertLot(tx, { ...terms, ref: { origin: acts.origin, leafHash: act.leafHash } });
+      for (const { sha256, bytes } of beside) await storeBlob(tx, fromHex(sha256), bytes);
+      await insertLot(tx, { ...terms, certificate: settings, ref: { origin: acts.origin, leafHash: act.leafHash } });
     },
   );
   const stored = await findLot(db, id);
@@ -68,9 +78,17 @@ export async function openLot(
   return assertSame(stored, terms);
 }
 
+/** Where the chain goes in each template, beside the ledger under the digest that the act pins. */
+function placementBlobs(layouts: LotTerms["layouts"]): { name: string; sha256: string; bytes: Uint8Array }[] {
+  const distinct = new Map(layouts.map((layout) => [layout.sha256, layoutBytes(layout.format, layout.placement)]));
+  return [...distinct].map(([sha256, bytes]) => ({ name: "layout", sha256, bytes }));
+}
+
 function assertSame(lot: Lot, terms: LotTerms & { builder: string; issuer: string }): Lot {
-  const of = ({ slots, profile, layouts, builder, issuer }: typeof terms | Lot): string =>
-    Buffer.from(canonicalJson({ slots, profile, layouts, builder, issuer })).toString();
+  const of = ({ slots, profile, layouts, certificate, builder, issuer }: typeof terms | Lot): string => {
+    const settings = tidySettings(certificate);
+    return Buffer.from(canonicalJson({ slots, profile, layouts, settings, builder, issuer })).toString();
+  };
   if (of(lot) === of(terms)) return lot;
   throw new CountersignError("already-exists", `a lot ${lot.id} with other terms is open here: choose another id`);
 }
@@ -102,6 +120,9 @@ function assertMayIssue(grant: CurrentGrant | undefined, terms: LotTerms, now: D
     );
   }
   assertInForce(grant, now);
+  // Throws where the CA's own validity doesn't carry what the lot asks for.
+  const issuer = issuerFromCertificate(parseCertificate(grant.certificate));
+  validityFor(profileNamed(terms.profile.name), now, issuer, terms.certificate?.days);
 }
 
 function assertInForce({ fields }: CurrentGrant, now: Date): void {

@@ -23,7 +23,7 @@ import { enqueue } from "../parties/outbox.ts";
 import { actCosigned } from "../witness/release.ts";
 import { handoffWorkflowId, nowOf, type CustodyContext } from "./context.ts";
 import { decodeList, encodeList, listRoot } from "./list.ts";
-import { lotTerms, type LotTerms } from "./terms.ts";
+import { lotTerms, termsOf } from "./terms.ts";
 
 /**
  * Takes everything in hand and uncertified of a lot out of this site's hands and fixes the list. From this commit on the
@@ -50,8 +50,7 @@ export async function claimRelease(
     if (items.length === 0) {
       throw new CountersignError("state-conflict", `lot ${lotId} has no device in hand to release: build some first`);
     }
-    const { slots, profile, layouts } = lot;
-    const terms: LotTerms = lotTerms.parse({ id: lotId, slots, profile, layouts });
+    const terms = termsOf(lot);
     const list = encodeList(items);
     const inserted = await insertHandoff(tx, {
       id,

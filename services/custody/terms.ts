@@ -4,10 +4,13 @@ import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts
 import { canonicalJson } from "../../lib/domain/json.ts";
 import type { Layout } from "../../lib/firmware/index.ts";
 import { profileDigest } from "../../lib/pki/profiles.ts";
+import { certificateSettings } from "../../lib/records/certificate-settings.ts";
 import { lotId, partyId, profileRef, sha256Hex, slotNumber } from "../../lib/records/primitives.ts";
 import { FIRMWARE_FORMATS } from "../../lib/records/receipt.ts";
+import type { Lot } from "../../store/lots.ts";
 import { validateLayout } from "../firmware/inject.ts";
 import { sha256Hex as digestOf } from "../ledger/index.ts";
+import { assertSettings, tidySettings } from "./settings.ts";
 
 const templateName = z
   .string()
@@ -31,6 +34,7 @@ export const lotRequest = z.strictObject({
   issuer: partyId,
   profile: z.enum(DEVICE_PROFILES),
   layouts: z.array(layoutRequest).min(1).max(8),
+  certificate: certificateSettings.optional(),
 });
 export type LotRequest = z.infer<typeof lotRequest>;
 
@@ -50,11 +54,24 @@ export const lotTerms = z.strictObject({
   slots: slotNumber,
   profile: profileRef,
   layouts: z.array(pinnedLayout).min(1).max(8),
+  certificate: certificateSettings.optional(),
 });
 export type LotTerms = z.infer<typeof lotTerms>;
 
+/** A lot as this site holds it, for another party. Settings that say nothing are left out, as before there were any. */
+export function termsOf({ id, slots, profile, layouts, certificate }: Lot): LotTerms {
+  const settings = tidySettings(certificate);
+  const chosen = Object.keys(settings).length === 0 ? {} : { certificate: settings };
+  return lotTerms.parse({ id, slots, profile, layouts, ...chosen });
+}
+
+/** What a layout's digest is over. */
+export function layoutBytes(format: string, layout: Layout): Uint8Array {
+  return canonicalJson({ format, ...layout });
+}
+
 export function layoutDigest(format: string, layout: Layout): string {
-  return digestOf(canonicalJson({ format, ...layout }));
+  return digestOf(layoutBytes(format, layout));
 }
 
 /** The placement without keys that hold nothing: one spelling for each layout. */
@@ -67,8 +84,8 @@ function tidy({ offset, length, replace }: LayoutRequest): PinnedLayout["placeme
 }
 
 /**
- * Reads the templates and checks each layout against its own.
- * @throws CountersignError those of `validateLayout`
+ * Reads the templates and checks each layout against its own, and the certificate settings against the profile.
+ * @throws CountersignError `profile-violation`, those of `validateLayout`
  */
 export async function pinTerms(request: LotRequest, firmwareDir: string): Promise<LotTerms> {
   const layouts: PinnedLayout[] = [];
@@ -91,7 +108,9 @@ export async function pinTerms(request: LotRequest, firmwareDir: string): Promis
     });
   }
   const profile = { name: request.profile, sha256: profileDigest(request.profile) };
-  return { id: request.id, slots: request.slots, profile, layouts };
+  const certificate = tidySettings(request.certificate);
+  assertSettings(request.profile, certificate);
+  return { id: request.id, slots: request.slots, profile, layouts, certificate };
 }
 
 /**
@@ -103,6 +122,7 @@ export async function checkTerms(terms: LotTerms, firmwareDir: string): Promise<
   if (!known || profileDigest(terms.profile.name) !== terms.profile.sha256) {
     throw new CountersignError("profile-not-granted", `the lot's profile ${terms.profile.name} is another one here`);
   }
+  assertSettings(terms.profile.name, terms.certificate ?? {});
   for (const layout of terms.layouts) {
     if (layoutDigest(layout.format, layout.placement) !== layout.sha256) {
       throw new CountersignError("handoff-mismatch", `the layout for ${layout.template.name} doesn't have its digest`);

@@ -1,11 +1,14 @@
+import { utf8 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
+import type { SubjectAltName } from "../../lib/pki/general-name.ts";
 import { issuerFromCertificate, validityFor, type IssuerInfo } from "../../lib/pki/issuer.ts";
 import { lintTbs, type LintedTbs } from "../../lib/pki/lint.ts";
 import { profileDigest, profileNamed, type Profile } from "../../lib/pki/profiles.ts";
 import { newSerial, serialHex } from "../../lib/pki/serial.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import { buildTbs } from "../../lib/pki/tbs.ts";
+import type { CertificateSettings } from "../../lib/records/certificate-settings.ts";
 import type { Grant } from "../../lib/records/grant.ts";
 import type { CurrentGrant } from "../../store/grants.ts";
 import type { Lot } from "../../store/lots.ts";
@@ -18,10 +21,17 @@ export interface Authority {
   readonly issuerKeyId: string;
   readonly profile: Profile;
   readonly crlUrl?: string;
+  /** the lot's choices within the profile */
+  readonly settings?: CertificateSettings;
 }
 
 /** @throws CountersignError `profile-invalid`, `certificate-invalid` */
-export function authorityFor(grant: CurrentGrant, profileName: string, crlUrl?: (keyId: string) => string): Authority {
+export function authorityFor(
+  grant: CurrentGrant,
+  profileName: string,
+  crlUrl?: (keyId: string) => string,
+  settings?: CertificateSettings,
+): Authority {
   const issuer = issuerFromCertificate(parseCertificate(grant.certificate));
   const issuerKeyId = keyId(issuer.spki);
   return {
@@ -30,6 +40,7 @@ export function authorityFor(grant: CurrentGrant, profileName: string, crlUrl?: 
     issuerKeyId,
     profile: profileNamed(profileName),
     ...(crlUrl === undefined ? {} : { crlUrl: crlUrl(issuerKeyId) }),
+    ...(settings === undefined ? {} : { settings }),
   };
 }
 
@@ -86,17 +97,23 @@ export function planCertificate(
   spki: Uint8Array,
   now: Date,
 ): PlannedCertificate {
-  const { profile, issuer, crlUrl } = authority;
+  const { profile, issuer, crlUrl, settings } = authority;
   const serial = newSerial(randomBytes);
   const tbs = buildTbs(profile, {
     issuer,
     serial,
-    ...validityFor(profile, now, issuer),
+    ...validityFor(profile, now, issuer, settings?.days),
     subject: { commonName: deviceId },
     spki,
     crlUrl,
+    ...(settings?.hardwareType === undefined ? {} : { san: [hardwareModule(settings.hardwareType, deviceId)] }),
   });
   return { serial: serialHex(serial), linted: lintTbs(tbs, profile, issuer) };
+}
+
+/** The device's number among its type's: its ID, which no other device of this party's has. */
+function hardwareModule(hwType: string, deviceId: string): SubjectAltName {
+  return { kind: "hardware-module", value: { hwType, hwSerialNum: utf8(deviceId) } };
 }
 
 /** Stored bytes on their way to the HSM again: they pass the linter each time. @throws CountersignError `profile-violation` */

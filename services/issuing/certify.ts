@@ -39,7 +39,7 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
     currentGrant(db),
     answeredItems(db, batchId),
   ]);
-  const authority = authorityFor(grant, lot.profile.name, context.crlUrl);
+  const authority = authorityFor(grant, lot.profile.name, context.crlUrl, lot.certificate);
   const { checked, refused } = await checkItems(batch, grant.fields.idPrefixes, answered, onProgress);
   const intended = await storeIntents(context, authority, batch, lot, checked, refused);
   onProgress?.();

@@ -50,6 +50,8 @@ export interface LotSiteOptions {
   readonly root?: ThrowawayCa;
   readonly grant?: Partial<Grant>;
   /** an open SoftHSM of this process; made when left out */
+  /** of its CA; nested in the root's */
+  readonly days?: number | "no-expiry";
   readonly module?: string;
 }
 
@@ -80,7 +82,10 @@ export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
   const acts = new Acts({ db, origin, party });
 
   const root = options.root ?? throwawayRoot({ commonName: "Test Root" });
-  const ca = issue(root, "intermediate-embedded", { commonName: `${party} CA` }, caKey.spki, { pathLen: 0 });
+  const ca = issue(root, "intermediate-embedded", { commonName: `${party} CA` }, caKey.spki, {
+    pathLen: 0,
+    ...(options.days === undefined ? {} : { days: options.days }),
+  });
   const grant = grantFields(party, root, ca, options.grant);
   const ref = { origin: "countersign.example/company-x", leafHash: randomBytes(32).toString("hex") };
   await inTransaction(db, (tx) =>

@@ -30,6 +30,8 @@ export function registerLot(program: Command): void {
     .requiredOption("--slots <n>", "how many devices it is for", wholeNumber)
     .option("--issuer <party>", "who certifies the devices (default: this site)")
     .option("--profile <name>", "certificate profile: idevid or ldevid", "ldevid")
+    .option("--days <n>", "validity of its certificates, within the profile's maximum; or no-expiry", validity)
+    .option("--hardware-type <oid>", "idevid only: put a hardware module name of this type into each certificate")
     .option(
       "--layout <layout>",
       "image for the chain, as FORMAT:TEMPLATE[,offset=N][,length=N][,replace]; several take turns, slot by slot",
@@ -48,9 +50,13 @@ export function registerLot(program: Command): void {
         throw new CountersignError("usage", "name at least one --layout: which template image the chain goes into");
       }
       await withSite(options.site, async (client) => {
-        const { slots, profile } = options;
+        const { slots, profile, days, hardwareType } = options;
+        const certificate = {
+          ...(days === undefined ? {} : { days }),
+          ...(hardwareType === undefined ? {} : { hardwareType }),
+        };
         const issuer = options.issuer ?? client.party;
-        const view = await client.post<LotView>("/api/v1/lots", { id, slots, issuer, profile, layouts });
+        const view = await client.post<LotView>("/api/v1/lots", { id, slots, issuer, profile, layouts, certificate });
         if (options.json) return printJson(view);
         note(`lot ${view.id} is open: ${view.slots} slots, built by ${view.builder}, certified by ${view.issuer}`);
         print(view.id);
@@ -88,10 +94,17 @@ interface OpenOptions {
   slots: number;
   issuer?: string;
   profile: string;
+  days?: number | "no-expiry";
+  hardwareType?: string;
   layout?: LayoutOption[];
   layouts?: string;
   site: string;
   json?: boolean;
+}
+
+/** @throws InvalidArgumentError */
+function validity(text: string): number | "no-expiry" {
+  return text === "no-expiry" ? text : wholeNumber(text);
 }
 
 /** @throws InvalidArgumentError */

@@ -97,11 +97,12 @@ export function registerLots(
   }
 }
 
-const summary = ({ id, state, builder, issuer, slots, profile }: Lot) => ({
+const summary = ({ id, state, builder, issuer, slots, profile, certificate }: Lot) => ({
   id,
   state,
   builder,
   issuer,
   slots,
   profile: profile.name,
+  certificate,
 });
