@@ -17,10 +17,10 @@ export interface GatewayDeps {
   readonly onlineCa: boolean;
   readonly hubConfigured: boolean;
   readonly inbox: Inbox;
-  /** this site's own Temporal namespace */
   readonly witness: Pick<Witness, "addCheckpoint">;
   /** the witnesses of this site's own log */
   readonly witnesses: () => Promise<readonly WitnessStatus[]>;
+  /** this site's own Temporal namespace */
   readonly workflows: WorkflowClient;
   /** asks what a ready site needs: database, Temporal, tokens */
   readonly components: () => Promise<readonly ComponentState[]>;

@@ -36,10 +36,10 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
   app.get("/api/v1/site", { preHandler: requireClient() }, async () => {
     const [head, cosigned, witnesses, grant, ca, crl, root, peers] = await Promise.all([
       readHead(db),
-      findCurrentGrant(db),
-      findCaCertificate(db),
       newestCosigned(db),
       deps.witnesses(),
+      findCurrentGrant(db),
+      findCaCertificate(db),
       currentCrl(db),
       rootPin(db),
       listPeers(db),
