@@ -66,6 +66,8 @@ export const contact = z.strictObject({
   act: spki,
   origin,
   vkey,
+  /** the verifier key of its witness, which answers below `publicUrl`/witness; absent: it runs none */
+  witness: vkey.optional(),
 });
 export type Contact = z.infer<typeof contact>;
 
@@ -73,8 +75,6 @@ export type Contact = z.infer<typeof contact>;
 export const invitation = z.strictObject({
   schema: z.literal(1),
   id: z.uuid(),
-  /** the verifier key of its witness, which answers below `publicUrl`/witness; absent: it runs none */
-  witness: vkey.optional(),
   to: partyId,
   from: contact,
   nonce: z.string().regex(/^[A-Za-z0-9_-]{32,64}$/),
@@ -111,6 +111,7 @@ export const BODIES = {
       slots: slotNumber,
       profile: profileRef,
       layouts: z.array(z.unknown()).min(1).max(8),
+      certificate: certificateSettings.optional(),
     }),
     items: z
       .array(
@@ -118,7 +119,6 @@ export const BODIES = {
           deviceId: z.string(),
           spkiSha256: sha256Hex,
           csrSha256: sha256Hex,
-      certificate: certificateSettings.optional(),
           slot: slotNumber,
           prev: sha256Hex,
         }),

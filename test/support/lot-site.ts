@@ -49,9 +49,9 @@ export interface LotSiteOptions {
   readonly party?: string;
   readonly root?: ThrowawayCa;
   readonly grant?: Partial<Grant>;
-  /** an open SoftHSM of this process; made when left out */
   /** of its CA; nested in the root's */
   readonly days?: number | "no-expiry";
+  /** an open SoftHSM of this process; made when left out */
   readonly module?: string;
 }
 
