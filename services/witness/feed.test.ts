@@ -4,152 +4,58 @@ import { pino } from "pino";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { createPlainServer, type HttpServer } from "../../apps/http/server.ts";
 import { registerLedger } from "../../apps/gateway/routes/ledger.ts";
-import { registerWitness } from "../../apps/gateway/routes/witness.ts";
 import { openCheckpoint } from "../../lib/ledger/checkpoint.ts";
 import { ed25519Raw, formatVkey, KEY_TYPE, noteKey, type NoteKey } from "../../lib/ledger/note.ts";
 import { formatPolicy, openUnderPolicy, parsePolicy } from "../../lib/ledger/policy.ts";
-import { MemoryLog, opensslVerify, testKey, type TestKey } from "../../test/support/memory-log.ts";
+import { LogSite } from "../../test/support/log-site.ts";
+import { MemoryLog, opensslVerify, testKey } from "../../test/support/memory-log.ts";
 import { siteDatabase } from "../../test/support/parties.ts";
-import { inTransaction, type Db } from "../../store/db.ts";
+import { TestWitness } from "../../test/support/test-witness.ts";
 import { readCheckpoint } from "../../store/ledger.ts";
-import { Acts } from "../ledger/acts.ts";
-import { createLedger, Sequencer } from "../ledger/sequencer.ts";
 import { configuredPolicy, peersPolicy } from "./policy.ts";
-import { WitnessFeed } from "./feed.ts";
+import type { WitnessFeed } from "./feed.ts";
 import { actCosigned } from "./release.ts";
-import { Witness } from "./witness.ts";
 
 const ORIGIN = "factory-y.example/log";
-const digest = (n: number): string => n.toString(16).padStart(64, "0");
-
-/** A witness on a port of its own, which can be taken away and brought back. */
-class TestWitness {
-  readonly signer: TestKey = testKey("ed25519");
-  readonly key: NoteKey;
-  readonly db: Db;
-  readonly log: NoteKey;
-  readonly asked: number[] = [];
-  #app: HttpServer | undefined;
-  #port = 0;
-
-  constructor(name: string, db: Db, log: NoteKey) {
-    this.key = noteKey(name, KEY_TYPE.cosignature, ed25519Raw(this.signer.spki));
-    this.db = db;
-    this.log = log;
-  }
-  get url(): string {
-    return `http://127.0.0.1:${this.#port}/witness`;
-  }
-  async up(): Promise<void> {
-    const { key, signer, db } = this;
-    const witness = new Witness({ db, name: key.name, signer, verify: opensslVerify, logKeys: async () => [this.log] });
-    const addCheckpoint = async (body: Uint8Array) => {
-      const answer = await witness.addCheckpoint(body);
-      this.asked.push(answer.status);
-      return answer;
-    };
-    this.#app = createPlainServer({ logger: pino({ level: "silent" }), bodyLimit: 1024 });
-    registerWitness(this.#app, { witness: { addCheckpoint }, db });
-    await this.#app.listen({ host: "127.0.0.1", port: this.#port });
-    this.#port = (this.#app.server.address() as AddressInfo).port;
-  }
-  async down(): Promise<void> {
-    this.#app?.server.closeAllConnections();
-    await this.#app?.close();
-    this.#app = undefined;
-  }
-}
 
 describe("a log's witnesses", () => {
-  let db: Db;
-  let acts: Acts;
-  let sequencer: Sequencer;
+  let site: LogSite;
   let one: TestWitness;
   let two: TestWitness;
-  let feed: WitnessFeed;
   let server: HttpServer;
   let url: string;
-  const log = testKey("ed25519");
-  const logKey = noteKey(ORIGIN, KEY_TYPE.ed25519, ed25519Raw(log.spki));
-  const faults: [string, unknown][] = [];
-  let recorded = 0;
 
   beforeAll(async () => {
-    db = await siteDatabase();
-    await createLedger({ db, origin: ORIGIN, signer: log });
-    sequencer = new Sequencer({ db, origin: ORIGIN, signer: log, actKeys: () => [], verify: opensslVerify });
-    sequencer.start();
-    acts = new Acts({ db, origin: ORIGIN, party: "factory-y" });
-    one = new TestWitness("one.example/witness", await siteDatabase(), logKey);
-    two = new TestWitness("two.example/witness", await siteDatabase(), logKey);
+    site = await LogSite.create(ORIGIN);
+    one = new TestWitness("one.example/witness", await siteDatabase(), site.key);
+    two = new TestWitness("two.example/witness", await siteDatabase(), site.key);
     await one.up();
     await two.up();
     server = createPlainServer({ logger: pino({ level: "silent" }) });
-    registerLedger(server, { db });
+    registerLedger(server, site);
     url = `${await server.listen({ host: "127.0.0.1", port: 0 })}/ledger`;
   });
-  afterEach(async () => {
-    await feed?.stop();
-    faults.length = 0;
-  });
+  afterEach(() => site.stopFeeds());
   afterAll(async () => {
-    await sequencer.stop();
-    acts.close();
-    await Promise.all([one.down(), two.down(), server.close()]);
-    await Promise.all([db.end(), one.db.end(), two.db.end()]);
+    await Promise.all([one.down(), two.down(), server.close(), site.close()]);
+    await Promise.all([one.db.end(), two.db.end()]);
   });
+  let feed: WitnessFeed;
+  const startFeed = (policy = site.policy([one, two])) => site.feed(policy);
 
-  const record = async (count = 1): Promise<{ leafHash: string; size: number }> => {
-    const lines = await inTransaction(db, (tx) =>
-      acts.recordLines(
-        tx,
-        Array.from({ length: count }, () => {
-          const n = ++recorded;
-          return {
-            type: "intent" as const,
-            workflowId: "lot/L1",
-            stepKey: `intent-${n}`,
-            subject: [{ name: `batch ${n}`, digest: { sha256: digest(n) } }],
-            fields: { lot: "L1", manifest: digest(n), tbsRoot: digest(n), count: 1 },
-          };
-        }),
-      ),
-    );
-    const included = await acts.waitIncluded([lines.at(-1)!.retryKey], { timeoutMs: 10_000 });
-    return { leafHash: lines.at(-1)!.leafHash, size: included[0]!.index + 1 };
-  };
-  const policyOf = (witnesses: readonly { key: NoteKey; url: string }[], threshold: number | "all" | "any" = "all") => {
-    const urls = new Map(witnesses.map((w) => [w.key, w.url]));
-    return formatPolicy(logKey, [...urls.keys()], threshold, urls);
-  };
-  async function startFeed(policy = policyOf([one, two])): Promise<WitnessFeed> {
-    const parsed = parsePolicy(policy);
-    feed = new WitnessFeed({
-      db,
-      log: logKey,
-      verify: opensslVerify,
-      policy: async () => parsed,
-      intervalMs: 20,
-      timeoutMs: 1000,
-      pauseMs: { first: 100, last: 400 },
-      onFault: (...fault) => faults.push(fault),
-    });
-    await feed.start();
-    return feed;
-  }
   const served = async (path: string) => {
     const response = await fetch(`${url}/${path}`);
     return response.status === 200 ? new Uint8Array(await response.arrayBuffer()) : undefined;
   };
 
   it("cosign its checkpoints together, and the cosignatures are served with them", async () => {
-    await startFeed();
-    const { size } = await record(300);
+    feed = await startFeed();
+    const { size } = await site.record(300);
     expect(await feed.cosigned(size)).toBeGreaterThanOrEqual(size);
-    await record(1);
-    const grown = await record(1);
+    await site.record(1);
+    const grown = await site.record(1);
     await feed.cosigned(grown.size);
-    const policy = parsePolicy(policyOf([one, two]));
+    const policy = parsePolicy(site.policy([one, two]));
     for (const path of ["checkpoint", "cosigned/newest", `cosigned/${grown.size}`]) {
       const opened = await openUnderPolicy((await served(path))!, policy, opensslVerify);
       expect(opened.size).toBe(grown.size);
@@ -169,9 +75,9 @@ describe("a log's witnesses", () => {
     expect(await served("cosigned/1000000")).toBeUndefined();
     expect(await served("cosigned/from/x")).toBeUndefined();
     // The log's own line is as it was signed.
-    const plain = (await readCheckpoint(db))!.note;
+    const plain = (await readCheckpoint(site.db))!.note;
     expect(Buffer.from((await served("checkpoint"))!.subarray(0, plain.length))).toEqual(Buffer.from(plain));
-    expect(faults).toEqual([]);
+    expect(site.faults).toEqual([]);
     expect((await feed.status()).map(({ name, size: at, error }) => [name, at, error])).toEqual([
       [one.key.name, grown.size, undefined],
       [two.key.name, grown.size, undefined],
@@ -179,20 +85,20 @@ describe("a log's witnesses", () => {
   });
 
   it("hold nothing up when one is away: appends go on, what needs all waits and says for whom, and goes on by itself", async () => {
-    await startFeed();
+    feed = await startFeed();
     await two.down();
-    const { leafHash, size } = await record(5);
-    const waiting = actCosigned(db, (at) => feed.cosigned(at, 300), leafHash);
+    const { leafHash, size } = await site.record(5);
+    const waiting = actCosigned(site.db, (at) => feed.cosigned(at, 300), leafHash);
     await expect(waiting).rejects.toMatchObject({ code: "witnesses-missing", kind: "unavailable" });
     await expect(waiting).rejects.toThrow(/two\.example\/witness at http.*no answer/);
     await expect(waiting).rejects.not.toThrow(/one\.example/);
     const before = performance.now();
-    await record(5);
+    await site.record(5);
     expect(performance.now() - before).toBeLessThan(2000);
     // Told once, not at every try.
-    await vi.waitFor(() => expect(one.asked.at(-1)).toBe(200));
-    expect(faults.map(([name]) => name)).toEqual([two.key.name]);
-    const later = await record(3);
+    await vi.waitFor(() => expect(one.statuses.at(-1)).toBe(200));
+    expect(site.faults.map(([name]) => name)).toEqual([two.key.name]);
+    const later = await site.record(3);
     const done = feed.cosigned(later.size, 10_000);
     await two.up();
     expect(await done).toBeGreaterThanOrEqual(later.size);
@@ -203,12 +109,12 @@ describe("a log's witnesses", () => {
   it("count as the policy says: any one of them, or nobody", async () => {
     await two.down();
     try {
-      await startFeed(policyOf([one, two], "any"));
-      const { size } = await record(2);
+      feed = await startFeed(site.policy([one, two], "any"));
+      const { size } = await site.record(2);
       expect(await feed.cosigned(size, 5000)).toBeGreaterThanOrEqual(size);
-      await feed.stop();
-      await startFeed(formatPolicy(logKey));
-      const alone = await record(2);
+      await site.stopFeeds();
+      feed = await startFeed(formatPolicy(site.key));
+      const alone = await site.record(2);
       expect(await feed.cosigned(alone.size, 1000)).toBeGreaterThanOrEqual(alone.size);
       await vi.waitFor(async () => expect(await served(`cosigned/${alone.size}`)).toBeDefined());
     } finally {
@@ -217,47 +123,49 @@ describe("a log's witnesses", () => {
   });
 
   it("are asked from where they stand, also after a restart that knows nothing of it", async () => {
-    await startFeed();
-    const { size } = await record(2);
+    feed = await startFeed();
+    const { size } = await site.record(2);
     await feed.cosigned(size);
-    await feed.stop();
-    await db.query("DELETE FROM ledger_cosigned");
-    await db.query("DELETE FROM ledger_cosignature");
-    one.asked.length = 0;
-    await startFeed();
-    await feed.cosigned((await record(2)).size);
-    expect(one.asked.slice(0, 2)).toEqual([409, 200]);
-    expect(faults).toEqual([]);
+    await site.stopFeeds();
+    await site.db.query("DELETE FROM ledger_cosigned");
+    await site.db.query("DELETE FROM ledger_cosignature");
+    one.statuses.length = 0;
+    feed = await startFeed();
+    await feed.cosigned((await site.record(2)).size);
+    expect(one.statuses.slice(0, 2)).toEqual([409, 200]);
+    expect(site.faults).toEqual([]);
   });
 
   it("tell on a log that was rolled back or forked, and never cosign it", async () => {
-    await startFeed();
-    await feed.cosigned((await record(1)).size);
-    await feed.stop();
+    feed = await startFeed();
+    await feed.cosigned((await site.record(1)).size);
+    await site.stopFeeds();
     // Another history under the same key, seen by one witness alone.
-    const newest = (await readCheckpoint(db))!;
-    const fork = new MemoryLog(ORIGIN, log);
+    const newest = (await readCheckpoint(site.db))!;
+    const fork = new MemoryLog(ORIGIN, site.signer);
     await fork.append(Array.from({ length: newest.size + 10 }, (_, i) => Buffer.from(`other ${i}`)));
-    const other = new TestWitness("three.example/witness", await siteDatabase(), logKey);
+    const other = new TestWitness("three.example/witness", await siteDatabase(), site.key);
     await other.up();
     try {
       const send = (note: Uint8Array) =>
         fetch(`${other.url}/add-checkpoint`, { method: "POST", body: Buffer.concat([Buffer.from("old 0\n\n"), note]) });
       expect((await send((await fork.fetch("checkpoint"))!)).status).toBe(200);
-      await startFeed(policyOf([other]));
-      await vi.waitFor(() => expect(faults[0]?.[1]).toMatchObject({ code: "ledger-forked" }));
-      expect(String(faults[0]![1])).toMatch(/has seen \d+ entries of this log, which has \d+: was it rolled back/);
-      await record(20);
+      feed = await startFeed(site.policy([other]));
+      await vi.waitFor(() => expect(site.faults[0]?.[1]).toMatchObject({ code: "ledger-forked" }));
+      expect(String(site.faults[0]![1])).toMatch(/has seen \d+ entries of this log, which has \d+: was it rolled back/);
+      await site.record(20);
       await vi.waitFor(
-        () => expect(String(faults[1]?.[1])).toMatch(/seen other entries of this log: answered 422/),
+        () => expect(String(site.faults[1]?.[1])).toMatch(/seen other entries of this log: answered 422/),
         5000,
       );
-      await expect(feed.cosigned((await record(1)).size, 200)).rejects.toMatchObject({ code: "witnesses-missing" });
-      expect(other.asked).not.toContain(undefined);
-      const row = await db.query("SELECT * FROM ledger_cosignature WHERE name = $1", [other.key.name]);
+      await expect(feed.cosigned((await site.record(1)).size, 200)).rejects.toMatchObject({
+        code: "witnesses-missing",
+      });
+      expect(other.statuses).not.toContain(undefined);
+      const row = await site.db.query("SELECT * FROM ledger_cosignature WHERE name = $1", [other.key.name]);
       expect(row.rows).toEqual([]);
     } finally {
-      await feed.stop();
+      await site.stopFeeds();
       await other.down();
       await other.db.end();
     }
@@ -274,16 +182,16 @@ describe("a log's witnesses", () => {
     });
     await new Promise<void>((up) => http.listen(0, "127.0.0.1", up));
     const liar = {
-      key: new TestWitness("liar.example/w", db, logKey).key,
+      key: new TestWitness("liar.example/w", site.db).key,
       url: `http://127.0.0.1:${(http.address() as AddressInfo).port}`,
     };
     try {
-      const { size } = await record(1);
+      const { size } = await site.record(1);
       const fault = async (pattern: RegExp) => {
-        await startFeed(policyOf([liar]));
-        await vi.waitFor(() => expect(faults.map(([, e]) => String(e)).join()).toMatch(pattern), 5000);
-        await feed.stop();
-        faults.length = 0;
+        feed = await startFeed(site.policy([liar]));
+        await vi.waitFor(() => expect(site.faults.map(([, e]) => String(e)).join()).toMatch(pattern), 5000);
+        await site.stopFeeds();
+        site.faults.length = 0;
       };
       await fault(/no answer/);
       answer({ status: 200, body: "x".repeat(200_000) });
@@ -303,7 +211,7 @@ describe("a log's witnesses", () => {
       await fault(/answered 500: no/);
       answer({ status: 302, body: "" });
       await fault(/answered 302|no answer/);
-      const opened = await openCheckpoint((await served("checkpoint"))!, logKey, opensslVerify, [liar.key]);
+      const opened = await openCheckpoint((await served("checkpoint"))!, site.key, opensslVerify, [liar.key]);
       expect(opened.signatures).toHaveLength(1);
       expect(size).toBeGreaterThan(0);
     } finally {
