@@ -7,28 +7,17 @@ import { MAX_PASSPORT_BYTES, type Passport } from "../records/passport.ts";
 import { parseEntry } from "../records/statement.ts";
 import { opensslVerify } from "../../test/support/memory-log.ts";
 import { enlarge, witnessedPolicy } from "../../test/support/large-passport.ts";
-import { testWorld, type TestParty, type TestWorld } from "../../test/support/world.ts";
+import { sourceOf, testWorld, type TestWorld } from "../../test/support/world.ts";
 import { signCheckpoint } from "./checkpoint.ts";
 import { auditLedgers } from "./audit/ledgers.ts";
 import { formatPolicy } from "./policy.ts";
-import { buildPassport, gatherEvidence, LedgerIndex, type PassportSource } from "./passport-build.ts";
+import { buildPassport, gatherEvidence, type PassportSource } from "./passport-build.ts";
 import type { PassportEvidence } from "./passport-evidence.ts";
 import { formatPassport, packPassport } from "./passport-pack.ts";
 import { unpackPassport } from "./passport-unpack.ts";
 import { verifyPassport } from "./passport.ts";
-import { LogReader } from "./reader.ts";
 import { inclusionProof, leafHash, rootOf } from "./tree.ts";
 
-async function sourceOf(world: TestWorld): Promise<PassportSource> {
-  const parties = new Map<string, TestParty>([world.x, world.y, world.z].map((party) => [party.id, party]));
-  const logs = new Map<string, LedgerIndex>();
-  for (const { id, log } of parties.values()) {
-    const reader = await LogReader.open({ fetch: log.fetch, log: log.key, verify: opensslVerify });
-    logs.set(id, await LedgerIndex.read(id, reader));
-  }
-  const { root, policy } = world;
-  return { logs, root, policy, blob: async (party, sha256) => parties.get(party)?.blobs.get(sha256) };
-}
 const bytesOf = formatPassport;
 const typeOf = ({ entry }: PassportEvidence["acts"][number]) => parseEntry(entry).act.type;
 

@@ -24,6 +24,12 @@ import { parsePassport } from "./passport-unpack.ts";
 import { openUnderPolicy, type TlogPolicy } from "./policy.ts";
 import { leafHash, verifyInclusion } from "./tree.ts";
 
+/** What a device's history is made of. Any other act would travel in its passport unread. */
+const TYPES: ReadonlySet<ActType> = new Set([
+  ...(["keyset", "ceremony", "delegation", "acceptance", "lot-opened", "intent"] as const),
+  ...(["built", "handoff-released", "handoff-received", "certified", "injected", "installed"] as const),
+]);
+
 /** One act of the device's history, as proven. `time` is what the party's clock claimed. */
 export interface PassportAct {
   readonly party: string;
@@ -158,6 +164,9 @@ async function check(
     } catch (error) {
       if (!isCountersignError(error)) throw error;
       throw new Refusal(error.code, error.message, where);
+    }
+    if (!TYPES.has(parsed.act.type)) {
+      throw new Refusal("act-invalid", `an act of type ${parsed.act.type} has no place in a passport`, where);
     }
     await apply({ party: party.id, index, leafHash: toHex(hash), act: parsed.act }, parsed, party, passport, state);
     const finding = findings.list[0];

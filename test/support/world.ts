@@ -21,7 +21,9 @@ import { buildStatement, type Act, type Subject } from "../../lib/records/statem
 import { canonicalJson } from "../../lib/domain/json.ts";
 import { retryKeyOf } from "../../services/ledger/acts.ts";
 import { issue, issueCa, issueCrl, pem, throwawayRoot, type ThrowawayCa } from "./issuing.ts";
-import { MemoryLog, testKey, type TestKey } from "./memory-log.ts";
+import { MemoryLog, opensslVerify, testKey, type TestKey } from "./memory-log.ts";
+import { LedgerIndex, type PassportSource } from "../../lib/ledger/passport-build.ts";
+import { LogReader } from "../../lib/ledger/reader.ts";
 
 /**
  * A whole history in memory, with throwaway keys: Company-X's ceremony, grants down to Technician-Z, one lot whose devices
@@ -392,4 +394,16 @@ export async function testWorld(count: number): Promise<TestWorld> {
     devices: devices.map((d) => d.id),
     place: { domain: "installed.place", salt, value: "Hall 3", commitment: place },
   };
+}
+
+/** Its ledgers, as passports are made from them. */
+export async function sourceOf(world: TestWorld): Promise<PassportSource> {
+  const parties = new Map<string, TestParty>([world.x, world.y, world.z].map((party) => [party.id, party]));
+  const logs = new Map<string, LedgerIndex>();
+  for (const { id, log } of parties.values()) {
+    const reader = await LogReader.open({ fetch: log.fetch, log: log.key, verify: opensslVerify });
+    logs.set(id, await LedgerIndex.read(id, reader));
+  }
+  const { root, policy } = world;
+  return { logs, root, policy, blob: async (party, sha256) => parties.get(party)?.blobs.get(sha256) };
 }

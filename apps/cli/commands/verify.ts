@@ -23,9 +23,15 @@ export function registerVerify(program: Command): void {
       const bytes = await readNeeded(file, "the passport");
       const verdict = await verifyPassport(bytes, root, policy, webCryptoVerify);
       if (options.json) printJson(verdict);
-      if (!verdict.ok) throw new CountersignError("passport-invalid", `${file}: ${verdict.message}`);
-      if (!options.json) {
-        print(`${paint("green", "verified")} ${verdict.deviceId}: ${verdict.acts} acts in ${verdict.logs} ledgers`);
+      if (!verdict.ok) {
+        const at = verdict.at === undefined ? "" : ` (entry ${verdict.at.index} of ${verdict.at.origin})`;
+        throw new CountersignError("passport-invalid", `${file}: ${verdict.message}${at}`);
+      }
+      if (options.json) return;
+      print(`${paint("green", "verified")} ${verdict.deviceId}: ${verdict.acts} acts in ${verdict.logs} ledgers`);
+      for (const { party, after, before } of verdict.ledgers) {
+        if (before === undefined) continue;
+        print(`  ${party}: the newest was logged ${after === undefined ? "" : `after ${after} and `}before ${before}`);
       }
     });
 }
