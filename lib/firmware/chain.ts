@@ -128,6 +128,12 @@ export interface FoundChain {
 const BEGIN = utf8("-----BEGIN CERTIFICATE-----");
 const END = utf8("-----END CERTIFICATE-----");
 
+/** A value that is a chain as a whole, or undefined. */
+export function asChain(bytes: Uint8Array, address: number): FoundChain | undefined {
+  const chain = tryChain(bytes);
+  return chain && { address, bytes, freestanding: true, ...chain };
+}
+
 /** Every run of PEM certificates in one contiguous piece of memory; what doesn't parse as certificates is passed over. */
 export function findChains(memory: Uint8Array, address: number): FoundChain[] {
   const found: FoundChain[] = [];

@@ -24,6 +24,7 @@ export interface Layout {
   /** NVS */
   readonly namespace?: string | undefined;
   readonly key?: string | undefined;
+  readonly type?: "blob" | "string" | undefined;
   /** absolute path in a file system, and the file's mode (0o444 unless said) */
   readonly path?: string | undefined;
   readonly mode?: number | undefined;

@@ -88,7 +88,9 @@ function walk(file: Uint8Array, keep?: (record: HexRecord) => void): { segments:
 
     if (ended) throw invalid(line, "there is something behind the end-of-file record");
     const header = decodeLine(file, start, stop, data, dataEnd, line);
-    const [count, offset, type] = [header >>> 24, (header >>> 8) & 0xffff, header & 0xff];
+    const count = header >>> 24;
+    const offset = (header >>> 8) & 0xffff;
+    const type = header & 0xff;
     let address = 0;
     if (type === DATA) {
       address = base.address + offset;
@@ -161,7 +163,8 @@ function decodeLine(file: Uint8Array, start: number, stop: number, into: Uint8Ar
   let header = count;
   let from = start + 3;
   for (let i = 0; i < 3; i++, from += 2) {
-    const [high, low] = [NIBBLE[file[from]!]!, NIBBLE[file[from + 1]!]!];
+    const high = NIBBLE[file[from]!]!;
+    const low = NIBBLE[file[from + 1]!]!;
     wrong |= high | low;
     header = ((header << 8) | (high * 16 + low)) >>> 0;
     sum += high * 16 + low;
@@ -173,7 +176,8 @@ function decodeLine(file: Uint8Array, start: number, stop: number, into: Uint8Ar
     into[at] = high * 16 + low;
     sum += high * 16 + low;
   }
-  const [high, low] = [NIBBLE[file[from]!]!, NIBBLE[file[from + 1]!]!];
+  const high = NIBBLE[file[from]!]!;
+  const low = NIBBLE[file[from + 1]!]!;
   if ((wrong | high | low) > 15) throw invalid(line, "the record holds something else than hex digits");
   if (((sum + high * 16 + low) & 0xff) !== 0) throw invalid(line, "the record's checksum is wrong");
   return header;

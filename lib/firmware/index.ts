@@ -1,12 +1,27 @@
 import { CountersignError } from "../domain/errors.ts";
 import { elf } from "./elf.ts";
+import { espFlash } from "./esp-flash.ts";
+import { espNvs } from "./esp-nvs.ts";
 import { espSecureCert } from "./esp-secure-cert.ts";
 import type { FirmwareFormat, Layout, LayoutOption, RangeReader } from "./format.ts";
 import { intelHex } from "./intel-hex.ts";
 import { mcuboot } from "./mcuboot.ts";
+import { raw } from "./raw.ts";
+import { srec } from "./srec.ts";
+import { uf2 } from "./uf2.ts";
 
 /** One line a format. */
-export const FIRMWARE_FORMATS: readonly FirmwareFormat[] = [elf, espSecureCert, intelHex, mcuboot];
+export const FIRMWARE_FORMATS: readonly FirmwareFormat[] = [
+  elf,
+  espFlash,
+  espNvs,
+  espSecureCert,
+  intelHex,
+  mcuboot,
+  raw,
+  srec,
+  uf2,
+];
 
 /** @throws CountersignError `usage` for a name that isn't one */
 export function firmwareFormat(name: string): FirmwareFormat {
@@ -43,7 +58,7 @@ export async function detectFormat(reader: RangeReader): Promise<FirmwareFormat>
 }
 
 export { checkChainFor, checkChainOrder, decodeChain, encodeChain } from "./chain.ts";
-export { erasedPartition, ESP_SECURE_CERT_SIZE } from "./esp-secure-cert.ts";
+export { erasedPartition, ESP_SECURE_CERT_SIZE } from "./esp-tlv.ts";
 export { IMAGE_LAYOUTS, type ImageLayout } from "./layouts.ts";
 export { applyPatches, differenceOutsidePatches } from "./patch.ts";
 export { checkWritten } from "./read-back.ts";

@@ -27,7 +27,7 @@ export const intelHex: FirmwareFormat = {
   name: "intel-hex",
   extension: "hex",
   summary: "Intel HEX; --offset is the target address, --length what the layout reserves there",
-  takes: ["offset", "length"],
+  takes: ["offset", "length", "encoding"],
 
   async detect(reader) {
     const head = await readUpTo(reader, 0, 1024);

@@ -33,9 +33,13 @@ export class ChainPlace {
   readonly #segments: readonly Segment[];
   readonly #layout: Layout;
   readonly #held: readonly FoundChain[];
+  readonly #unit: number;
 
-  /** @throws CountersignError `usage`, `image-region-overlap` */
-  constructor(format: string, segments: readonly Segment[], layout: Layout) {
+  /**
+   * @param unit bytes that are written at once: the chain takes whole ones, filled with FF
+   * @throws CountersignError `usage`, `image-region-overlap`
+   */
+  constructor(format: string, segments: readonly Segment[], layout: Layout, unit = 1) {
     const { offset, length } = layout;
     if (offset === undefined) {
       throw new CountersignError("usage", `an ${format} image needs the chain's target address: give --offset`);
@@ -50,6 +54,7 @@ export class ChainPlace {
     this.encoding = checkEncoding(format, layout.encoding, ["pem-nul", "der"]);
     this.#segments = segments;
     this.#layout = layout;
+    this.#unit = unit;
     this.#held = chainsIn(segments);
     this.here = this.#held.find(({ address }) => address === offset) ?? derChainAt(segments, offset);
     this.checkFree(length ?? 1);
@@ -57,7 +62,7 @@ export class ChainPlace {
 
   /** @throws CountersignError `image-region-overlap` when the region holds anything but a chain at its start */
   checkFree(length: number): void {
-    const from = this.offset + (this.here?.bytes.length ?? 0);
+    const from = this.offset + this.#whole(this.here?.bytes.length ?? 0);
     const used = firstUsed(this.#segments, from, this.offset + length);
     if (used === undefined) return;
     throw new CountersignError(
@@ -71,15 +76,15 @@ export class ChainPlace {
   plan(chain: readonly Uint8Array[]): Plan {
     const chainBytes = encodeChain(chain, this.encoding);
     const reserved = this.#layout.length ?? ADDRESS_SPACE - this.offset;
-    if (chainBytes.length > reserved) {
+    const needed = this.#whole(chainBytes.length);
+    if (needed > reserved) {
       throw new CountersignError(
         "image-region-too-small",
-        `the chain has ${chainBytes.length} bytes, the region at ${hex(this.offset)} ${reserved}; reserve more`,
-        { details: { needed: chainBytes.length, available: reserved } },
+        `the chain needs ${needed} bytes, the region at ${hex(this.offset)} has ${reserved}; reserve more`,
+        { details: { needed, available: reserved } },
       );
     }
-    const old = this.here?.bytes.length ?? 0;
-    const region = { offset: this.offset, length: Math.max(chainBytes.length, old) };
+    const region = { offset: this.offset, length: Math.max(needed, this.#whole(this.here?.bytes.length ?? 0)) };
     const same = this.here !== undefined && equalBytes(this.here.bytes, chainBytes);
     if (!same && this.here !== undefined && this.#layout.replace !== true) throw this.#holdsOther(this.here);
     this.checkFree(region.length);
@@ -104,6 +109,10 @@ export class ChainPlace {
     }
     // PEM is found without being told where, as whoever reads the image later will find it.
     return extractFrom(written, this.encoding === "der" ? { offset: this.offset } : {});
+  }
+
+  #whole(length: number): number {
+    return Math.ceil(length / this.#unit) * this.#unit;
   }
 
   /** Whoever reads the image later must find this chain and no other. */

@@ -20,6 +20,22 @@ export function applyPatches(image: Uint8Array, patches: readonly Patch[]): Uint
   return out;
 }
 
+/** Equal bytes between two changes that aren't worth a patch of their own. */
+const BRIDGE = 16;
+
+/** What makes `after` of `before`, two pieces of the same size that begin at `offset` of an image. */
+export function patchesBetween(before: Uint8Array, after: Uint8Array, offset = 0): Patch[] {
+  const patches: Patch[] = [];
+  for (let at = 0; at < before.length; at++) {
+    if (before[at] === after[at]) continue;
+    let end = at + 1;
+    for (let i = end; i < before.length && i < end + BRIDGE; i++) if (before[i] !== after[i]) end = i + 1;
+    patches.push({ offset: offset + at, remove: end - at, insert: after.slice(at, end) });
+    at = end;
+  }
+  return patches;
+}
+
 /** The size in bytes of an image after its patches. @throws RangeError as `applyPatches` */
 export function patchedSize(size: number, patches: readonly Patch[]): number {
   let end = 0;

@@ -1,0 +1,174 @@
+import { CountersignError } from "../domain/errors.ts";
+import { toSegments, type Segment } from "./memory.ts";
+
+/**
+ * Motorola S-records, read record by record with their places in the file kept, so that a writer can leave every line as
+ * it is. S0 is a header, S1 to S3 data with addresses of 2 to 4 bytes, S5 and S6 say how many data records there are,
+ * S7 to S9 end the file with a start address.
+ */
+
+export const MAX_SREC_BYTES = 32 << 20;
+
+export interface SRecord {
+  /** 0 to 9 */
+  readonly type: number;
+  /** in the file, line ending included */
+  readonly start: number;
+  readonly end: number;
+  readonly line: number;
+  readonly address: number;
+  /** data bytes of data records; 0 for all others */
+  readonly length: number;
+}
+
+export interface SrecImage {
+  readonly records: readonly SRecord[];
+  readonly segments: readonly Segment[];
+  /** of the first line */
+  readonly lineEnding: string;
+}
+
+/** Bytes of a record's address by its type; 0: no such type. */
+const ADDRESS_BYTES = [2, 2, 3, 4, 0, 2, 3, 4, 3, 2] as const;
+const END = 7;
+
+const NIBBLE = new Uint8Array(256).fill(0xff);
+for (let i = 0; i < 16; i++) {
+  NIBBLE["0123456789ABCDEF".charCodeAt(i)] = i;
+  NIBBLE["0123456789abcdef".charCodeAt(i)] = i;
+}
+
+const CR = 0x0d;
+const LF = 0x0a;
+const S = 0x53;
+
+export function isData(type: number): boolean {
+  return type >= 1 && type <= 3;
+}
+
+export function isCount(type: number): boolean {
+  return type === 5 || type === 6;
+}
+
+/** @throws CountersignError `image-invalid` with the line in `details` */
+export function parseSrec(file: Uint8Array): SrecImage {
+  const data = new Uint8Array(file.length >> 1);
+  const records: SRecord[] = [];
+  const pieces: { address: number; bytes: Uint8Array; line: number }[] = [];
+  let dataEnd = 0;
+  let dataRecords = 0;
+  let ended = false;
+  let line = 0;
+  let lineEnding: string | undefined;
+
+  for (let at = 0; at < file.length;) {
+    line++;
+    const start = at;
+    while (at < file.length && file[at] !== CR && file[at] !== LF) at++;
+    const stop = trimEnd(file, start, at);
+    const endingAt = at;
+    if (file[at] === CR) at++;
+    if (file[at] === LF) at++;
+    lineEnding ??= String.fromCharCode(...file.subarray(endingAt, at));
+    if (stop === start) continue;
+
+    if (ended) throw invalid(line, "there is something behind the record that ends the file");
+    const { type, address, length } = decode(file, start, stop, data, dataEnd, line);
+    if (isData(type)) {
+      if (address + length > 2 ** (8 * ADDRESS_BYTES[type]!)) {
+        throw invalid(line, "the record's data runs past the last address that its type has");
+      }
+      dataRecords++;
+      if (length > 0) pieces.push({ address, bytes: data.subarray(dataEnd, dataEnd + length), line });
+      dataEnd += length;
+    } else if (isCount(type) && address !== dataRecords) {
+      throw invalid(line, `it counts ${address} data records, there are ${dataRecords}: the file isn't whole`);
+    }
+    ended = type >= END;
+    records.push({ type, start, end: at, line, address, length: isData(type) ? length : 0 });
+  }
+  if (!ended) throw invalid(line, "the record that ends the file (S7, S8 or S9) is missing: the file is cut off");
+  const segments = toSegments(pieces, (i, address) =>
+    invalid(pieces[i]!.line, `address 0x${address.toString(16).toUpperCase()} is written twice, there or before`),
+  );
+  return { records, segments, lineEnding: lineEnding || "\n" };
+}
+
+/** A record's line without its ending, upper case. `address` is the count for S5 and S6. */
+export function formatSrecord(type: number, address: number, data: Uint8Array): string {
+  const addressBytes = ADDRESS_BYTES[type]!;
+  const bytes = [addressBytes + data.length + 1];
+  for (let i = addressBytes - 1; i >= 0; i--) bytes.push(Math.floor(address / 2 ** (8 * i)) & 0xff);
+  bytes.push(...data);
+  const sum = bytes.reduce((total, byte) => total + byte, 0);
+  bytes.push(~sum & 0xff);
+  return `S${type}` + bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join("");
+}
+
+/** The largest address that a data record of this type can have. */
+export function addressLimit(type: number): number {
+  return 2 ** (8 * ADDRESS_BYTES[type]!);
+}
+
+/** The most data bytes that a record of this type holds. */
+export function maxLength(type: number): number {
+  return 0xff - ADDRESS_BYTES[type]! - 1;
+}
+
+/** Whether `line` (no line ending) is a whole record with a right checksum. */
+export function isSrecord(line: Uint8Array): boolean {
+  try {
+    decode(line, 0, trimEnd(line, 0, line.length), new Uint8Array(256), 0, 1);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Decodes a record's data to `into[at...]`. */
+function decode(
+  file: Uint8Array,
+  start: number,
+  stop: number,
+  into: Uint8Array,
+  at: number,
+  line: number,
+): { type: number; address: number; length: number } {
+  const type = NIBBLE[file[start + 1] ?? 0]!;
+  const addressBytes = ADDRESS_BYTES[type] ?? 0;
+  if (file[start] !== S || addressBytes === 0) throw invalid(line, "the line doesn't start with S0 to S3 or S5 to S9");
+  const digits = stop - start - 2;
+  if (digits < 8 || digits % 2 !== 0) throw invalid(line, "the record is cut off");
+  let wrong = 0;
+  let sum = 0;
+  let address = 0;
+  const total = digits / 2;
+  for (let i = 0, from = start + 2; i < total; i++, from += 2) {
+    const high = NIBBLE[file[from]!]!;
+    const low = NIBBLE[file[from + 1]!]!;
+    wrong |= high | low;
+    const byte = high * 16 + low;
+    if (i === 0 && wrong < 16 && byte !== total - 1) {
+      throw invalid(line, `the record should have ${byte} bytes behind its count and has ${total - 1}`);
+    }
+    sum += byte;
+    if (i >= 1 && i <= addressBytes) address = address * 256 + byte;
+    else if (i > addressBytes && i < total - 1) into[at++] = byte;
+  }
+  if (wrong > 15) throw invalid(line, "the record holds something else than hex digits");
+  const length = total - 2 - addressBytes;
+  if (length < 0) throw invalid(line, "the record is too short for its address");
+  if ((sum & 0xff) !== 0xff) throw invalid(line, "the record's checksum is wrong");
+  return { type, address, length };
+}
+
+function trimEnd(file: Uint8Array, start: number, end: number): number {
+  while (end > start && (file[end - 1] === 0x20 || file[end - 1] === 0x09)) end--;
+  return end;
+}
+
+function invalid(line: number, why: string): CountersignError {
+  return new CountersignError("image-invalid", `the S-record image is broken in line ${line}: ${why}`, {
+    details: { line },
+  });
+}

@@ -1,0 +1,137 @@
+import { utf8 } from "../domain/bytes.ts";
+import { CountersignError } from "../domain/errors.ts";
+import type { FoundChain } from "./chain.ts";
+import type { Extraction, FirmwareFormat, FirmwareTemplate, Injection, Layout, Patch, RangeReader } from "./format.ts";
+import { ChainPlace, extractFrom } from "./memory.ts";
+import { insertionPoint, mergeTouching, splitLines, usualLength } from "./record-lines.ts";
+import { readAll, readUpTo } from "./reader.ts";
+import {
+  addressLimit,
+  formatSrecord,
+  isCount,
+  isData,
+  isSrecord,
+  maxLength,
+  MAX_SREC_BYTES,
+  parseSrec,
+  type SrecImage,
+  type SRecord,
+} from "./srec-records.ts";
+
+/**
+ * Motorola S-records with the chain at a target address. The writer adds lines (or takes out those of a chain it
+ * replaces) and sets the count record, where there is one; all other lines stay byte for byte.
+ */
+export const srec: FirmwareFormat = {
+  name: "srec",
+  extension: "srec",
+  summary: "Motorola S-records; --offset is the target address, --length what the layout reserves there",
+  takes: ["offset", "length", "encoding"],
+
+  async detect(reader) {
+    const head = await readUpTo(reader, 0, 1024);
+    const lines = splitLines(head).filter((line) => line.some((byte) => byte !== 0x20 && byte !== 0x09));
+    return lines[0] !== undefined && isSrecord(lines[0]);
+  },
+
+  async open(reader, layout) {
+    return new Template(await readImage(reader), layout);
+  },
+
+  async extract(reader, layout) {
+    return extractFrom((await readImage(reader)).segments, layout);
+  },
+};
+
+class Template implements FirmwareTemplate {
+  readonly #image: SrecImage;
+  readonly #place: ChainPlace;
+  readonly #width: number;
+  readonly #type: number;
+
+  constructor(image: SrecImage, layout: Layout) {
+    this.#image = image;
+    this.#place = new ChainPlace("srec", image.segments, layout);
+    this.#width = usualLength(image.records, 16);
+    this.#type = usualType(image.records);
+  }
+
+  async inject(chain: readonly Uint8Array[]): Promise<Injection> {
+    const { same, ...plan } = this.#place.plan(chain);
+    return { ...plan, patches: same ? [] : this.#patches(plan.chainBytes) };
+  }
+
+  async readBack(written: RangeReader, injection: Injection): Promise<Extraction> {
+    return this.#place.readBack((await readImage(written)).segments, injection.region!);
+  }
+
+  #patches(chainBytes: Uint8Array): Patch[] {
+    const { records, lineEnding } = this.#image;
+    const { here, offset } = this.#place;
+    const removed = here === undefined ? [] : recordsOf(records, here);
+    const at = removed.length > 0 ? removed[0]! : records[insertionPoint(records, offset)]!;
+    const lines = this.#lines(chainBytes);
+    const patches: Patch[] = [
+      { offset: at.start, remove: 0, insert: utf8(lines.map((line) => line + lineEnding).join("")) },
+      ...removed.map(({ start, end }) => ({ offset: start, remove: end - start, insert: utf8("") })),
+    ];
+    const counts = records.filter(({ type }) => isCount(type));
+    const total = records.filter(({ type }) => isData(type)).length + lines.length - removed.length;
+    for (const count of counts) patches.push(countPatch(count, total, lineEnding));
+    return mergeTouching(patches.sort((a, b) => a.offset - b.offset));
+  }
+
+  /** In the image's own record type, or the next wider one that has the addresses. */
+  #lines(chainBytes: Uint8Array): string[] {
+    const { offset } = this.#place;
+    let type = this.#type;
+    while (type < 3 && offset + chainBytes.length > addressLimit(type)) type++;
+    const lines: string[] = [];
+    const width = Math.min(this.#width, maxLength(type));
+    for (let at = 0; at < chainBytes.length;) {
+      const data = chainBytes.subarray(at, at + width - ((offset + at) % width));
+      lines.push(formatSrecord(type, offset + at, data));
+      at += data.length;
+    }
+    return lines;
+  }
+}
+
+async function readImage(reader: RangeReader): Promise<SrecImage> {
+  return parseSrec(await readAll(reader, MAX_SREC_BYTES));
+}
+
+function countPatch(record: SRecord, count: number, lineEnding: string): Patch {
+  if (count >= addressLimit(6)) {
+    throw new CountersignError("image-invalid", `no S6 record can count ${count} data records; leave it out`);
+  }
+  const type = record.type === 5 && count < addressLimit(5) ? 5 : 6;
+  const insert = utf8(formatSrecord(type, count, new Uint8Array(0)) + lineEnding);
+  return { offset: record.start, remove: record.end - record.start, insert };
+}
+
+/** The lines that hold a chain. @throws CountersignError `image-region-overlap` when one holds other data too */
+function recordsOf(records: readonly SRecord[], found: FoundChain): SRecord[] {
+  const end = found.address + found.bytes.length;
+  const lines = records.filter(
+    (record) => record.length > 0 && record.address < end && record.address + record.length > found.address,
+  );
+  for (const record of lines) {
+    if (record.address >= found.address && record.address + record.length <= end) continue;
+    throw new CountersignError(
+      "image-region-overlap",
+      `line ${record.line} of the image holds part of the old chain together with other data; ` +
+        "start from an image without a chain",
+      { details: { line: record.line } },
+    );
+  }
+  return lines;
+}
+
+/** The most frequent data record type; S3 in an image without data. */
+function usualType(records: readonly SRecord[]): number {
+  const counts = [0, 0, 0, 0];
+  for (const { type, length } of records) if (length > 0) counts[type]!++;
+  const most = Math.max(...counts);
+  return most === 0 ? 3 : counts.indexOf(most);
+}
