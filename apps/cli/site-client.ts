@@ -89,7 +89,7 @@ export class SiteClient {
 
   /**
    * Asks again and again until `done` says yes.
-   * @throws CountersignError `timeout`
+   * @throws CountersignError `timeout`; `witnesses-missing` when that is what the answer waits for
    */
   async poll<T>(
     path: string,
@@ -101,6 +101,8 @@ export class SiteClient {
       const answer = await this.get<T>(path);
       if (done(answer)) return answer;
       if (Date.now() > deadline) {
+        const waiting = (answer as { error?: { code: string; message: string } }).error;
+        if (waiting?.code === "witnesses-missing") throw new CountersignError(waiting.code, waiting.message);
         throw new CountersignError(
           "timeout",
           `${options.what ?? path} at ${this.party} isn't done yet; ask again later`,

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { isCountersignError } from "../../../lib/domain/errors.ts";
+import { CountersignError, isCountersignError } from "../../../lib/domain/errors.ts";
 import { note, print, printJson } from "../output.ts";
 import type { SiteClient } from "../site-client.ts";
 import { withSite } from "../lot-view.ts";
@@ -17,6 +17,7 @@ interface HandoffView {
 }
 
 const ARRIVAL_MS = 60_000;
+const RELEASE_MS = 30_000;
 
 export function registerHandoff(program: Command): void {
   const handoff = program.command("handoff").description("devices change hands, signed by both parties");
@@ -32,7 +33,8 @@ export function registerHandoff(program: Command): void {
     .action((options: { lot: string; to: string; site: string; json?: boolean }) =>
       withSite(options.site, async (client) => {
         const path = `/api/v1/lots/${encodeURIComponent(options.lot)}/handoffs`;
-        const view = await client.post<HandoffView>(path, { to: options.to });
+        const asked = await client.post<HandoffView>(path, { to: options.to });
+        const view = await released(client, asked);
         if (options.json) return printJson(view);
         note(`${view.count} devices of ${view.lot} are released to ${view.peer}; there: countersign handoff receive`);
         print(view.id);
@@ -82,6 +84,28 @@ export function registerHandoff(program: Command): void {
         }
       }),
     );
+}
+
+/**
+ * The release leaves when a quorum of witnesses has cosigned it. It goes on waiting on the site when this gives up.
+ * @throws CountersignError `witnesses-missing`
+ */
+async function released(client: SiteClient, asked: HandoffView): Promise<HandoffView> {
+  const path = `/api/v1/handoffs/${encodeURIComponent(asked.id)}`;
+  let told = false;
+  for (const deadline = Date.now() + RELEASE_MS; ; await new Promise((wake) => setTimeout(wake, 100))) {
+    const view = await client.get<HandoffView>(path);
+    if (view.state !== "releasing") return view;
+    if (view.error?.code === "witnesses-missing" && Date.now() > deadline) {
+      const message = `the release ${asked.id} is signed and goes out by itself when it is cosigned: ${view.error.message}`;
+      throw new CountersignError("witnesses-missing", message);
+    }
+    if (!told && view.error?.code === "witnesses-missing") note(`${asked.id}: ${view.error.message}`);
+    told ||= view.error !== undefined;
+    if (Date.now() > deadline + ARRIVAL_MS) {
+      throw new CountersignError("timeout", `the release ${asked.id} isn't signed yet: see the site's log`);
+    }
+  }
 }
 
 /** The envelope may still be on its way. */

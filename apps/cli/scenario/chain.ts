@@ -132,13 +132,13 @@ async function registerHub(root: SiteClient, hub: HubClient): Promise<void> {
   if ((await hub.cas()).some((ca) => ca.name === HUB_CA && ca.state === "verified")) return;
   await step("The hub registers the root: its code, signed by the root key", async () => {
     await root.post("/api/v1/hub-registrations", { name: HUB_CA });
-    await poll("the hub to verify the root", async () => {
-      const view = await root.get<{ state: string; error?: { message: string } }>(
-        `/api/v1/hub-registrations/${HUB_CA}`,
-      );
-      if (view.state === "refused")
-        throw new CountersignError("hub-ca-not-verified", view.error?.message ?? "the hub refused the root");
-      return view.state === "registered";
-    });
+    const { state, error } = await root.poll<{ state: string; error?: { message: string } }>(
+      `/api/v1/hub-registrations/${HUB_CA}`,
+      (view) => view.state === "registered" || view.state === "refused",
+      { what: "the hub's verification of the root" },
+    );
+    if (state === "refused") {
+      throw new CountersignError("hub-ca-not-verified", error?.message ?? "the hub refused the root");
+    }
   });
 }
