@@ -365,6 +365,23 @@ export async function listBlobs(db: Queryable): Promise<Uint8Array[]> {
   return rows.map((row) => row.sha256);
 }
 
+/**
+ * Blobs that were committed since an earlier look, and what to say at the next one. Some may come twice: a transaction
+ * that was under way then is looked at again, whenever it began.
+ */
+export async function blobsSince(
+  db: Queryable,
+  since: string | undefined,
+): Promise<{ added: Uint8Array[]; next: string }> {
+  // First the mark, then the look: what commits in between comes now and again.
+  const mark = await db.query<{ xmin: string }>("SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xmin");
+  const { rows } = await db.query<{ sha256: Uint8Array }>(
+    "SELECT sha256 FROM ledger_blob WHERE $1::text IS NULL OR added >= $1::text::xid8",
+    [since ?? null],
+  );
+  return { added: rows.map((row) => row.sha256), next: mark.rows[0]!.xmin };
+}
+
 const SEQUENCER_LOCK = 0x6c6f67; // "log"
 
 /** Takes the sequencer's lock for as long as this connection lives. False when another sequencer has it. */

@@ -62,7 +62,7 @@ export async function nextMessage(q: Queryable, receiver: string): Promise<Queue
   const { rows } = await q.query<QueuedMessage>(
     `SELECT id, receiver, type, in_reply_to AS "inReplyTo", body, body_sha256 AS "bodySha256", sequence, epoch, envelope,
        envelope_sha256 AS "envelopeSha256"
-     FROM outbox WHERE receiver = $1 AND state = 'queued' ORDER BY sequence NULLS LAST, ordinal LIMIT 1`,
+     FROM outbox WHERE receiver = $1 AND state = 'queued' ORDER BY epoch NULLS LAST, sequence, ordinal LIMIT 1`,
     [receiver],
   );
   return rows[0];
@@ -195,13 +195,17 @@ export async function storeInbox(tx: Tx, message: InboxMessage): Promise<void> {
       message.body,
     ],
   );
-  await tx.query("UPDATE peer SET in_epoch = $2, in_sequence = $3, in_digest = $4 WHERE party = $1", [
-    message.sender,
-    message.epoch,
-    message.sequence,
-    message.envelopeSha256,
-  ]);
+  await moveInPosition(tx, message.sender, { ...message, digest: message.envelopeSha256 });
   await tx.query(`NOTIFY ${INBOX_CHANNEL}`);
+}
+
+export async function moveInPosition(tx: Tx, sender: string, { epoch, sequence, digest }: InPosition): Promise<void> {
+  await tx.query("UPDATE peer SET in_epoch = $2, in_sequence = $3, in_digest = $4 WHERE party = $1", [
+    sender,
+    epoch,
+    sequence,
+    digest,
+  ]);
 }
 
 export async function findInboxByNumber(

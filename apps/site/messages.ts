@@ -6,6 +6,7 @@ import type { CustodyContext } from "../../services/custody/context.ts";
 import { applyMessage } from "../../services/custody/messages.ts";
 import { readBody } from "../../services/parties/envelope.ts";
 import type { MessageHandlers } from "../../services/parties/applier.ts";
+import { sendAgain } from "../../services/recovery/resend.ts";
 import type { OutboxOptions } from "../../services/parties/outbox.ts";
 
 /** Which workflow of this site each kind of message is for. Business ids make a repetition find the first one. */
@@ -39,6 +40,9 @@ export function messageHandlers(party: string, workflows: WorkflowClient, custod
         signal: acceptanceArrived,
         signalArgs: [{ message: id }],
       });
+    },
+    async recovered({ id }) {
+      await sendAgain(custody.db, id);
     },
     "handoff-release": handoff,
     "handoff-receipt": handoff,

@@ -76,6 +76,7 @@ export const ERROR_KINDS = {
   "act-invalid": "unverified",
   "act-conflict": "refused",
   "ledger-forked": "unverified",
+  "ledger-behind": "refused",
   "passport-invalid": "unverified",
   "policy-invalid": "invalid",
   "audit-failed": "unverified",
@@ -115,7 +116,7 @@ export const ERROR_KINDS = {
   "component-unreachable": "unavailable",
   timeout: "unavailable",
   interrupted: "unavailable",
-} as const satisfies Record<string, ErrorKind>;
   "witnesses-missing": "unavailable",
+} as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof ERROR_KINDS;

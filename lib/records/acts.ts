@@ -29,6 +29,8 @@ const layoutRef = z.strictObject({
   template: z.strictObject({ name: z.string().min(1).max(128), sha256: sha256Hex }),
 });
 
+const treeHead = z.strictObject({ size: z.int().min(0), root: sha256Hex });
+
 const handoffFields = {
   id: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$/),
   lot: lotId,
@@ -113,10 +115,29 @@ export const ACT_FIELDS = {
     time: sha256Hex,
   }),
   "hub-registered": z.strictObject({ hub: z.string().min(1).max(128), caSha256: sha256Hex, codeSha256: sha256Hex }),
-  alarm: z.strictObject({
+  alarm: z.discriminatedUnion("what", [
     /** a certificate that a CA key of the party signed and its ledger doesn't hold */
-    what: z.literal("unlogged-certificate"),
-    evidence: z.strictObject({ certificate: certificateDer }),
+    z.strictObject({
+      what: z.literal("unlogged-certificate"),
+      evidence: z.strictObject({ certificate: certificateDer }),
+    }),
+    /** the CA key's token counted more signatures, from `since` to `counted`, than the party asked it for in that time */
+    z.strictObject({
+      what: z.literal("unaccounted-signatures"),
+      evidence: z.strictObject({
+        /** SHA-256 of the key's SPKI */
+        caKey: sha256Hex,
+        counted: z.int().min(0),
+        since: z.int().min(0),
+        accounted: z.int().min(0),
+      }),
+    }),
+  ]),
+  recovered: z.strictObject({
+    /** the ledger as the database held it after it was restored from a backup */
+    restored: treeHead,
+    /** the signed checkpoint that it was rebuilt up to, from what had been published */
+    rebuilt: treeHead,
   }),
 } as const;
 
@@ -147,6 +168,7 @@ export const ACT_CLASSES: Readonly<Record<ActType, ActClass>> = {
   installed: LINE,
   "hub-registered": SIGNED,
   alarm: SIGNED,
+  recovered: SIGNED,
 };
 
 export const ACT_TYPES = Object.keys(ACT_FIELDS) as ActType[];

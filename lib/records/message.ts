@@ -22,7 +22,14 @@ import { grantTerms } from "./grant.ts";
  * envelope as one line of JSON, a line feed, then the body's bytes. The envelope carries only the body's digest, so a
  * list of ten thousand devices is signed as cheaply as a note.
  */
-export const MESSAGE_TYPES = ["join", "delegation", "acceptance", "handoff-release", "handoff-receipt"] as const;
+export const MESSAGE_TYPES = [
+  "join",
+  "delegation",
+  "acceptance",
+  "handoff-release",
+  "handoff-receipt",
+  "recovered",
+] as const;
 export type MessageType = (typeof MESSAGE_TYPES)[number];
 
 export const message = z.strictObject({
@@ -127,6 +134,12 @@ export const BODIES = {
       .max(200_000),
   }),
   "handoff-receipt": z.strictObject({ act: entry }),
+  /** from a site whose database was restored: what it was sent after this is sent again */
+  recovered: z.strictObject({
+    act: entry,
+    /** the last envelope of the receiver's that it still holds; sequence 0: none */
+    received: z.strictObject({ epoch: z.int().min(1), sequence: z.int().min(0) }),
+  }),
 } as const satisfies Record<MessageType, z.ZodType>;
 export type Body<T extends MessageType> = z.infer<(typeof BODIES)[T]>;
 

@@ -1,7 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { CountersignError } from "../../lib/domain/errors.ts";
-import { parseCsr } from "../../lib/pki/csr.ts";
+import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { inTransaction } from "../../store/db.ts";
 import { advanceDevices } from "../../store/devices.ts";
 import { currentGrant, type CurrentGrant } from "../../store/grants.ts";
@@ -103,7 +103,7 @@ async function injectInto(
       lot: lot.id,
       slot: device.slot,
       chainDer: [device.certificate, ...above],
-      spki: parseCsr(device.csr).spki,
+      spki: parseCertificate(device.certificate).spki,
     })),
   });
 }

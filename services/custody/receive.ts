@@ -1,5 +1,5 @@
 import { nodeVerify } from "../../hsm/index.ts";
-import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
+import { fromBase64, toBase64, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
@@ -15,6 +15,7 @@ import {
   type Handoff,
   type HandoffState,
 } from "../../store/handoffs.ts";
+import { storeBlob } from "../../store/ledger.ts";
 import { getLot } from "../../store/lots.ts";
 import { findInbox } from "../../store/messages.ts";
 import { getPeer } from "../../store/parties.ts";
@@ -117,6 +118,7 @@ export async function recordReceipt(context: CustodyContext, id: string): Promis
     handoffList(db, id),
   ]);
   const items = decodeList(list);
+  const digest = nodeSha256(list);
   const { act: release } = parseEntry(handoff.releaseAct!);
   const counterpart = { origin: release.origin, leafHash: handoff.releaseLeaf! };
   const kept = keptItems(items, handoff.discrepancies);
@@ -130,6 +132,8 @@ export async function recordReceipt(context: CustodyContext, id: string): Promis
       subject: [{ name: id, digest: { sha256: handoff.listRoot } }],
       ...(grant === undefined ? {} : { grant: grant.ref }),
       prev: [counterpart, lot.ref],
+      // Beside this ledger too: what was taken in is known from it alone.
+      blobs: [{ name: "list", sha256: toHex(digest), size: list.length }],
       fields: {
         id,
         lot: handoff.lot,
@@ -144,6 +148,7 @@ export async function recordReceipt(context: CustodyContext, id: string): Promis
     context.actSigner,
     async (tx, act) => {
       const ref = { origin: acts.origin, leafHash: act.leafHash };
+      await storeBlob(tx, digest, list);
       await takeIn(tx, handoff, items, ref);
       await updateHandoff(tx, id, { state: "received", receiptAct: act.entry, receiptLeaf: act.leafHash });
       await enqueue(tx, {
@@ -185,7 +190,7 @@ async function assertUnknown(tx: Tx, handoff: Handoff, kept: readonly HandoffIte
   );
 }
 
-async function takeIn(
+export async function takeIn(
   tx: Tx,
   handoff: Handoff,
   items: readonly HandoffItem[],

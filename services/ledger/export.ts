@@ -20,25 +20,42 @@ export async function exportLedger(db: Db, folder: string): Promise<{ size: numb
   if (checkpoint === undefined) throw new CountersignError("not-found", "the ledger has no checkpoint to export");
   const { size, note } = checkpoint;
 
-  for (const sha256 of await listBlobs(db)) {
-    await writeOnce(join(folder, "blobs", toHex(sha256)), async () => (await readBlob(db, sha256))!);
-  }
-  for (let level = 0; hashesAtLevel(size, level) > 0; level++) {
-    for (let index = 0; ; index++) {
-      const width = tileWidth(size, level, index);
+  await writeBlobs(folder, await listBlobs(db), async (sha256) => (await readBlob(db, sha256))!);
+  await writeTiles(db, folder, { from: 0, to: size });
+  await writeFile(join(folder, "checkpoint"), note);
+  return { size, checkpoint: note };
+}
+
+/** Every hash tile and bundle of the log of `to` entries that one of `from` entries doesn't have. @param touched gets the folders */
+export async function writeTiles(
+  db: Db,
+  folder: string,
+  { from, to }: { readonly from: number; readonly to: number },
+  touched?: Set<string>,
+): Promise<void> {
+  for (let level = 0; hashesAtLevel(to, level) > 0; level++) {
+    for (let index = Math.floor(from / TILE_WIDTH ** (level + 1)); ; index++) {
+      const width = tileWidth(to, level, index);
       if (width === 0) break;
-      await writeOnce(join(folder, tilePath({ level, index, width })), async () => {
-        const hashes = await readTile(db, level, index);
-        return hashes!.subarray(0, width * HASH_SIZE);
-      });
+      const tile = join(folder, tilePath({ level, index, width }));
+      await writeOnce(tile, async () => (await readTile(db, level, index))!.subarray(0, width * HASH_SIZE), touched);
       if (level > 0) continue;
-      await writeOnce(join(folder, tilePath({ level: "entries", index, width })), async () =>
-        encodeBundle(await readEntries(db, index * TILE_WIDTH, index * TILE_WIDTH + width)),
-      );
+      const bundle = join(folder, tilePath({ level: "entries", index, width }));
+      const first = index * TILE_WIDTH;
+      await writeOnce(bundle, async () => encodeBundle(await readEntries(db, first, first + width)), touched);
     }
   }
-  await write(join(folder, "checkpoint"), note);
-  return { size, checkpoint: note };
+}
+
+export async function writeBlobs(
+  folder: string,
+  digests: readonly Uint8Array[],
+  read: (sha256: Uint8Array) => Promise<Uint8Array>,
+  touched?: Set<string>,
+): Promise<void> {
+  for (const sha256 of digests) {
+    await writeOnce(join(folder, "blobs", toHex(sha256)), () => read(sha256), touched);
+  }
 }
 
 /** A static folder as a LogReader's source. Paths are those of a log; nothing outside the folder is read. */
@@ -56,7 +73,7 @@ export function folderSource(folder: string): FetchResource {
   };
 }
 
-async function writeOnce(path: string, bytes: () => Promise<Uint8Array>): Promise<void> {
+async function writeOnce(path: string, bytes: () => Promise<Uint8Array>, touched?: Set<string>): Promise<void> {
   // A path names its content for good, so what is there needs no second look.
   if (
     await stat(path).then(
@@ -65,10 +82,12 @@ async function writeOnce(path: string, bytes: () => Promise<Uint8Array>): Promis
     )
   )
     return;
-  await write(path, await bytes());
+  await writeFile(path, await bytes());
+  touched?.add(dirname(path));
 }
 
-async function write(path: string, bytes: Uint8Array): Promise<void> {
+/** Whole or not at all: by rename, once the bytes are on the disk. */
+export async function writeFile(path: string, bytes: Uint8Array): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
   const temporary = `${path}.new`;
   const file = await open(temporary, "w", 0o644);

@@ -412,7 +412,7 @@ describe("faults", () => {
     const signed: number[] = [];
     site.start({ onCheckpoint: ({ size }) => signed.push(size) });
     await site.wait(lines);
-    expect(signed[0]).toBe(before.size + 2);
+    await expect.poll(() => signed[0]).toBe(before.size + 2);
     expect(await site.audit(before.note)).toMatchObject({ ok: true });
   });
 

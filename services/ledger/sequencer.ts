@@ -26,6 +26,7 @@ import {
 } from "../../store/ledger.ts";
 import { admit, type ActKey } from "./admission.ts";
 import { nodeSha256 } from "./sha256.ts";
+import { assertHoldsAll, type Sighting } from "./sighting.ts";
 
 export interface SequencerOptions {
   /** Takes one connection for as long as it leads, or tries to. */
@@ -49,6 +50,13 @@ export interface SequencerOptions {
   readonly retryMs?: number;
   /** A fault that the sequencer goes on after. */
   readonly onError?: (error: unknown) => void;
+  /**
+   * Who outside the database has seen how much of this ledger: asked whenever a sequencer takes the lead, before it
+   * signs. What it throws is a fault.
+   */
+  readonly seen?: (head: { readonly size: number }) => Promise<readonly Sighting[]>;
+  /** Called with each signed checkpoint before it is stored, and so before anybody sees it. A fault withholds it. */
+  readonly keep?: (checkpoint: { readonly size: number; readonly note: Uint8Array }) => Promise<void>;
   /** After a checkpoint was stored. */
   readonly onCheckpoint?: (checkpoint: { size: number; note: Uint8Array }) => void;
   /** Tests stop the sequencer at these points; nothing else sets them. */
@@ -134,8 +142,10 @@ export class Sequencer {
       } catch (error) {
         this.#options.onError?.(error);
         // A log that contradicts its own signatures must not be signed again, by anybody, until someone has looked.
-        if (isCountersignError(error) && error.code === "ledger-forked") return;
-        await sleep(this.#options.retryMs ?? RETRY_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
+        if (isCountersignError(error) && (error.code === "ledger-forked" || error.code === "ledger-behind")) return;
+        await sleep(this.#options.retryMs ?? RETRY_MS, undefined, { signal: this.#stopping.signal }).catch(
+          () => undefined,
+        );
       }
     }
   }
@@ -224,6 +234,9 @@ export class Sequencer {
           "entries: the database was changed or restored; nothing is signed until that is resolved",
       );
     }
+    const { seen, signer, verify } = this.#options;
+    if (seen) await assertHoldsAll(client, head, await seen(head), { spki: signer.spki, verify });
+    this.#heard = performance.now();
     if (signed === undefined || signed.size < head.size) await this.#sign(client, edge);
     return edge;
   }
@@ -311,11 +324,12 @@ export class Sequencer {
 
   /** T2: only ever called with a tree whose T1 was committed, or that was read back from the tables. */
   async #sign(client: Tx, edge: TreeEdge): Promise<void> {
-    const { origin, signer, seam, onCheckpoint } = this.#options;
+    const { origin, signer, seam, keep, onCheckpoint } = this.#options;
     const checkpoint = { origin, size: edge.size, root: edge.root() };
     await seam?.beforeSign?.(edge.size);
     const note = await signCheckpoint(checkpoint, signer);
     await seam?.beforeStore?.(edge.size, note);
+    await keep?.({ size: edge.size, note });
     await storeCheckpoint(client, { ...checkpoint, note });
     onCheckpoint?.({ size: edge.size, note });
   }

@@ -25,6 +25,7 @@ const MAX_BODIES: Readonly<Record<MessageType, number>> = {
   acceptance: 128 << 10,
   "handoff-release": MAX_BODY_BYTES,
   "handoff-receipt": 128 << 10,
+  recovered: 128 << 10,
 };
 
 const LINE_FEED = 0x0a;

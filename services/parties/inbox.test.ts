@@ -373,6 +373,26 @@ describe("envelopes of a known party", () => {
     expect(await codeOf(inbox.receive(wire))).toBe("envelope-replayed");
   });
 
+  it("begin again after the sender's recovery: a new epoch, and what it has forgotten is taken once", async () => {
+    const forgotten = await letters.write("acceptance", body);
+    await inbox.receive(forgotten.wire);
+    const before = await messages();
+    const anew = { epoch: 3, sequence: 1, previous: null };
+    for (const change of [{ sequence: 2 }, { previous: "a".repeat(64) }]) {
+      const { wire } = await letters.draft("acceptance", body, { ...anew, ...change });
+      expect(await codeOf(inbox.receive(wire))).toMatch(/^envelope-(out-of-order|forged)$/);
+    }
+    // Sent before, and not known any more to have been: under another number, with the same id and body.
+    const { wire } = await letters.draft("acceptance", body, { ...anew, id: forgotten.message.id });
+    await inbox.receive(wire);
+    expect(await messages()).toBe(before);
+    const next = { epoch: 3, sequence: 2, previous: readWire(wire).sha256 };
+    await inbox.receive((await letters.draft("acceptance", body, next)).wire);
+    expect(await messages()).toBe(before + 1);
+    // The old numbers are over.
+    expect(await codeOf(inbox.receive((await letters.draft("acceptance", body)).wire))).toBe("envelope-out-of-order");
+  });
+
   it("in the wrong order are told which one is next", async () => {
     const second = await letters.write("acceptance", body);
     const third = await letters.write("acceptance", body);

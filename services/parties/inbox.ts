@@ -6,7 +6,14 @@ import { keyAlgorithmOf, keyId } from "../../lib/pki/spki.ts";
 import { verifyDsse } from "../../lib/records/dsse.ts";
 import type { Body, Message, MessageType } from "../../lib/records/message.ts";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
-import { findInbox, findInboxByNumber, lockInPosition, storeInbox } from "../../store/messages.ts";
+import {
+  findInbox,
+  findInboxByNumber,
+  lockInPosition,
+  moveInPosition,
+  storeInbox,
+  type InboxMessage,
+} from "../../store/messages.ts";
 import { findPeer, lockInvitation, type Peer } from "../../store/parties.ts";
 import type { JoinedChild } from "../../store/delegations.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
@@ -36,6 +43,7 @@ const SENDERS: Readonly<Record<MessageType, readonly Peer["direction"][]>> = {
   acceptance: ["child"],
   "handoff-release": ["parent", "child"],
   "handoff-receipt": ["parent", "child"],
+  recovered: ["parent", "child"],
 };
 
 export interface InboxOptions {
@@ -160,20 +168,30 @@ export class Inbox {
     const last = await lockInPosition(tx, message.sender);
     const held = await findInboxByNumber(tx, message.sender, message.epoch, message.sequence);
     if (held?.envelopeSha256 === sha256) return true;
-    if (held || (await findInbox(tx, message.id))) {
+    // A sender whose database was restored begins again, under an epoch of its own for that.
+    const anew = last !== undefined && message.epoch > last.epoch && message.sequence === 1;
+    const next = anew || (message.epoch === last?.epoch && message.sequence === last.sequence + 1);
+    const follows = next && message.previous === (anew ? null : last!.digest);
+    const known = await findInbox(tx, message.id);
+    if (!held && follows && known && isSame(known, message)) {
+      // It doesn't know any more that it sent this one before; its numbers go on.
+      await moveInPosition(tx, message.sender, { ...message, digest: sha256 });
+      return true;
+    }
+    if (held || known) {
       throw new CountersignError(
         "envelope-replayed",
         `number ${message.sequence} (or its message id) of ${message.sender} holds another envelope`,
       );
     }
-    if (!last || message.epoch !== last.epoch || message.sequence !== last.sequence + 1) {
+    if (!next) {
       throw new CountersignError(
         "envelope-out-of-order",
         `envelope ${message.epoch}/${message.sequence} of ${message.sender} isn't the next one`,
         { details: { epoch: last?.epoch ?? 1, next: (last?.sequence ?? 0) + 1 } },
       );
     }
-    if (message.previous !== last.digest) {
+    if (!follows) {
       throw new CountersignError("envelope-forged", `the envelope doesn't follow the last one of ${message.sender}`);
     }
     if (Date.parse(message.expires) <= this.#now().getTime()) {
@@ -199,6 +217,12 @@ export class Inbox {
   #now(): Date {
     return this.#options.now?.() ?? new Date();
   }
+}
+
+/** What was sent before the sender's recovery and is sent once more after it. */
+function isSame(known: InboxMessage, { sender, epoch, type, body }: Message): boolean {
+  const earlier = known.sender === sender && known.epoch < epoch;
+  return earlier && known.type === type && sha256Hex(known.body) === body.sha256;
 }
 
 function assertBody({ message, body }: ReceivedEnvelope): void {

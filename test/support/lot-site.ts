@@ -14,7 +14,7 @@ import type { CustodyContext } from "../../services/custody/context.ts";
 import { openOwnLot } from "../../services/custody/lots.ts";
 import type { IntakeContext } from "../../services/intake/submit.ts";
 import type { IssuingContext } from "../../services/issuing/context.ts";
-import { actKey, Acts, createLedger, Sequencer } from "../../services/ledger/index.ts";
+import { actKey, Acts, createLedger, Sequencer, type SequencerOptions } from "../../services/ledger/index.ts";
 import { connect, inTransaction, migrate, type Db } from "../../store/db.ts";
 import { storeGrant } from "../../store/grants.ts";
 import { issue, makeCsr, pem, throwawayKey, throwawayRoot, type ThrowawayCa, type ThrowawayKey } from "./issuing.ts";
@@ -29,6 +29,7 @@ export interface LotSite {
   readonly db: Db;
   readonly acts: Acts;
   readonly act: Signer;
+  readonly log: Signer;
   readonly caKey: CaKey;
   readonly ca: Certificate;
   readonly root: ThrowawayCa;
@@ -53,6 +54,10 @@ export interface LotSiteOptions {
   readonly days?: number | "no-expiry";
   /** an open SoftHSM of this process; made when left out */
   readonly module?: string;
+  /** an empty database; one on the run's shared server when left out */
+  readonly databaseUrl?: string;
+  /** for its ledger */
+  readonly sequencer?: (db: Db) => Partial<SequencerOptions>;
 }
 
 export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
@@ -66,8 +71,8 @@ export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
     token.generateKey({ label: "log", algorithm: "ed25519" }),
     token.generateCaKey({ label: "ca", algorithm: "ec-p256" }),
   ]);
-  const database = await testDatabase();
-  const db = connect(database.url, { max: 20 });
+  const databaseUrl = options.databaseUrl ?? (await testDatabase()).url;
+  const db = connect(databaseUrl, { max: 20 });
   await migrate(db);
   await createLedger({ db, origin, signer: log });
   const sequencer = new Sequencer({
@@ -77,6 +82,7 @@ export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
     verify: nodeVerify,
     actKeys: () => [actKey(act.spki, act.algorithm)],
     onError: (error) => console.error(error),
+    ...options.sequencer?.(db),
   });
   sequencer.start();
   const acts = new Acts({ db, origin, party });
@@ -118,6 +124,7 @@ export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
     db,
     acts,
     act,
+    log,
     caKey,
     ca,
     root,
@@ -127,7 +134,7 @@ export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
     intake: { db, party, infrastructure: infrastructure.certificate.der },
     grant,
     race: {
-      ...{ party, origin, databaseUrl: database.url },
+      ...{ party, origin, databaseUrl },
       token: { module, uri: `pkcs11:token=${party}`, pin: { file: join(dir, "pin") } },
     },
     anotherSession: () => openToken({ module, uri: `pkcs11:token=${party}`, pin: { file: join(dir, "pin") } }),

@@ -2,6 +2,7 @@ import type { ActType } from "../../records/acts.ts";
 import { onAlarm } from "./alarm.ts";
 import { onBuilt, onLotOpened, onReceived } from "./custody.ts";
 import { checkBuiltIntake, onCertified, onHubRegistered, onInjected, onInstalled, onIntent } from "./issuance.ts";
+import { onRecovered } from "./recovered.ts";
 import type { AuditState, PartyState, Placed } from "./state.ts";
 import { onAcceptance, onCeremony, onDelegation, onKeyset } from "./trust.ts";
 
@@ -41,5 +42,7 @@ export async function takeIn(at: Placed, party: PartyState, state: AuditState, o
       return onHubRegistered(as<"hub-registered">(), state);
     case "alarm":
       return onAlarm(as<"alarm">(), party, state);
+    case "recovered":
+      return onRecovered(as<"recovered">(), party, state);
   }
 }

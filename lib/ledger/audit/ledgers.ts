@@ -5,9 +5,10 @@ import type { VerifySignature } from "../../domain/signing.ts";
 import type { Certificate } from "../../pki/certificate.ts";
 import type { ActType } from "../../records/acts.ts";
 import type { Policy } from "../../records/policy.ts";
-import { checkContinues } from "../audit-log.ts";
+import type { SplitView } from "../../records/split-view.ts";
 import { meetsQuorum, openUnderPolicy, type TlogPolicy } from "../policy.ts";
-import { LogReader } from "../reader.ts";
+import { LogReader, type LogReaderOptions } from "../reader.ts";
+import { continues } from "../split-view.ts";
 import { beginAudit, partyPolicies } from "./begin.ts";
 import { inCausalOrder, type CausalEvent } from "./causal-order.ts";
 import { onReleased } from "./custody.ts";
@@ -23,8 +24,8 @@ export interface AuditSource {
   readonly policy: Policy;
   /** A file of one party's static log (`checkpoint`, `tile/...`, `blobs/<sha256>`). Not trusted. */
   readonly fetch: (party: string, path: string) => Promise<Uint8Array | undefined>;
-  /** A party's checkpoint that was seen earlier: its ledger must continue it. */
-  readonly previous?: (party: string) => Promise<Uint8Array | undefined>;
+  /** The same of an older copy: each party's ledger must continue what it had then. */
+  readonly previous?: (party: string, path: string) => Promise<Uint8Array | undefined>;
   readonly verify: VerifySignature;
   readonly sha256?: Sha256;
   readonly onProgress?: (acts: number, total: number) => void;
@@ -60,6 +61,8 @@ export interface AuditReport {
 
 export interface AuditResult {
   readonly report: AuditReport;
+  /** what proves to anybody that a party's log signed two histories */
+  readonly splitViews: ReadonlyMap<string, SplitView>;
   readonly devices: ReadonlyMap<string, DeviceState>;
   readonly parties: ReadonlyMap<string, PartyState>;
 }
@@ -79,8 +82,10 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
   }
   const policies = partyPolicies(source.policy);
   const { root, verify } = source;
-  const state = beginAudit({ root, verify, findings, everyBlob: true, blob: blobsOf(source, hash) }, policies);
-  const logs = await openLogs(source, policies, findings, hash);
+  const splitViews = new Map<string, SplitView>();
+  const logs = await openLogs(source, policies, findings, hash, splitViews);
+  const rootAt = async (party: string, size: number) => logs.get(party)?.rootAt(size);
+  const state = beginAudit({ root, verify, findings, everyBlob: true, rootAt, blob: blobsOf(source, hash) }, policies);
   const counts = new Map<string, Map<ActType, number>>([...logs.keys()].map((party) => [party, new Map()]));
   const total = [...logs.values()].reduce((sum, log) => sum + log.size, 0);
   const manifests = new Set<string>();
@@ -116,7 +121,7 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
     findings: findings.list,
     errors: findings.errors,
   };
-  return { report, devices: state.devices, parties: state.parties };
+  return { report, splitViews, devices: state.devices, parties: state.parties };
 }
 
 /** Blobs by their digest. A batch's manifest is asked for once a device: the last few are kept. */
@@ -138,6 +143,7 @@ async function openLogs(
   policies: ReadonlyMap<string, TlogPolicy>,
   findings: Findings,
   hash: Sha256,
+  splitViews: Map<string, SplitView>,
 ): Promise<Map<string, LogReader>> {
   const readers = new Map<string, LogReader>();
   for (const [party, policy] of policies) {
@@ -149,10 +155,7 @@ async function openLogs(
       const options = { fetch, log: policy.logs[0]!, verify: source.verify, checkpoint: note, sha256: hash };
       const reader = await LogReader.open(options);
       readers.set(party, reader);
-      const previous = await source.previous?.(party);
-      const broken = previous && (await checkContinues(reader, previous, options));
-      if (broken && !broken.ok)
-        findings.add({ severity: "error", code: "ledger-invalid", party, message: broken.message });
+      await holdAgainstPrevious(reader, party, options, { source, findings, splitViews });
     } catch (error) {
       if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
       const code = error.code === "not-found" ? "ledger-missing" : "ledger-invalid";
@@ -160,6 +163,25 @@ async function openLogs(
     }
   }
   return readers;
+}
+
+async function holdAgainstPrevious(
+  reader: LogReader,
+  party: string,
+  options: LogReaderOptions,
+  { source, findings, splitViews }: { source: AuditSource; findings: Findings; splitViews: Map<string, SplitView> },
+): Promise<void> {
+  const { previous } = source;
+  if (previous === undefined) return;
+  const note = await previous(party, "checkpoint");
+  if (note === undefined) {
+    const message = "the older copy has no checkpoint of this ledger: whether it continues an older one isn't shown";
+    return findings.add({ severity: "open", code: "previous-missing", party, message });
+  }
+  const found = await continues(reader, { note, fetch: (path) => previous(party, path) }, options);
+  if (found.ok) return;
+  findings.add({ severity: "error", code: "ledger-forked", party, message: found.message });
+  if (found.evidence !== undefined) splitViews.set(party, found.evidence);
 }
 
 async function onEvent(

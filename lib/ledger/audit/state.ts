@@ -97,6 +97,8 @@ export interface AuditState {
   readonly hubs: ActFields<"hub-registered">[];
   /** whether everything that lies beside the ledgers is at hand, or batches' manifests alone */
   readonly everyBlob: boolean;
+  /** the root that a party's ledger had at a size; absent where ledgers aren't read whole */
+  readonly rootAt?: (party: string, size: number) => Promise<Uint8Array | undefined>;
   /** bytes that lie beside a party's ledger, digest already checked */
   readonly blob: (party: string, sha256: string) => Promise<Uint8Array | undefined>;
 }

@@ -1,0 +1,178 @@
+import type { PrevRef } from "../lib/records/primitives.ts";
+import type { Receipt } from "../lib/records/receipt.ts";
+import type { Queryable, Tx } from "./db.ts";
+
+/** What comes back into the tables from the ledger, after a database was restored that is behind it. */
+
+export interface AdoptedAct {
+  readonly retryKey: Uint8Array;
+  readonly type: string;
+  /** of a signed act */
+  readonly statement: Uint8Array | null;
+  readonly entry: Uint8Array;
+  readonly leafHash: Uint8Array;
+  readonly prev: readonly Uint8Array[];
+}
+
+/**
+ * Stores an act as the ledger holds it, over what the database may have been about to record under its key, and takes it
+ * out of the queue. True when the database had recorded the act: then what followed from it is there as well.
+ */
+export async function adoptAct(tx: Tx, act: AdoptedAct): Promise<boolean> {
+  const known = await tx.query({
+    name: "recovery-known",
+    text: "SELECT 1 FROM ledger_act WHERE retry_key = $1 AND entry IS NOT NULL AND refused IS NULL",
+    values: [act.retryKey],
+  });
+  await tx.query({
+    name: "recovery-adopt",
+    text: `INSERT INTO ledger_act (retry_key, type, statement, entry, leaf_hash, prev) VALUES ($1, $2, $3, $4, $5, $6)
+      ON CONFLICT (retry_key) DO UPDATE SET statement = EXCLUDED.statement, entry = EXCLUDED.entry,
+        leaf_hash = EXCLUDED.leaf_hash, prev = EXCLUDED.prev, refused = NULL`,
+    values: [act.retryKey, act.type, act.statement, act.entry, act.leafHash, act.prev],
+  });
+  await tx.query({
+    name: "recovery-unqueue",
+    text: "DELETE FROM ledger_pending WHERE retry_key = $1",
+    values: [act.retryKey],
+  });
+  return known.rowCount === 1;
+}
+
+export async function adoptSlot(tx: Tx, lot: string, slot: number): Promise<void> {
+  await tx.query("UPDATE lot_slots SET taken = GREATEST(taken, $2) WHERE lot = $1", [lot, slot]);
+}
+
+export interface AdoptedCertificate {
+  readonly device: string;
+  readonly lot: string;
+  readonly profile: string;
+  readonly issuerKeyId: string;
+  readonly serial: string;
+  readonly tbs: Uint8Array;
+  readonly intent: unknown;
+  readonly intake: unknown;
+  readonly grant: { readonly origin: string; readonly leafHash: string };
+  readonly certificate: Uint8Array;
+  /** hex */
+  readonly retryKey: string;
+  readonly leafHash: string;
+}
+
+/** A certificate that the ledger holds is released: the checkpoint over it was published. */
+export async function adoptCertificate(tx: Tx, issued: AdoptedCertificate): Promise<void> {
+  await tx.query({
+    name: "recovery-certificate",
+    text: `INSERT INTO issuance (device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent, intake, grant_origin,
+        grant_leaf, certificate, certified_key, certified_leaf, released)
+      SELECT d.id, $2, $3, d.csr_sha256, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, true FROM device d WHERE d.id = $1
+      ON CONFLICT (device, profile) DO UPDATE SET issuer_key_id = EXCLUDED.issuer_key_id, serial = EXCLUDED.serial,
+        tbs = EXCLUDED.tbs, intent = EXCLUDED.intent, intake = EXCLUDED.intake, certificate = EXCLUDED.certificate,
+        certified_key = EXCLUDED.certified_key, certified_leaf = EXCLUDED.certified_leaf, released = true, abandoned = NULL`,
+    values: [
+      issued.device,
+      issued.profile,
+      issued.lot,
+      issued.issuerKeyId,
+      issued.serial,
+      issued.tbs,
+      JSON.stringify(issued.intent),
+      JSON.stringify(issued.intake),
+      issued.grant.origin,
+      issued.grant.leafHash,
+      issued.certificate,
+      issued.retryKey,
+      issued.leafHash,
+    ],
+  });
+}
+
+export async function adoptInjection(
+  tx: Tx,
+  injection: { device: string; receipt: Receipt; imagePath: string; leafHash: string },
+): Promise<void> {
+  await tx.query(
+    `INSERT INTO injection (device, run, receipt, image_path, leaf_hash) VALUES ($1, NULL, $2, $3, $4)
+     ON CONFLICT (device) DO UPDATE SET receipt = EXCLUDED.receipt, image_path = EXCLUDED.image_path,
+       leaf_hash = EXCLUDED.leaf_hash, code = NULL, message = NULL`,
+    [injection.device, JSON.stringify(injection.receipt), injection.imagePath, injection.leafHash],
+  );
+}
+
+export async function adoptInstallation(
+  tx: Tx,
+  installation: { device: string; technician: string; place: string; time: string; leafHash: string },
+): Promise<void> {
+  await tx.query(
+    `INSERT INTO installation (device, batch, technician, place, time, leaf_hash) VALUES ($1, NULL, $2, $3, $4, $5)
+     ON CONFLICT (device) DO NOTHING`,
+    [installation.device, installation.technician, installation.place, installation.time, installation.leafHash],
+  );
+}
+
+/** A device moves on; what it has come to already it doesn't lose. */
+export async function adoptStage(tx: Tx, device: string, stage: string, prev: PrevRef): Promise<boolean> {
+  const { rowCount } = await tx.query({
+    name: "recovery-stage",
+    text: `UPDATE device SET prev = $3, stage = CASE WHEN stage = 'installed' THEN stage ELSE $2 END WHERE id = $1`,
+    values: [device, stage, JSON.stringify(prev)],
+  });
+  return rowCount === 1;
+}
+
+/** The grant that certificates of this leaf were issued under. */
+export async function grantCertificate(q: Queryable, leafHash: string): Promise<Uint8Array | undefined> {
+  const { rows } = await q.query<{ certificate: Uint8Array }>(
+    "SELECT certificate FROM grant_received WHERE leaf_hash = $1",
+    [leafHash],
+  );
+  return rows[0]?.certificate;
+}
+
+/** A delegation whose act the ledger holds; false when the child's join isn't in the database. */
+export async function adoptDelegation(
+  tx: Tx,
+  delegation: { child: string; certificate: Uint8Array; origin: string; leafHash: string; entry: Uint8Array },
+): Promise<boolean> {
+  const { rowCount } = await tx.query(
+    `UPDATE delegation SET state = CASE WHEN state = 'accepted' THEN state ELSE 'issued' END, certificate = $2,
+       act_origin = $3, act_leaf_hash = $4, act_entry = $5 WHERE child = $1`,
+    [delegation.child, delegation.certificate, delegation.origin, delegation.leafHash, delegation.entry],
+  );
+  return rowCount === 1;
+}
+
+/** The current grant's counter never falls below what the ledger shows, with the intents that are still open. */
+export async function adoptQuota(tx: Tx, spent: number): Promise<void> {
+  await tx.query(
+    `UPDATE grant_received SET used = GREATEST(used, LEAST(quota, $1::bigint +
+       (SELECT count(*) FROM issuance WHERE certificate IS NULL))) WHERE current`,
+    [spent],
+  );
+}
+
+export interface LastTaken {
+  readonly party: string;
+  /** of the last envelope that this site holds from it */
+  readonly epoch: number;
+  readonly sequence: number;
+}
+
+/** Starts this site's numbering towards every peer again, and gives how far each of them had got here. */
+export async function startNewEpochs(tx: Tx): Promise<LastTaken[]> {
+  const { rows } = await tx.query<LastTaken>(
+    `UPDATE peer SET out_epoch = out_epoch + 1, out_sequence = 0, out_digest = NULL
+     RETURNING party, in_epoch AS epoch, in_sequence AS sequence`,
+  );
+  return rows;
+}
+
+/** Queues again what was delivered to a peer after the last envelope that it still holds: as it was signed then. */
+export async function deliverAgain(q: Queryable, { party, epoch, sequence }: LastTaken): Promise<number> {
+  const { rowCount } = await q.query(
+    `UPDATE outbox SET state = 'queued', delivered = NULL
+     WHERE receiver = $1 AND state = 'delivered' AND (epoch, sequence) > ($2, $3)`,
+    [party, epoch, sequence],
+  );
+  return rowCount ?? 0;
+}
