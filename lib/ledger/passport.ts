@@ -140,6 +140,8 @@ async function check(
   const history: PassportAct[] = [];
   const last = new Map<string, number>();
   let purpose = "idevid";
+  const committed = new Set<string>();
+  const batches = new Set<string>();
 
   for (const [i, { origin, index, entry, path }] of passport.acts.entries()) {
     const where = { origin, index };
@@ -171,7 +173,10 @@ async function check(
     await apply({ party: party.id, index, leafHash: toHex(hash), act: parsed.act }, parsed, party, passport, state);
     const finding = findings.list[0];
     if (finding !== undefined) throw new Refusal(finding.code, `${finding.party}: ${finding.message}`, where);
-    if (parsed.act.type === "certified") purpose = purposeOf(parsed.act.fields.profile.name);
+    const { act } = parsed;
+    if (act.type === "certified") purpose = purposeOf(act.fields.profile.name);
+    if (act.type === "installed") committed.add(act.fields.place).add(act.fields.time);
+    if ("intake" in act.fields && act.fields.intake.kind === "manifest") batches.add(act.fields.intake.digest);
     history.push({ party: party.id, origin, index, type: parsed.act.type, time: parsed.act.time });
   }
 
@@ -187,7 +192,11 @@ async function check(
   }
   const certifiedBy = history.findLast((act) => act.type === "certified")?.party;
   const issuer = checkChains(passport, device, certifiedBy, purpose, state);
-  checkOpenings(passport);
+  // Everything in a passport has a part in its proof: what has none would be taken for proven.
+  if (batches.size < passport.manifests.length) {
+    throw new Refusal("intake-invalid", "it holds a signed batch that none of its acts names");
+  }
+  checkOpenings(passport, committed);
   return {
     ok: true,
     deviceId: device.id,
@@ -212,6 +221,9 @@ function newState(
 ): AuditState {
   const manifests = new Map<string, Uint8Array>();
   for (const dsse of passport.manifests) manifests.set(sha256Hex(dsse), dsse);
+  if (manifests.size < passport.manifests.length) {
+    throw new Refusal("intake-invalid", "it holds one signed batch twice");
+  }
   return beginAudit(
     { root, verify, findings, everyBlob: false, blob: async (_party, digest) => manifests.get(digest) },
     policies,
@@ -357,12 +369,9 @@ function checkChains(
   return issuer.id;
 }
 
-function checkOpenings(passport: PassportEvidence): void {
-  const committed = new Set<string>();
-  for (const { entry } of passport.acts) {
-    const { act } = parseEntry(entry);
-    if (act.type === "installed") committed.add(act.fields.place).add(act.fields.time);
-  }
+function checkOpenings(passport: PassportEvidence, committed: ReadonlySet<string>): void {
+  const shown = new Set(passport.openings.map((opening) => opening.commitment));
+  if (shown.size < passport.openings.length) throw new Refusal("opening-invalid", "it shows one commitment twice");
   for (const opening of passport.openings) {
     const found = toHex(commitment(opening.domain, fromHex(opening.salt), opening.value, sha256));
     if (found !== opening.commitment || !committed.has(found)) {

@@ -403,6 +403,7 @@ class Verifier:
         self.parties = {id_: Party(id_, Policy(text)) for id_, text in policy["logs"].items()}
         self.by_origin = {party.origin: party for party in self.parties.values()}
         need(len(self.by_origin) == len(self.parties), "two parties share a log")
+        self.idle = set()
         self.seen, self.grants, self.lots, self.intents, self.handoffs = {}, {}, {}, {}, {}
         self.root_party = self.device = None
         self.at = None
@@ -424,6 +425,8 @@ class Verifier:
                 envelope = unpack.envelope(payload, MANIFEST, one["signatures"])
             self.manifests[sha_hex(envelope)] = envelope
         need(not unpack.unused, "something that nothing refers to")
+        need(len(self.manifests) == len(passport["manifests"]), "a manifest twice")
+        self.idle = set(self.manifests)
         checkpoints = self.open_logs(passport)
         self.want, last = passport["device"], {}
         for n, act in enumerate(acts):
@@ -533,6 +536,7 @@ class Verifier:
 
     def manifest(self, digest, party, time):
         need(digest in self.manifests, "its manifest isn't there")
+        self.idle.discard(digest)
         envelope = parse_json(self.manifests[digest])
         by_schema(envelope, "records/dsse")
         need(envelope["payloadType"] == MANIFEST, "its manifest is something else")
@@ -769,10 +773,12 @@ class Verifier:
     def finish(self, chains, openings):
         device = self.device
         need(device, "no device was built")
+        need(not self.idle, "a manifest that no act names")
         need(all(grant["accepted"] for grant in self.grants.values()), "a grant that nobody accepted")
         need("certificate" in device, "never certified")
         need("list" not in device, "nothing shows it in its last handoff's list")
         need(chains == [(device["purpose"], device["certificate"][:-1])], "another chain")
+        need(len({one["commitment"] for one in openings}) == len(openings), "an opening twice")
         for one in openings:
             message = f"countersign/commitment/v1/{one['domain']}\n".encode()
             found = sha_hex(message + bytes.fromhex(one["salt"]) + canonical(one["value"]))
