@@ -24,10 +24,10 @@ export const FIRMWARE_FORMATS: readonly FirmwareFormat[] = [
 ];
 
 /** @throws CountersignError `usage` for a name that isn't one */
-export function firmwareFormat(name: string): FirmwareFormat {
-  const format = FIRMWARE_FORMATS.find((one) => one.name === name);
+export function firmwareFormat(name: string, formats = FIRMWARE_FORMATS): FirmwareFormat {
+  const format = formats.find((one) => one.name === name);
   if (format !== undefined) return format;
-  const names = FIRMWARE_FORMATS.map((one) => one.name).join(", ");
+  const names = formats.map((one) => one.name).join(", ");
   throw new CountersignError("usage", `there is no firmware format ${JSON.stringify(name.slice(0, 40))}; use ${names}`);
 }
 
@@ -44,11 +44,11 @@ export function checkLayout(format: FirmwareFormat, layout: Layout): void {
 }
 
 /** The format of an image, from bounded reads. @throws CountersignError `image-unknown-format` unless exactly one fits */
-export async function detectFormat(reader: RangeReader): Promise<FirmwareFormat> {
+export async function detectFormat(reader: RangeReader, formats = FIRMWARE_FORMATS): Promise<FirmwareFormat> {
   const fits: FirmwareFormat[] = [];
-  for (const format of FIRMWARE_FORMATS) if (await format.detect(reader)) fits.push(format);
+  for (const format of formats) if (await format.detect(reader)) fits.push(format);
   if (fits.length === 1) return fits[0]!;
-  const known = FIRMWARE_FORMATS.map(({ name }) => name).join(", ");
+  const known = formats.map(({ name }) => name).join(", ");
   throw new CountersignError(
     "image-unknown-format",
     fits.length === 0
