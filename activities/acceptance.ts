@@ -1,7 +1,7 @@
 import { parseCertificate } from "../lib/pki/certificate.ts";
 import type { AcceptanceActivities } from "../contracts/parties.ts";
 import { workflowIds } from "../contracts/parties.ts";
-import { nodeVerify, type CaKey, type Token } from "../hsm/index.ts";
+import { nodeVerify, type CaKey } from "../hsm/index.ts";
 import { equalBytes, fromBase64, fromHex, toBase64, toHex } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { leafHash } from "../lib/ledger/tree.ts";
@@ -19,6 +19,7 @@ import { nonceDigest } from "../services/parties/join.ts";
 import { makeKeyset } from "../services/parties/keyset.ts";
 import { enqueue } from "../services/parties/outbox.ts";
 import { author, openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
+import type { CaToken } from "../services/reconcile/accounted.ts";
 import { currentCrl, storeCaCertificate } from "../store/authority.ts";
 import { inTransaction, type Db } from "../store/db.ts";
 import { currentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
@@ -45,7 +46,7 @@ export interface AcceptanceDeps {
   readonly identity: Identity;
   readonly acts: Acts;
   /** the online CA's token */
-  readonly caToken: Token;
+  readonly caToken: CaToken;
   readonly now?: () => Date;
 }
 

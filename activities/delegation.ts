@@ -1,6 +1,6 @@
 import type { DelegationActivities } from "../contracts/parties.ts";
 import { workflowIds } from "../contracts/parties.ts";
-import { nodeVerify, type Token } from "../hsm/index.ts";
+import { nodeVerify } from "../hsm/index.ts";
 import { fromBase64, toBase64 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
@@ -12,6 +12,7 @@ import { readBody } from "../services/parties/envelope.ts";
 import type { Identity } from "../services/parties/identity.ts";
 import { enqueue } from "../services/parties/outbox.ts";
 import { author, openSignedAct } from "../services/parties/signed-act.ts";
+import type { CaToken } from "../services/reconcile/accounted.ts";
 import { findCaCertificate, lastCeremony } from "../store/authority.ts";
 import { inTransaction, type Db } from "../store/db.ts";
 import { getDelegation, refuseDelegation, storeAcceptance, storeDelegationAct } from "../store/delegations.ts";
@@ -25,7 +26,7 @@ export interface DelegationDeps {
   readonly identity: Identity;
   readonly acts: Acts;
   /** the online CA's token; a site without one delegates in its ceremony only */
-  readonly caToken: Token | undefined;
+  readonly caToken: CaToken | undefined;
   readonly now?: () => Date;
 }
 
@@ -34,7 +35,7 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
   const { db, identity, acts, caToken } = deps;
   const now = (): Date => deps.now?.() ?? new Date();
 
-  function requireCaToken(): Token {
+  function requireCaToken(): CaToken {
     if (caToken) return caToken;
     throw new CountersignError("unauthorized", "this site's CA is offline: delegate in its ceremony");
   }

@@ -14,10 +14,16 @@ const ATTEMPTS = 3;
 export class HsmGuard {
   readonly #link: TokenLink;
   readonly #breaker: Breaker;
+  #repeats = 0;
 
   constructor(link: TokenLink, breaker: Breaker) {
     this.#link = link;
     this.#breaker = breaker;
+  }
+
+  /** Attempts beyond the first ones: of a signature, the token may have made one each time. */
+  get repeats(): number {
+    return this.#repeats;
   }
 
   /** @throws CountersignError the breaker's refusal, or what the last attempt failed of */
@@ -41,6 +47,7 @@ export class HsmGuard {
         return await attempt();
       } catch (error) {
         if (left === 0 || !isSessionLost(error)) throw error;
+        this.#repeats++;
         if (left < ATTEMPTS - 1) await this.#link.recover(error);
       }
     }

@@ -1,4 +1,5 @@
 /** The room's door: tokens, signers and CA keys over PKCS#11. No PKCS#11 handle, session or PIN passes it. */
+export { commandAuditSource, type TokenAuditSource } from "./audit-source.ts";
 export { type CaKey, assertIssuer, lintedBytes } from "./ca-key.ts";
 export {
   type Chip,

@@ -36,6 +36,8 @@ export interface TokenHealth {
   sessions: PoolState;
   /** failures since the last success */
   failures: number;
+  /** attempts beyond the first ones, since this token was opened */
+  repeats: number;
   openSince: Date | undefined;
   lastError: { code: string; message: string; at: Date } | undefined;
 }
@@ -151,7 +153,15 @@ export class Token {
 
   health(): TokenHealth {
     const { state: circuit, failures, openSince, lastError } = this.#breaker;
-    return { token: this.label, circuit, sessions: this.#pool.state, failures, openSince, lastError };
+    return {
+      token: this.label,
+      circuit,
+      sessions: this.#pool.state,
+      failures,
+      repeats: this.#guard.repeats,
+      openSince,
+      lastError,
+    };
   }
 
   /** Waits for signatures under way, then closes this object's sessions; the last one of the process logs out. */

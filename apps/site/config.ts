@@ -65,6 +65,11 @@ export const siteConfigSchema = z.strictObject({
      * own: SoftHSM scales by them. 0: the site's own process signs.
      */
     processes: z.int().min(0).max(32).default(0),
+    /**
+     * A program that prints `{"signatures": N}`, how many the CA's key has made by its token's own count or audit log:
+     * compared with what this site asked for. Left out: the token counts nothing (SoftHSM).
+     */
+    audit: z.strictObject({ command: z.array(z.string().min(1).max(4096)).min(1).max(32) }).optional(),
     tokens: z.strictObject({
       /** keys act, log, witness, infra */
       site: token,

@@ -35,7 +35,7 @@ beforeAll(async () => {
   const workflows = async () => {
     if (!temporalUp) throw new Error("connect ECONNREFUSED 127.0.0.1:7233, password=hunter2");
   };
-  const remote = { circuit: "half-open" as const, failures: 2, openSince: undefined, lastError: undefined };
+  const remote = { circuit: "half-open" as const, failures: 2, repeats: 0, openSince: undefined, lastError: undefined };
   const sessions = { size: 4, inUse: 1, abandoned: 0, waiting: 9 };
   const processes = { health: () => [{ pid: 1, load: 7, token: { token: 'z "ca"', sessions, ...remote } }] };
   parts = { db, workflows, token, caToken: undefined, processes };

@@ -19,6 +19,7 @@ import { crlUrl } from "../../services/parties/ca.ts";
 import { actKeyId, type Identity } from "../../services/parties/identity.ts";
 import { Inbox } from "../../services/parties/inbox.ts";
 import { Outbox } from "../../services/parties/outbox.ts";
+import { accountedToken, type CaToken } from "../../services/reconcile/accounted.ts";
 import { watchInbox } from "../../services/reconcile/inbox.ts";
 import type { Cosigned } from "../../services/witness/release.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
@@ -34,6 +35,7 @@ import type { IssuingProcesses } from "./issuing/issuing-processes.ts";
 import { startIssuing } from "./issuing/start.ts";
 import { messageHandlers, onRefusedMessage } from "./messages.ts";
 import { keepReconciled } from "./reconciler.ts";
+import { siteSignatureAudit } from "./signature-audit.ts";
 import { startTemporalSide, type TemporalSide } from "./temporal.ts";
 import { caSettings, openConfigured, useSoftHsm } from "./tokens.ts";
 import { witnessSides } from "./witness.ts";
@@ -166,12 +168,13 @@ async function launch(
     firmwareDir: config.firmwareDir,
     imagesDir: config.imagesDir,
   };
+  const accounted = caToken === undefined ? undefined : accountedToken(caToken, db);
   const issuing = issuingContext(config, { db, acts, caToken, processes });
   const temporal = await startTemporalSide(
     {
       ...config.temporal,
       taskQueue: QUEUES.site,
-      activities: siteActivities(config, { db, acts, identity, caToken, issuing, custody, cosigned }),
+      activities: siteActivities(config, { db, acts, identity, caToken: accounted, issuing, custody, cosigned }),
       logger,
     },
     onFailure,
@@ -197,8 +200,10 @@ async function launch(
   });
   await outbox.start();
   started.add("outbox", () => outbox.stop());
-  if (caToken) started.add("CRL", keepCrl(db, caToken, logger));
-  started.add("reconciliation", keepReconciled(reconciling, logger));
+  if (accounted) started.add("CRL", keepCrl(db, accounted, logger));
+  const { audit } = config.hsm;
+  const compare = audit && caToken ? siteSignatureAudit(reconciling, audit.command, caToken, processes) : undefined;
+  started.add("reconciliation", keepReconciled(reconciling, logger, compare));
 
   const health: HealthParts = {
     db,
@@ -270,7 +275,7 @@ interface Parts {
   readonly db: Db;
   readonly acts: Acts;
   readonly identity: Identity;
-  readonly caToken: Token | undefined;
+  readonly caToken: CaToken | undefined;
   readonly issuing: IssuingContext;
   readonly custody: CustodyContext;
   readonly cosigned: Cosigned;
@@ -314,7 +319,7 @@ function hubAccess({ hub }: SiteConfig): HubAccess | undefined {
 }
 
 /** Renews the online CA's CRL at the start and hourly, when its time has come. Gives the way to stop. */
-function keepCrl(db: Db, caToken: Token, logger: Logger): () => Promise<void> {
+function keepCrl(db: Db, caToken: CaToken, logger: Logger): () => Promise<void> {
   let running: Promise<void> = Promise.resolve();
   const look = (): void => {
     running = (async () => {

@@ -16,6 +16,7 @@ import {
   type NewIntent,
 } from "../../store/issuance.ts";
 import { getLot, type Lot } from "../../store/lots.ts";
+import { noteSignatures } from "../../store/signature-account.ts";
 import type { ActDraft } from "../ledger/index.ts";
 import { inTransactionWithRetry } from "./attempts.ts";
 import { authorityFor, relint, type Authority } from "./authority.ts";
@@ -100,6 +101,8 @@ async function signIntended(
     ...stored.filter((issuance) => issuance.certificate === null && issuance.abandoned === null),
   ];
   if (open.length === 0) return;
+  // The token may have signed these before: what it counts and what was asked for go on agreeing.
+  await noteSignatures(context.db, authority.issuerKeyId, open.length - fresh.size);
   const key = await context.caKey();
   const signed = await Promise.all(
     open.map(async (issuance) => {

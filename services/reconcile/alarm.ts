@@ -4,6 +4,31 @@ import { findCurrentGrant } from "../../store/grants.ts";
 import { sha256Hex } from "../issuing/items.ts";
 import type { ReconcileContext } from "./context.ts";
 
+/** Signs and queues the alarm over signatures that nobody of this site asked for; of the same count, it is the same alarm. */
+export async function raiseSignatureAlarm(
+  { db, acts, actSigner, party }: ReconcileContext,
+  evidence: { caKey: string; counted: number; since: number; accounted: number },
+): Promise<{ leafHash: string }> {
+  const name = {
+    workflowId: "reconcile",
+    stepKey: `alarm/unaccounted-signatures/${evidence.caKey}/${evidence.counted}`,
+  };
+  const before = await acts.find(name.workflowId, name.stepKey);
+  if (before !== undefined) return { leafHash: before.leafHash };
+  const grant = await findCurrentGrant(db);
+  const act = await acts.recordSigned(
+    {
+      type: "alarm",
+      ...name,
+      subject: [{ name: party, digest: { sha256: evidence.caKey } }],
+      ...(grant === undefined ? {} : { grant: grant.ref }),
+      fields: { what: "unaccounted-signatures", evidence },
+    },
+    actSigner,
+  );
+  return { leafHash: act.leafHash };
+}
+
 /** Signs and queues the alarm over a certificate that no ledger holds; seen again, it is the same alarm. */
 export async function raiseAlarm(
   { db, acts, actSigner, party }: ReconcileContext,

@@ -73,7 +73,10 @@ async function acts() {
   const { size } = (await readHead(site.db))!;
   return (await readEntries(site.db, 0, size)).map((entry) => parseEntry(entry).act);
 }
-const alarms = async () => (await acts()).flatMap((act) => (act.type === "alarm" ? [act] : []));
+const alarms = async () =>
+  (await acts()).flatMap(({ subject, ...act }) =>
+    act.type === "alarm" && act.fields.what === "unlogged-certificate" ? [{ subject, fields: act.fields }] : [],
+  );
 
 const rows = async (lot: string) =>
   (

@@ -91,8 +91,22 @@ export class FaultHsm {
 
   /** How often a function was called since the module was loaded. */
   calls(name: Pkcs11Function): number {
-    const file = `${this.#control}.calls`;
-    return existsSync(file) ? Number(readFileSync(file).readBigUInt64LE(8 * FUNCTIONS.indexOf(name))) : 0;
+    return this.#counter(FUNCTIONS.indexOf(name));
+  }
+
+  /** Signatures that keys labelled "ca" have made, through whichever process: what a real HSM's usage counter tells. */
+  caSignatures(): number {
+    return this.#counter(FUNCTIONS.length);
+  }
+
+  /** Where that counter is: a 64-bit number, little-endian, at this offset of the file. */
+  get caCounter(): { readonly file: string; readonly offset: number } {
+    return { file: `${this.#control}.calls`, offset: 8 * FUNCTIONS.length };
+  }
+
+  #counter(index: number): number {
+    const { file } = this.caCounter;
+    return existsSync(file) ? Number(readFileSync(file).readBigUInt64LE(8 * index)) : 0;
   }
 }
 

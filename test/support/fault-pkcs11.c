@@ -8,7 +8,8 @@
 //   empty        give no slots (C_GetSlotList)
 //   locked       say CKF_USER_PIN_LOCKED (C_GetTokenInfo)
 //   restart      first close every session of every slot, as an HSM does that starts anew
-// Calls are counted in FAULT_PKCS11_CONTROL.calls: one 64-bit number a function, in the order of the list below.
+// Calls are counted in FAULT_PKCS11_CONTROL.calls: one 64-bit number a function, in the order of the list below; after
+// them, as a usage counter of an HSM, the signatures that keys labelled "ca" have made.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -62,6 +63,15 @@ static unsigned long version;
 // SoftHSM frees a session under a call that uses it: a restart waits for calls that are in the real module.
 static pthread_rwlock_t inside = PTHREAD_RWLOCK_INITIALIZER;
 static atomic_int in_flight;
+
+// By the low bits of a session's handle: does the key that it signs with have the label "ca"?
+static atomic_uchar by_ca[1 << 16];
+static void note_key(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE key) {
+  char label[64];
+  CK_ATTRIBUTE attribute = {CKA_LABEL, label, sizeof label};
+  CK_RV rv = real->C_GetAttributeValue(session, key, &attribute, 1);
+  by_ca[session & 0xffff] = rv == CKR_OK && attribute.ulValueLen == 2 && !memcmp(label, "ca", 2);
+}
 
 static void parse(const char *path) {
   FILE *file = fopen(path, "r");
@@ -192,12 +202,15 @@ static CK_RV get_attribute_value(CK_SESSION_HANDLE session, CK_OBJECT_HANDLE obj
   WRAPPED(C_GetAttributeValue, (session, object, template, count), );
 }
 static CK_RV sign_init(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism, CK_OBJECT_HANDLE key) {
-  WRAPPED(C_SignInit, (session, mechanism, key), );
+  WRAPPED(C_SignInit, (session, mechanism, key), if (rv == CKR_OK) note_key(session, key));
 }
 static CK_RV sign(CK_SESSION_HANDLE session, CK_BYTE_PTR data, CK_ULONG length, CK_BYTE_PTR signature,
                   CK_ULONG_PTR size) {
   WRAPPED(C_Sign, (session, data, length, signature, size),
-          if (rv == CKR_OK && rule.action == CORRUPT && signature && *size > 0) signature[*size / 2] ^= 1);
+          if (rv == CKR_OK && signature) {
+            if (calls && by_ca[session & 0xffff]) calls[FUNCTION_COUNT]++;
+            if (rule.action == CORRUPT && *size > 0) signature[*size / 2] ^= 1;
+          });
 }
 static CK_RV generate_key_pair(CK_SESSION_HANDLE session, CK_MECHANISM_PTR mechanism, CK_ATTRIBUTE_PTR public,
                                CK_ULONG public_count, CK_ATTRIBUTE_PTR private, CK_ULONG private_count,
@@ -212,7 +225,7 @@ static void map_calls(void) {
   if (!control || snprintf(path, sizeof path, "%s.calls", control) >= (int)sizeof path) return;
   int file = open(path, O_RDWR | O_CREAT, 0600);
   if (file < 0) return;
-  size_t size = FUNCTION_COUNT * sizeof(uint64_t);
+  size_t size = (FUNCTION_COUNT + 1) * sizeof(uint64_t);
   if (ftruncate(file, (off_t)size) == 0) {
     void *mapped = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (mapped != MAP_FAILED) calls = mapped;

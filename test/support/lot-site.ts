@@ -31,6 +31,7 @@ export interface LotSite {
   readonly act: Signer;
   readonly log: Signer;
   readonly caKey: CaKey;
+  readonly token: Token;
   readonly ca: Certificate;
   readonly root: ThrowawayCa;
   readonly infrastructure: ThrowawayCa;
@@ -126,6 +127,7 @@ export async function lotSite(options: LotSiteOptions = {}): Promise<LotSite> {
     act,
     log,
     caKey,
+    token,
     ca,
     root,
     infrastructure,

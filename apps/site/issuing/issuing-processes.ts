@@ -33,6 +33,8 @@ export class IssuingProcesses {
   readonly #book: OrderBook;
   #unsent: Order[] = [];
   #restarts = 0;
+  /** of processes that are gone: what they had asked for again, and what they owed, which others sign again */
+  #repeatsOfLost = 0;
   #timer: NodeJS.Timeout | undefined;
   #scheduled = false;
   #stopped = false;
@@ -75,6 +77,11 @@ export class IssuingProcesses {
   /** Of each process, as it last reported. */
   health(): { pid: number | undefined; load: number; token: TokenHealth | undefined }[] {
     return [...this.#processes].map(({ pid, load, health }) => ({ pid, load, token: health }));
+  }
+
+  /** Signatures that were asked for again, as far as processes have reported; only grows. */
+  get repeats(): number {
+    return [...this.#processes].reduce((sum, { health }) => sum + (health?.repeats ?? 0), this.#repeatsOfLost);
   }
 
   /** Refuses what waits; every process closes its token and ends. */
@@ -140,6 +147,7 @@ export class IssuingProcesses {
 
   #lost(process: IssuingProcess, owed: readonly Order[]): void {
     this.#processes.delete(process);
+    this.#repeatsOfLost += (process.health?.repeats ?? 0) + owed.length;
     if (this.#stopped) return;
     const fault = new CountersignError("interrupted", `issuing process ${process.pid ?? ""} ended by itself`);
     this.#options.onFault?.(fault);

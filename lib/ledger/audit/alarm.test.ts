@@ -3,7 +3,9 @@ import { opensslVerify } from "../../../test/support/memory-log.ts";
 import { issue, throwawayKey } from "../../../test/support/issuing.ts";
 import { sha, testWorld, type TestWorld } from "../../../test/support/world.ts";
 import { fromBase64, toBase64 } from "../../domain/bytes.ts";
+import { keyId } from "../../pki/spki.ts";
 import { parseEntry, type Act } from "../../records/statement.ts";
+import type { ActFields } from "../../records/acts.ts";
 import { auditLedgers } from "./ledgers.ts";
 
 /** What an audit says of a party's own alarm. */
@@ -13,11 +15,13 @@ describe("an alarm", () => {
     world = await testWorld(1);
   });
 
-  /** Technician-Z's alarm over this certificate, at the end of its ledger; gives the audit's findings. */
-  async function findings(der: Uint8Array, subject = sha(der)) {
+  const findings = (der: Uint8Array, subject = sha(der)) =>
+    raised({ what: "unlogged-certificate", evidence: { certificate: toBase64(der) } }, subject);
+
+  /** Technician-Z's alarm, at the end of its ledger; gives the audit's findings. */
+  async function raised(fields: ActFields<"alarm">, subject: string) {
     const { x, y, z } = world;
     const { act } = parseEntry(z.log.entries.find((entry) => parseEntry(entry).act.type === "certified")!);
-    const fields = { what: "unlogged-certificate" as const, evidence: { certificate: toBase64(der) } };
     const name = { name: z.id, digest: { sha256: subject } };
     await z.signed("alarm", name, fields, act.grant === undefined ? {} : { grant: act.grant });
     await z.publish();
@@ -52,6 +56,25 @@ describe("an alarm", () => {
       [own, sha("other"), /subject is not the certificate/],
     ] as const) {
       expect(await findings(der, subject)).toEqual([
+        expect.objectContaining({ severity: "error", code: "act-invalid", message: expect.stringMatching(message) }),
+      ]);
+    }
+  });
+
+  it("over signatures that the party didn't ask for is open, and wrong when its own numbers say otherwise", async () => {
+    const caKey = keyId(world.z.ca.key.spki);
+    const alarm = (change: object) => {
+      const evidence = { caKey, counted: 45, since: 30, accounted: 12, ...change };
+      return raised({ what: "unaccounted-signatures", evidence }, evidence.caKey);
+    };
+    expect(await alarm({})).toEqual([
+      expect.objectContaining({ severity: "open", code: "alarm", message: expect.stringMatching(/ 3 times more/) }),
+    ]);
+    for (const [change, message] of [
+      [{ accounted: 15 }, /accounted for/],
+      [{ caKey: keyId(world.y.ca.key.spki) }, /not the party's CA key/],
+    ] as const) {
+      expect(await alarm(change)).toEqual([
         expect.objectContaining({ severity: "error", code: "act-invalid", message: expect.stringMatching(message) }),
       ]);
     }

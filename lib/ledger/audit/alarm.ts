@@ -2,7 +2,8 @@ import { equalBytes, fromBase64 } from "../../domain/bytes.ts";
 import { sha256Hex } from "../../domain/hash.ts";
 import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { parseCertificate } from "../../pki/certificate.ts";
-import { keyAlgorithmOf } from "../../pki/spki.ts";
+import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
+import type { ActFields } from "../../records/acts.ts";
 import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts";
 
 /**
@@ -10,7 +11,9 @@ import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts
  * what it tells of stays open; an alarm that the certificate itself contradicts is wrong.
  */
 export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: AuditState): Promise<void> {
-  const certificate = parseCertificate(fromBase64(at.act.fields.evidence.certificate));
+  const { fields } = at.act;
+  if (fields.what === "unaccounted-signatures") return onSignatureAlarm(at, fields.evidence, party, state);
+  const certificate = parseCertificate(fromBase64(fields.evidence.certificate));
   if (at.act.subject[0]!.digest.sha256 !== sha256Hex(certificate.der)) {
     return wrong(state, at, "act-invalid", "its subject is not the certificate that it shows");
   }
@@ -33,5 +36,28 @@ export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: Aud
     index: at.index,
     ...(subject.cn === undefined ? {} : { subject: subject.cn }),
     message: `the CA key of ${at.party} signed a certificate (serial ${serial}) that no ledger holds`,
+  });
+}
+
+type SignatureEvidence = Extract<ActFields<"alarm">, { what: "unaccounted-signatures" }>["evidence"];
+
+/** The counter is the token's, so nothing here can hold the alarm against it; what it says of itself must agree. */
+function onSignatureAlarm(
+  at: Placed<"alarm">,
+  { caKey, counted, since, accounted }: SignatureEvidence,
+  party: PartyState,
+  state: AuditState,
+): void {
+  const issuer = party.chain[0];
+  if (issuer === undefined) return wrong(state, at, "act-invalid", "its party had no CA yet");
+  if (caKey !== keyId(issuer.spki)) return wrong(state, at, "act-invalid", "its key is not the party's CA key");
+  const excess = counted - since - accounted;
+  if (excess <= 0) return wrong(state, at, "act-invalid", "the signatures it counts are accounted for");
+  state.findings.add({
+    severity: "open",
+    code: "alarm",
+    party: at.party,
+    index: at.index,
+    message: `the CA key of ${at.party} signed ${excess} times more than the party asked it to`,
   });
 }

@@ -1,0 +1,168 @@
+import { randomBytes } from "node:crypto";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { csrManifest } from "../../apps/cli/station-key.ts";
+import { commandAuditSource, openToken, type Token, type TokenAuditSource } from "../../hsm/index.ts";
+import { buildCrl, lintCrl } from "../../lib/pki/crl.ts";
+import { issuerFromCertificate, validityFor } from "../../lib/pki/issuer.ts";
+import { lintTbs } from "../../lib/pki/lint.ts";
+import { profileNamed } from "../../lib/pki/profiles.ts";
+import { newSerial } from "../../lib/pki/serial.ts";
+import { buildTbs } from "../../lib/pki/tbs.ts";
+import { parseEntry } from "../../lib/records/statement.ts";
+import { readEntries, readHead } from "../../store/ledger.ts";
+import { FaultHsm } from "../../test/support/fault-hsm.ts";
+import { softhsmDir, tempDir } from "../../test/support/index.ts";
+import { throwawayKey } from "../../test/support/issuing.ts";
+import { lotSite, ownLot, testDevices, type LotSite } from "../../test/support/lot-site.ts";
+import { submitCsrs } from "../intake/submit.ts";
+import { recordBuilt } from "../issuing/built.ts";
+import { issueBatch } from "../issuing/certify.ts";
+import { accountedToken } from "./accounted.ts";
+import { SignatureAudit } from "./signatures.ts";
+
+/** SoftHSM behind the fault-injecting module, which counts as an HSM does: the vendor's counter is its file. */
+
+let hsm: FaultHsm;
+let site: LotSite;
+let token: Token;
+let audit: SignatureAudit;
+let now = Date.now();
+let lots = 0;
+
+/** The counter, read by a program of its own. */
+function counterCommand(): string[] {
+  const { file, offset } = hsm.caCounter;
+  const program = `
+    const { readFileSync } = require("node:fs");
+    const signatures = Number(readFileSync(process.argv[1]).readBigUInt64LE(Number(process.argv[2])));
+    console.log(JSON.stringify({ signatures }));`;
+  return [process.execPath, "-e", program, file, String(offset)];
+}
+
+beforeAll(async () => {
+  const { module: _softhsm } = softhsmDir();
+  hsm = new FaultHsm(tempDir("audit"));
+  site = await lotSite({ module: hsm.module });
+  token = await site.anotherSession();
+  const context = { ...site.issuing, actSigner: site.act, now: () => new Date(now) };
+  const repeats = () => token.health().repeats + site.token.health().repeats;
+  const source: TokenAuditSource = { signatures: async () => hsm.caSignatures() };
+  audit = new SignatureAudit(context, { spki: site.ca.spki, source, repeats });
+}, 60_000);
+afterAll(async () => {
+  hsm?.set();
+  await token?.close();
+  await site?.close();
+});
+
+async function lotOf(count: number): Promise<string> {
+  const lot = `counted-${++lots}`;
+  await ownLot(site, lot, count);
+  const csrs = testDevices(count).map(({ csr }) => csr);
+  const post = async (kind: "built" | "certify") =>
+    (await submitCsrs(site.intake, lot, await csrManifest(site.client("station"), kind, lot, csrs), csrs)).id;
+  await recordBuilt(site.issuing, await post("built"));
+  return await post("certify");
+}
+
+/** By whoever has the token's PIN. */
+async function steal(count: number): Promise<void> {
+  const profile = profileNamed("ldevid");
+  const issuer = issuerFromCertificate(site.ca);
+  const thief = await openToken({ ...site.race.token, sessions: 1 });
+  try {
+    const key = await thief.caKey("ca");
+    for (let i = 0; i < count; i++) {
+      const serial = newSerial((length) => randomBytes(length));
+      const subject = { commonName: `dev-stolen-${i}` };
+      const common = { issuer, serial, ...validityFor(profile, new Date(), issuer), crlUrl: undefined };
+      const tbs = buildTbs(profile, { ...common, subject, spki: throwawayKey().spki });
+      await key.signCertificate(lintTbs(tbs, profile, issuer));
+    }
+  } finally {
+    await thief.close();
+  }
+}
+
+async function alarms() {
+  await new Promise((wake) => setTimeout(wake, 300));
+  const { size } = (await readHead(site.db))!;
+  return (await readEntries(site.db, 0, size)).flatMap((entry) => {
+    const { act } = parseEntry(entry);
+    return act.type === "alarm" && act.fields.what === "unaccounted-signatures" ? [act.fields.evidence] : [];
+  });
+}
+
+/** Both counts at rest, over the time after which nothing can be under way. */
+async function atRest(): Promise<void> {
+  for (let i = 0; i < 2; i++) {
+    expect(await audit.compare()).toBeUndefined();
+    now += 6 * 60_000;
+  }
+  expect(await audit.compare()).toBeUndefined();
+}
+
+it("agrees with the token over a lot, a CRL and a request", async () => {
+  expect(await audit.compare()).toBeUndefined();
+  await issueBatch(site.issuing, await lotOf(40));
+  const key = await accountedToken(token, site.db).caKey("ca");
+  const issuer = issuerFromCertificate(site.ca);
+  const thisUpdate = new Date(Math.floor(Date.now() / 1000) * 1000);
+  const times = { thisUpdate, nextUpdate: new Date(thisUpdate.getTime() + 86_400_000) };
+  await key.signCrl(lintCrl(buildCrl({ number: 1n, ...times, revoked: [], issuer }), issuer));
+  await key.signRequest({ cn: "technician-z CA" });
+  expect(hsm.caSignatures()).toBe(42);
+  await atRest();
+  expect(await alarms()).toEqual([]);
+});
+
+it("raises no alarm over what crashes and a failing token had signed twice", async () => {
+  const crash = (): never => {
+    throw new Error("crash");
+  };
+  const batch = await lotOf(20);
+  await expect(issueBatch({ ...site.issuing, seam: { afterSigning: crash } }, batch)).rejects.toThrow("crash");
+  await audit.compare();
+  hsm.set({ function: "C_Sign", from: 3, count: 1, does: { fail: "DEVICE_ERROR" } });
+  await issueBatch(site.issuing, batch);
+  hsm.set({ function: "C_Sign", from: 5, count: 1, does: "corrupt" });
+  const spoilt = await lotOf(10);
+  await expect(issueBatch(site.issuing, spoilt)).rejects.toMatchObject({ code: "hsm-signature-invalid" });
+  hsm.set();
+  await issueBatch(site.issuing, spoilt);
+  await atRest();
+  expect(await alarms()).toEqual([]);
+});
+
+it("finds each signature that the site didn't ask for, also between others, and tells of it once", async () => {
+  await steal(1);
+  await issueBatch(site.issuing, await lotOf(15));
+  expect(await audit.compare()).toMatchObject({ excess: 1 });
+  expect(await audit.compare()).toBeUndefined();
+  await steal(3);
+  expect(await audit.compare()).toMatchObject({ excess: 3 });
+  await atRest();
+  const told = await alarms();
+  expect(told).toHaveLength(2);
+  expect(told.map(({ counted, since, accounted }) => counted - since - accounted)).toEqual([1, 3]);
+});
+
+it("begins anew with a counter that was set back", async () => {
+  const context = { ...site.issuing, actSigner: site.act };
+  let counter = 5;
+  const source = { signatures: async () => counter };
+  const other = new SignatureAudit(context, { spki: throwawayKey().spki, source, repeats: () => 0 }, 0);
+  for (counter of [5, 2, 2, 2]) expect(await other.compare()).toBeUndefined();
+  counter = 3;
+  expect(await other.compare()).toMatchObject({ excess: 1 });
+});
+
+it("a program can be the source; one that fails or says something else is told about", async () => {
+  expect(await commandAuditSource(counterCommand()).signatures()).toBe(hsm.caSignatures());
+  for (const program of ["process.exit(3)", "console.log('many')", "console.log('{\"signatures\": -1}')"]) {
+    await expect(commandAuditSource([process.execPath, "-e", program]).signatures()).rejects.toMatchObject({
+      code: "hsm-unavailable",
+      message: expect.stringContaining("hsm.audit") as string,
+    });
+  }
+});
