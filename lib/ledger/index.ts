@@ -9,5 +9,6 @@ export * from "./note.ts";
 export * from "./policy.ts";
 export * from "./proof.ts";
 export * from "./reader.ts";
+export * from "./split-view.ts";
 export * from "./tiles.ts";
 export * from "./tree.ts";

@@ -6,6 +6,7 @@ import { BODIES, invitation, message } from "./message.ts";
 import { passport } from "./passport.ts";
 import { policy } from "./policy.ts";
 import { receipt } from "./receipt.ts";
+import { splitView } from "./split-view.ts";
 import { statementOf } from "./statement.ts";
 
 /** JSON Schemas (draft 2020-12) of everything that is evidence or crosses between parties, by file name. */
@@ -22,6 +23,7 @@ export function recordSchemas(): Map<string, unknown> {
   schemas.set("records/receipt.json", schemaOf(receipt, "Injection receipt"));
   schemas.set("records/passport.json", schemaOf(passport, "Device passport"));
   schemas.set("records/policy.json", schemaOf(policy, "What verify and audit pin"));
+  schemas.set("records/split-view.json", schemaOf(splitView, "Two checkpoints that no single history has"));
   return schemas;
 }
 

@@ -3,21 +3,22 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { auditLedgers, type AuditReport } from "../../../lib/ledger/audit/ledgers.ts";
-import { auditLog } from "../../../lib/ledger/audit-log.ts";
-import { parseVkey } from "../../../lib/ledger/note.ts";
-import type { FetchResource } from "../../../lib/ledger/reader.ts";
+import type { Finding } from "../../../lib/ledger/audit/finding.ts";
+import type { Policy } from "../../../lib/records/policy.ts";
 import { webCryptoVerify } from "../../../lib/pki/verify.ts";
 import { checkDeviceFiles } from "../evidence/files.ts";
-import { folderFetch, readBounded, readPolicy, readRoot } from "../evidence/folder.ts";
-import { httpSource } from "../../../lib/ledger/http.ts";
+import { assertFolder, folderFetch, readPolicy, readRoot } from "../evidence/folder.ts";
 import { nodeSha256 } from "../evidence/hash.ts";
+import { writeSplitView } from "../evidence/split-view.ts";
 import { paint, print, printJson, table } from "../output.ts";
 import { startProgress, type Progress } from "../progress.ts";
+import { registerAuditLog } from "./audit-log.ts";
 
 interface Options {
   root?: string;
   policy?: string;
   previous?: string;
+  evidence: string;
   json?: boolean;
 }
 
@@ -29,6 +30,7 @@ export function registerAudit(program: Command): void {
     .option("--root <pem>", "the trusted root")
     .option("--policy <file>", "policy.json: the root's digest and the logs' keys")
     .option("--previous <dir>", "an older copy of the folder: every ledger must continue it")
+    .option("--evidence <dir>", "where to write what proves that a ledger doesn't", ".")
     .option("--json", "print the report as JSON")
     .addHelpText("after", "\nExample:\n  $ countersign audit out --root out/root.pem --policy out/policy.json")
     .action(async (dir: string | undefined, options: Options) => {
@@ -37,20 +39,7 @@ export function registerAudit(program: Command): void {
       }
       await auditFolder(dir, { ...options, root: options.root, policy: options.policy });
     });
-  audit
-    .command("log")
-    .description("audit one ledger by itself: signature, every tile, every entry")
-    .argument("<source>", "a folder or http(s) URL that holds `checkpoint` and `tile/`")
-    .requiredOption("--vkey <vkey>", "the log's verifier key")
-    .option("--previous <dir>", "an older copy of the log: it must be continued")
-    .option("--json", "print the answer as JSON")
-    .addHelpText(
-      "after",
-      "\nExample:\n  $ countersign audit log out/ledger/factory-y --vkey VKEY\n\nVKEY is the party's `vkey` in out/summary.json, or what `countersign party show` says.",
-    )
-    .action(async (source: string, _own: unknown, command: Command) => {
-      await auditOne(source, command.optsWithGlobals());
-    });
+  registerAuditLog(audit);
 }
 
 async function auditFolder(dir: string, options: Options & { root: string; policy: string }): Promise<void> {
@@ -66,7 +55,7 @@ async function auditFolder(dir: string, options: Options & { root: string; polic
     verify: webCryptoVerify,
     sha256: nodeSha256,
     fetch: (party, path) => folderFetch(join(dir, "ledger", party))(path),
-    ...(options.previous === undefined ? {} : { previous: previousIn(options.previous) }),
+    ...(options.previous === undefined ? {} : { previous: copyIn(options.previous) }),
     onProgress(done, total) {
       progress ??= options.json ? undefined : startProgress("audit", total);
       progress?.update(done);
@@ -74,7 +63,9 @@ async function auditFolder(dir: string, options: Options & { root: string; polic
   });
   progress?.finish();
   const files = await checkDeviceFiles(dir, result);
-  const errors = result.report.errors + files.length;
+  if (options.previous !== undefined) files.push(...(await leftOut(options.previous, policy)));
+  for (const [party, view] of result.splitViews) await writeSplitView(options.evidence, party, view);
+  const errors = result.report.errors + files.filter(({ severity }) => severity === "error").length;
   const report: AuditReport = {
     ...result.report,
     ok: errors === 0,
@@ -92,7 +83,18 @@ async function auditFolder(dir: string, options: Options & { root: string; polic
   }
 }
 
-const previousIn = (dir: string) => (party: string) => readBounded(join(dir, "ledger", party, "checkpoint"));
+const copyIn = (dir: string) => (party: string, path: string) => folderFetch(join(dir, "ledger", party))(path);
+
+/** Ledgers that the older copy has and this audit doesn't look at. */
+async function leftOut(previous: string, policy: Policy): Promise<Finding[]> {
+  const names = (await readdir(join(previous, "ledger"))).filter((name) => !Object.hasOwn(policy.logs, name));
+  return names.map((party) => ({
+    severity: "open",
+    code: "previous-missing",
+    party,
+    message: "the older copy has its ledger and the policy doesn't name it: nobody looked whether it goes on",
+  }));
+}
 
 function printReport(report: AuditReport): void {
   print(
@@ -121,44 +123,4 @@ function printReport(report: AuditReport): void {
   if (report.quorum === "none")
     print(paint("dim", "the policy asks for no witnesses: that nobody saw another version of a ledger is not shown"));
   if (report.ok) print(`${paint("green", "verified")} ${report.devices} devices, nothing wrong`);
-}
-
-async function auditOne(source: string, options: { vkey: string; previous?: string; json?: boolean }): Promise<void> {
-  const fetch: FetchResource = /^https?:\/\//.test(source) ? httpSource(source) : folderFetch(source);
-  if (!/^https?:\/\//.test(source)) await assertFolder(source);
-  const previous = options.previous === undefined ? undefined : await readBounded(join(options.previous, "checkpoint"));
-  if (options.previous !== undefined && !previous) {
-    throw new CountersignError("usage", `--previous ${options.previous} holds no checkpoint`);
-  }
-  const result = await auditLog({
-    fetch,
-    log: verifierKey(options.vkey),
-    verify: webCryptoVerify,
-    sha256: nodeSha256,
-    ...(previous ? { previous } : {}),
-  });
-  if (!result.ok) {
-    if (options.json) printJson({ ok: false, reason: result.reason, code: result.code, message: result.message });
-    throw new CountersignError(result.code, result.message);
-  }
-  const { origin, size, root } = result.checkpoint;
-  if (options.json) return printJson({ ok: true, origin, size, root: Buffer.from(root).toString("hex") });
-  print(`${paint("green", "verified")} ${origin}: ${size} entries, every one of them in the signed tree`);
-}
-
-/** On the command line a key that can't be read is misuse, not evidence. */
-function verifierKey(text: string) {
-  try {
-    return parseVkey(text);
-  } catch (cause) {
-    throw new CountersignError("usage", `--vkey: ${(cause as Error).message}`, { cause });
-  }
-}
-
-async function assertFolder(path: string): Promise<void> {
-  try {
-    await readdir(path);
-  } catch (cause) {
-    throw new CountersignError("usage", `${path} is no folder that can be read`, { cause });
-  }
 }

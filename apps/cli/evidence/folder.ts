@@ -1,4 +1,4 @@
-import { open, readFile } from "node:fs/promises";
+import { open, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import type { FetchResource } from "../../../lib/ledger/reader.ts";
@@ -79,5 +79,14 @@ export async function readText(path: string): Promise<string | undefined> {
     return await readFile(path, "utf8");
   } catch {
     return undefined;
+  }
+}
+
+/** @throws CountersignError `usage` when it is no folder that can be read */
+export async function assertFolder(path: string): Promise<void> {
+  try {
+    await readdir(path);
+  } catch (cause) {
+    throw new CountersignError("usage", `${path} is no folder that can be read`, { cause });
   }
 }

@@ -3,6 +3,8 @@ export type FindingCode =
   | "root-mismatch"
   | "ledger-invalid"
   | "ledger-missing"
+  | "ledger-forked"
+  | "previous-missing"
   | "act-invalid"
   | "act-unsigned"
   | "act-repeated"
