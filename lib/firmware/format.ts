@@ -99,6 +99,8 @@ export interface FirmwareFormat {
   readonly takes: readonly LayoutOption[];
   /** one sentence that whoever chooses this format has to know; shown with every injection and every lot */
   readonly warning?: string;
+  /** the image is signed again: injecting needs the signer */
+  readonly signs?: boolean;
   /** Looks at a bounded part of the image; never throws for content. */
   detect(reader: RangeReader): Promise<boolean>;
   /**

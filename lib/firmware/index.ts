@@ -63,6 +63,7 @@ export { IMAGE_LAYOUTS, type ImageLayout } from "./layouts.ts";
 export { applyPatches, differenceOutsidePatches } from "./patch.ts";
 export { checkWritten } from "./read-back.ts";
 export { bytesReader } from "./reader.ts";
+export { trialChain } from "./trial-chain.ts";
 export type {
   ChainEncoding,
   Extraction,

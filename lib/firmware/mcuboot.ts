@@ -53,6 +53,7 @@ export const mcuboot: FirmwareFormat = {
   extension: "bin",
   summary: "MCUboot image, signed again; --length is the slot's size, --tag the protected TLV's type (0xA1)",
   takes: ["length", "tag", "encoding"],
+  signs: true,
   warning:
     "The chain lies in the image's slot: the next over-the-air image for the whole fleet overwrites it. Inject each " +
     "device's chain into every update, or keep the chain in a partition of its own.",

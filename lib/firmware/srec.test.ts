@@ -114,7 +114,7 @@ describe("srec", () => {
   });
 
   it("uses a wider record where the image's own has no such address, and fits its count into one", async () => {
-    const image = file(data(1, 0, ...new Array<number>(252).fill(1)), "S9030000FC");
+    const image = file(data(1, 0, ...Array.from({ length: 252 }, () => 1)), "S9030000FC");
     const out = fromUtf8(await injected(srec, image, other.chain, { offset: 0x20000000 }));
     expect(out.match(/^S3/gm)!.length).toBeGreaterThan(5);
     expect(out.endsWith("S9030000FC\n")).toBe(true);

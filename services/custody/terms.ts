@@ -8,18 +8,33 @@ import { certificateSettings } from "../../lib/records/certificate-settings.ts";
 import { lotId, partyId, profileRef, sha256Hex, slotNumber } from "../../lib/records/primitives.ts";
 import { FIRMWARE_FORMATS } from "../../lib/records/receipt.ts";
 import type { Lot } from "../../store/lots.ts";
-import { validateLayout } from "../firmware/inject.ts";
+import { validateLayout } from "../firmware/prepared.ts";
 import { sha256Hex as digestOf } from "../ledger/index.ts";
 import { assertSettings, tidySettings } from "./settings.ts";
 
 const templateName = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/, "expected the name of a file in the firmware folder");
+const printable = (max: number) =>
+  z
+    .string()
+    .max(max)
+    .regex(/^[\x20-\x7e]+$/, "expected printable ASCII");
+/** What `Layout` has; which of it a format takes is checked against the template. */
 const placement = {
   offset: z.int().min(0).max(0xffff_ffff).optional(),
   length: z.int().min(1).max(0xffff_ffff).optional(),
+  partition: printable(16).optional(),
+  namespace: printable(15).optional(),
+  key: printable(15).optional(),
+  type: z.enum(["blob", "string"]).optional(),
+  path: printable(512).optional(),
+  mode: z.int().min(0).max(0o777).optional(),
+  tag: z.int().min(0).max(0xffff).optional(),
+  section: printable(64).optional(),
+  encoding: z.enum(["pem-nul", "pem", "der"]).optional(),
   replace: z.boolean().optional(),
-};
+} satisfies Record<keyof Layout, z.ZodType>;
 
 /** A layout as an operator asks for it: which template image, and where in it the chain goes. */
 export const layoutRequest = z.strictObject({ format: z.enum(FIRMWARE_FORMATS), template: templateName, ...placement });
@@ -75,12 +90,8 @@ export function layoutDigest(format: string, layout: Layout): string {
 }
 
 /** The placement without keys that hold nothing: one spelling for each layout. */
-function tidy({ offset, length, replace }: LayoutRequest): PinnedLayout["placement"] {
-  return {
-    ...(offset === undefined ? {} : { offset }),
-    ...(length === undefined ? {} : { length }),
-    ...(replace === undefined ? {} : { replace }),
-  };
+function tidy({ format: _format, template: _template, ...layout }: LayoutRequest): PinnedLayout["placement"] {
+  return Object.fromEntries(Object.entries(layout).filter(([, value]) => value !== undefined));
 }
 
 /**

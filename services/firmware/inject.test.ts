@@ -7,7 +7,9 @@ import { receipt as receiptSchema } from "../../lib/records/receipt.ts";
 import { encodeChain, IMAGE_LAYOUTS } from "../../lib/firmware/index.ts";
 import { TestChains, type TestChain } from "../../test/support/chains.ts";
 import { firmware, tempDir } from "../../test/support/index.ts";
-import { injectBatch, validateLayout, type DeviceChain } from "./inject.ts";
+import { injectBatch, type DeviceChain } from "./inject.ts";
+import { HELD_BYTES } from "./image-file.ts";
+import { validateLayout } from "./prepared.ts";
 import { ensureErasedPartition } from "./templates.ts";
 
 const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
@@ -146,7 +148,7 @@ describe("injectBatch", () => {
       const layout = { offset, length: 0x1000 };
       await expect(validateLayout({ ...request, layout })).rejects.toMatchObject({ code: "image-region-overlap" });
     }
-    await expect(validateLayout({ ...request, format: "raw" })).rejects.toMatchObject({ code: "usage" });
+    await expect(validateLayout({ ...request, format: "tarball" })).rejects.toMatchObject({ code: "usage" });
     await expect(validateLayout({ ...request, format: "esp-secure-cert", layout: {} })).rejects.toMatchObject({
       code: "input-too-large",
     });
@@ -159,5 +161,47 @@ describe("injectBatch", () => {
     await expect(injectBatch({ ...hex(), outDir, devices })).rejects.toMatchObject({ code: "component-unreachable" });
     expect(Object.keys(await filesOf(outDir))).toEqual(["device-2"]);
     expect(existsSync(join(outDir, "device-1", "image.hex"))).toBe(false);
+  });
+
+  it("tries a chain when the layout is checked, so that what no device would get past is refused then", async () => {
+    const templatePath = join(tempDir("template"), "esp_secure_cert.bin");
+    await ensureErasedPartition(templatePath);
+    const request = { format: "esp-secure-cert", layout: {}, templatePath };
+    await expect(validateLayout(request)).resolves.toEqual({ sha256: sha256(await readFile(templatePath)) });
+    const held = await injectBatch({ ...request, outDir: tempDir("images"), devices: devices.slice(0, 1) });
+    if (!held[0]!.ok) throw held[0]!.error;
+    const injected = { ...request, templatePath: held[0]!.imagePath };
+    await expect(validateLayout(injected)).rejects.toMatchObject({ code: "image-holds-other-chain" });
+    await expect(validateLayout({ ...injected, layout: { replace: true } })).resolves.toBeDefined();
+    const small = { ...request, layout: { length: 0x200 } };
+    await expect(validateLayout(small)).rejects.toMatchObject({ code: "image-region-too-small" });
+    const other = { ...request, layout: { partition: "nvs" } };
+    await expect(validateLayout(other)).rejects.toMatchObject({ code: "usage" });
+  });
+
+  it("writes an image that it doesn't hold in pieces, in place of blank bytes and behind the end", async () => {
+    const size = HELD_BYTES + 4321;
+    const template = Buffer.alloc(size, 0x5a).fill(0xff, 0x10000, 0x20000);
+    const templatePath = join(tempDir("template"), "flash.bin");
+    await writeFile(templatePath, template, { mode: 0o444 });
+    const request = { format: "raw", templatePath, outDir: tempDir("images"), devices: devices.slice(0, 2) };
+    for (const offset of [0x10000, size, size + 100]) {
+      let progress = 0;
+      const results = await injectBatch({ ...request, layout: { offset }, onProgress: () => progress++ });
+      for (const [i, result] of results.entries()) {
+        if (!result.ok) throw result.error;
+        const chain = encodeChain(devices[i]!.chainDer);
+        const expected = Buffer.alloc(Math.max(size, offset + chain.length), 0xff);
+        template.copy(expected);
+        expected.set(chain, offset);
+        expect((await readFile(result.imagePath)).equals(expected)).toBe(true);
+        expect(result.receipt.image.sha256).toBe(sha256(expected));
+      }
+      expect(progress).toBe(2);
+    }
+    expect((await readFile(templatePath)).equals(template)).toBe(true);
+    await writeFile(join(request.outDir, "device-3"), "no folder");
+    const blocked = injectBatch({ ...request, layout: { offset: 0x10000 }, devices: devices.slice(2, 3) });
+    await expect(blocked).rejects.toMatchObject({ code: "component-unreachable" });
   });
 });

@@ -1,23 +1,14 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { equalBytes } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { assertDeviceId } from "../../lib/domain/ids.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
-import type { Signer } from "../../lib/domain/signing.ts";
-import {
-  applyPatches,
-  bytesReader,
-  checkChainFor,
-  checkChainOrder,
-  checkLayout,
-  checkWritten,
-  firmwareFormat,
-  type FirmwareFormat,
-  type FirmwareTemplate,
-  type Layout,
-} from "../../lib/firmware/index.ts";
+import { checkChainOrder, checkWritten, type Injection } from "../../lib/firmware/index.ts";
 import { receipt as receiptSchema, type Receipt } from "../../lib/records/receipt.ts";
+import { digestOf, openImage, writePatched } from "./image-file.ts";
+import { prepareTemplate, type PreparedTemplate, type TemplateRequest } from "./prepared.ts";
 import { syncFilesystem } from "./sync.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
 
@@ -29,20 +20,17 @@ import { sha256Hex } from "../ledger/sha256.ts";
 
 const TOOL_VERSION = "countersign 0.1.0";
 const CONCURRENCY = 8;
+/** Large images are read and written piece by piece, one after the other: the disk is what they wait for. */
+const CONCURRENCY_LARGE = 1;
 
-export interface BatchRequest {
-  readonly format: string;
-  readonly templatePath: string;
-  /** refuses a template with another digest (hex), as pinned when the lot was opened */
-  readonly templateSha256?: string | undefined;
+export interface BatchRequest extends TemplateRequest {
   /** the template's name in receipts, relative to an export's root; default `firmware/<file name>` */
   readonly templateName?: string | undefined;
-  readonly layout: Layout;
-  /** for formats that sign the image again */
-  readonly signer?: Signer | undefined;
   /** receives `<deviceId>/image.<ext>` and `<deviceId>/receipt.json` */
   readonly outDir: string;
   readonly devices: readonly DeviceChain[];
+  /** called as devices are done: a batch of large images takes a while */
+  readonly onProgress?: (() => void) | undefined;
 }
 
 export interface DeviceChain {
@@ -66,39 +54,6 @@ export type InjectionResult =
     }
   | { readonly ok: false; readonly deviceId: string; readonly error: CountersignError };
 
-/** A template that was read, pinned and found to fit its layout. */
-export interface PreparedTemplate {
-  readonly format: FirmwareFormat;
-  readonly bytes: Uint8Array;
-  /** hex */
-  readonly sha256: string;
-  readonly template: FirmwareTemplate;
-}
-
-/**
- * Reads a template and checks the layout against it; worth doing when a lot is opened.
- * @throws CountersignError `component-missing`, `image-invalid`, `image-region-overlap`, `image-region-too-small`, `usage`
- */
-export async function validateLayout(
-  request: Pick<BatchRequest, "format" | "templatePath" | "templateSha256" | "layout" | "signer">,
-): Promise<PreparedTemplate> {
-  const format = firmwareFormat(request.format);
-  checkLayout(format, request.layout);
-  const bytes = await readFile(request.templatePath).catch((cause: unknown) => {
-    throw new CountersignError("component-missing", `the template image ${request.templatePath} can't be read`, {
-      cause,
-    });
-  });
-  const sha256 = sha256Hex(bytes);
-  if (request.templateSha256 !== undefined && request.templateSha256 !== sha256) {
-    throw new CountersignError(
-      "image-invalid",
-      `the template image ${request.templatePath} has SHA-256 ${sha256}, the lot was opened for ${request.templateSha256}`,
-    );
-  }
-  return { format, bytes, sha256, template: await format.open(bytesReader(bytes), request.layout, request.signer) };
-}
-
 /**
  * Injects one chain a device. One device's fault is its own result; the others go on.
  * Resolves only with the images durable; safe to run again after any failure.
@@ -106,11 +61,20 @@ export async function validateLayout(
  * @throws CountersignError for a template or layout that no device can use, or an output folder that can't be written
  */
 export async function injectBatch(request: BatchRequest): Promise<InjectionResult[]> {
-  const prepared = await validateLayout(request);
+  const prepared = await prepareTemplate(request);
+  try {
+    return await injectPrepared(prepared, request);
+  } finally {
+    await prepared.close();
+  }
+}
+
+async function injectPrepared(prepared: PreparedTemplate, request: BatchRequest): Promise<InjectionResult[]> {
   const seen = new Set<string>();
   const staged: (Staged | Extract<InjectionResult, { ok: false }>)[] = [];
-  for (let from = 0; from < request.devices.length; from += CONCURRENCY) {
-    const part = request.devices.slice(from, from + CONCURRENCY).map(async (device) => {
+  const width = prepared.image.bytes === undefined ? CONCURRENCY_LARGE : CONCURRENCY;
+  for (let from = 0; from < request.devices.length; from += width) {
+    const part = request.devices.slice(from, from + width).map(async (device) => {
       try {
         const twice = seen.has(device.deviceId);
         seen.add(device.deviceId);
@@ -128,6 +92,7 @@ export async function injectBatch(request: BatchRequest): Promise<InjectionResul
       await discard(staged);
       throw unwritable(request.outDir, failed.reason);
     }
+    request.onProgress?.();
   }
   const written = staged.filter((one) => one.ok);
   if (written.length === 0) return staged.filter((one) => !one.ok);
@@ -152,29 +117,13 @@ type Staged = Extract<InjectionResult, { ok: true }> & { readonly moves: readonl
 
 /** Writes one device's files under temporary names and judges the image from what was written. */
 async function stage(prepared: PreparedTemplate, request: BatchRequest, device: DeviceChain): Promise<Staged> {
-  const { format, template, bytes } = prepared;
+  const { format, image, template } = prepared;
   const deviceId = assertDeviceId(device.deviceId);
   checkDevice(device);
   const injection = await template.inject(device.chainDer);
-  const image = applyPatches(bytes, injection.patches);
-  const imageName = `image.${format.extension}`;
-  const receipt = checked({
-    schema: 1,
-    deviceId,
-    lot: device.lot,
-    slot: device.slot,
-    format: format.name,
-    original: { path: request.templateName ?? `firmware/${basename(request.templatePath)}`, sha256: prepared.sha256 },
-    image: { path: `devices/${deviceId}/${imageName}`, sha256: sha256Hex(image) },
-    region: injection.region,
-    chain: { sha256: sha256Hex(injection.chainBytes), encoding: injection.encoding },
-    readBack: true,
-    toolVersion: TOOL_VERSION,
-  });
-  const receiptBytes = canonicalJson(receipt);
-
   const folder = join(request.outDir, deviceId);
   await mkdir(folder, { recursive: true });
+  const imageName = `image.${format.extension}`;
   const imagePath = join(folder, imageName);
   const suffix = `.${randomUUID()}.tmp`;
   const moves = [
@@ -182,21 +131,38 @@ async function stage(prepared: PreparedTemplate, request: BatchRequest, device: 
     [join(folder, "receipt.json" + suffix), join(folder, "receipt.json")],
   ] as const;
   try {
-    await writeFile(moves[0][0], image, { flag: "wx" });
-    const written = await readFile(moves[0][0]);
-    if (sha256Hex(written) !== receipt.image.sha256) {
-      throw new CountersignError(
-        "read-back-mismatch",
-        `the image of ${deviceId} isn't what was written; check the disk`,
-      );
-    }
-    await checkWritten(template, bytesReader(bytes), bytesReader(written), injection);
+    await writePatched(image, injection.patches, moves[0][0]);
+    const receipt = checked({
+      schema: 1,
+      deviceId,
+      lot: device.lot,
+      slot: device.slot,
+      format: format.name,
+      original: { path: request.templateName ?? `firmware/${basename(request.templatePath)}`, sha256: prepared.sha256 },
+      image: { path: `devices/${deviceId}/${imageName}`, sha256: await judge(prepared, injection, moves[0][0]) },
+      region: injection.region,
+      chain: { sha256: sha256Hex(injection.chainBytes), encoding: injection.encoding },
+      readBack: true,
+      toolVersion: TOOL_VERSION,
+    });
+    const receiptBytes = canonicalJson(receipt);
     await writeFile(moves[1][0], receiptBytes, { flag: "wx" });
+    return { ok: true, deviceId, receipt, receiptBytes, imagePath, moves };
   } catch (error) {
     await Promise.all(moves.map(([from]) => rm(from, { force: true })));
     throw error;
   }
-  return { ok: true, deviceId, receipt, receiptBytes, imagePath, moves };
+}
+
+/** Reads the written image back. Gives its digest: of exactly the bytes that were found right. */
+async function judge(prepared: PreparedTemplate, injection: Injection, path: string): Promise<string> {
+  const written = await openImage(path);
+  try {
+    await checkWritten(prepared.template, prepared.image, written, injection);
+    return await digestOf(written);
+  } finally {
+    await written.close();
+  }
 }
 
 function checked(fields: Receipt): Receipt {
@@ -216,7 +182,12 @@ function checkDevice(device: DeviceChain): void {
       `the chain for device ${device.deviceId} has a leaf for ${leaf.subject.cn ?? "no device"}: it is another device's`,
     );
   }
-  if (device.spki !== undefined) checkChainFor(device.spki, device.chainDer);
+  if (device.spki !== undefined && !equalBytes(leaf.spki, device.spki)) {
+    throw new CountersignError(
+      "read-back-mismatch",
+      `the chain for device ${device.deviceId} holds another key than the device's CSR: it is another device's`,
+    );
+  }
 }
 
 function unwritable(outDir: string, cause: unknown): CountersignError {

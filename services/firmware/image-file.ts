@@ -1,0 +1,121 @@
+import { createHash } from "node:crypto";
+import { constants, copyFile, open, rm, writeFile, type FileHandle } from "node:fs/promises";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { applyPatches, bytesReader, type Patch, type RangeReader } from "../../lib/firmware/index.ts";
+import { sha256Hex } from "../ledger/sha256.ts";
+
+/**
+ * Image files of any size. Small ones are held while they are used, large ones stay on disk and are read and written in
+ * pieces: a batch never holds a large image.
+ */
+
+/** What is held; a batch works on several images at once. */
+export const HELD_BYTES = 4 << 20;
+const PIECE = 1 << 20;
+
+export interface ImageFile extends RangeReader {
+  readonly path: string;
+  /** the content, where it is held */
+  readonly bytes?: Uint8Array;
+  close(): Promise<void>;
+}
+
+/** @throws what the file system throws */
+export async function openImage(path: string): Promise<ImageFile> {
+  const handle = await open(path, "r");
+  let held = false;
+  try {
+    const { size } = await handle.stat();
+    if (size > HELD_BYTES) return { path, ...handleReader(handle, size), close: () => handle.close() };
+    held = true;
+    const bytes = await handle.readFile();
+    return { path, bytes, ...bytesReader(bytes), close: async () => {} };
+  } finally {
+    if (held) await handle.close();
+  }
+}
+
+function handleReader(handle: FileHandle, size: number): RangeReader {
+  return {
+    size,
+    async read(offset, length) {
+      if (offset < 0 || length < 0 || offset + length > size) {
+        throw new RangeError(`read of ${length} bytes at ${offset} is outside an image of ${size} bytes`);
+      }
+      const into = Buffer.allocUnsafeSlow(length);
+      for (let at = 0; at < length;) {
+        const { bytesRead } = await handle.read(into, at, length - at, offset + at);
+        if (bytesRead === 0) throw new CountersignError("image-invalid", "the image became shorter while it was read");
+        at += bytesRead;
+      }
+      return into;
+    },
+  };
+}
+
+/** Hex. */
+export async function digestOf(image: ImageFile): Promise<string> {
+  if (image.bytes !== undefined) return sha256Hex(image.bytes);
+  const hash = createHash("sha256");
+  for (let at = 0; at < image.size; at += PIECE) {
+    hash.update(await image.read(at, Math.min(PIECE, image.size - at)));
+  }
+  return hash.digest("hex");
+}
+
+/**
+ * Writes a patched copy under a name that is free; a failure leaves no file behind. Nothing is durable yet.
+ * @throws what the file system throws
+ */
+export async function writePatched(original: ImageFile, patches: readonly Patch[], target: string): Promise<void> {
+  if (original.bytes !== undefined) {
+    await writeFile(target, applyPatches(original.bytes, patches), { flag: "wx" });
+    return;
+  }
+  try {
+    if (patches.every(({ insert, remove }) => insert.length === remove)) await copyAndPatch(original, patches, target);
+    else await writePieces(original, patches, target);
+  } catch (error) {
+    await rm(target, { force: true });
+    throw error;
+  }
+}
+
+/** The kernel copies, or shares blocks where the file system can; only the patches pass through here. */
+async function copyAndPatch(original: ImageFile, patches: readonly Patch[], target: string): Promise<void> {
+  await copyFile(original.path, target, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE);
+  const handle = await open(target, "r+");
+  try {
+    // The copy of a read-only template is one too.
+    await handle.chmod(0o644);
+    for (const { insert, offset } of patches) await writeAll(handle, insert, offset);
+  } finally {
+    await handle.close();
+  }
+}
+
+async function writePieces(original: ImageFile, patches: readonly Patch[], target: string): Promise<void> {
+  const handle = await open(target, "wx");
+  try {
+    let [from, to] = [0, 0];
+    for (const patch of [...patches, { offset: original.size, remove: 0, insert: new Uint8Array(0) }]) {
+      while (from < patch.offset) {
+        const piece = await original.read(from, Math.min(PIECE, patch.offset - from));
+        await writeAll(handle, piece, to);
+        from += piece.length;
+        to += piece.length;
+      }
+      await writeAll(handle, patch.insert, to);
+      from += patch.remove;
+      to += patch.insert.length;
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+async function writeAll(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let at = 0; at < bytes.length;) {
+    at += (await handle.write(bytes, at, bytes.length - at, position + at)).bytesWritten;
+  }
+}
