@@ -56,9 +56,13 @@ export function parseCheckpoint(text: string): Checkpoint {
   return { origin, size: parsedSize, root: rootHash };
 }
 
-/** Signs a checkpoint with the log's Ed25519 key, under its origin. Gives the note's exact bytes. */
-export async function signCheckpoint(checkpoint: Checkpoint, signer: Signer): Promise<Uint8Array> {
-  return formatNote(await signNote(formatCheckpoint(checkpoint), checkpoint.origin, signer));
+/**
+ * Signs a checkpoint with the log's Ed25519 key, under its origin. Gives the note's exact bytes.
+ * @param second a P-256 key: a line below, for readers that don't know Ed25519
+ */
+export async function signCheckpoint(checkpoint: Checkpoint, signer: Signer, second?: Signer): Promise<Uint8Array> {
+  const signers = second === undefined ? [signer] : [signer, second];
+  return formatNote(await signNote(formatCheckpoint(checkpoint), checkpoint.origin, ...signers));
 }
 
 /**

@@ -1,12 +1,14 @@
 import { execFileSync } from "node:child_process";
-import { createPublicKey, generateKeyPairSync, sign, verify, type KeyObject } from "node:crypto";
+import { generateKeyPairSync, sign, type KeyObject } from "node:crypto";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { concatBytes, toBase64, toHex, utf8 } from "../domain/bytes.ts";
-import type { Signer, VerifySignature } from "../domain/signing.ts";
+import { opensslVerify, testKey } from "../../test/support/memory-log.ts";
+import { concatBytes, fromUtf8, toBase64, toHex, utf8 } from "../domain/bytes.ts";
+import { sha256Hex } from "../domain/hash.ts";
+import type { Signer } from "../domain/signing.ts";
 import { formatCheckpoint, openCheckpoint, parseCheckpoint, signCheckpoint } from "./checkpoint.ts";
 import {
   cosignatureMessage,
@@ -18,15 +20,13 @@ import {
   noteKey,
   parseNote,
   parseVkey,
+  signNote,
   verifyNote,
   type NoteKey,
 } from "./note.ts";
 import { formatPolicy, openUnderPolicy, parsePolicy } from "./policy.ts";
 import { formatTlogProof, parseTlogProof } from "./proof.ts";
 import { emptyRoot } from "./tree.ts";
-
-const opensslVerify: VerifySignature = ({ spki, message, signature }) =>
-  verify(null, message, createPublicKey({ key: Buffer.from(spki), format: "der", type: "spki" }), signature);
 
 interface Party {
   readonly signer: Signer;
@@ -180,6 +180,39 @@ describe("signed notes", () => {
     const bad = { ...own, signature: new Uint8Array(64) };
     const two = parseNote(formatNote({ text, signatures: [own, bad] }));
     await expect(verifyNote(two, [logKey], opensslVerify)).rejects.toMatchObject({ code: "note-invalid" });
+  });
+});
+
+describe("a second line by a P-256 key", () => {
+  const second = testKey("p256");
+  const key = noteKey(ORIGIN, KEY_TYPE.ecdsa, second.spki);
+
+  it("stands below the log's own, with an ID that is of the key alone", async () => {
+    const note = await signCheckpoint({ origin: ORIGIN, size: 7, root }, log.signer, second);
+    expect(
+      fromUtf8(note).startsWith(fromUtf8(await signCheckpoint({ origin: ORIGIN, size: 7, root }, log.signer))),
+    ).toBe(true);
+    expect(key.keyId).toBe(sha256Hex(second.spki).slice(0, 8));
+    expect(parseVkey(formatVkey(key))).toEqual(key);
+    expect(formatVkey(key)).toMatch(/\+Aj/);
+    const opened = await openCheckpoint(note, logKey, opensslVerify, [key]);
+    expect(opened.signatures.map((s) => s.key)).toEqual([logKey, key]);
+    // Who doesn't know it passes it over; who does refuses a wrong one.
+    expect((await openCheckpoint(note, logKey, opensslVerify)).signatures).toHaveLength(1);
+    const { text, signatures } = parseNote(note);
+    const bent = Uint8Array.from(signatures[1]!.signature, (byte, i) => (i === 20 ? byte ^ 1 : byte));
+    const forged = formatNote({ text, signatures: [signatures[0]!, { ...signatures[1]!, signature: bent }] });
+    await expect(openCheckpoint(forged, logKey, opensslVerify, [key])).rejects.toMatchObject({ code: "note-invalid" });
+  });
+
+  it("is no log's signature by itself", async () => {
+    const note = formatNote(await signNote(formatCheckpoint({ origin: ORIGIN, size: 7, root }), ORIGIN, second));
+    await expect(openCheckpoint(note, logKey, opensslVerify, [key])).rejects.toMatchObject({
+      code: "checkpoint-invalid",
+    });
+    await expect(openCheckpoint(note, key, opensslVerify)).rejects.toMatchObject({ code: "checkpoint-invalid" });
+    expect(() => parsePolicy(`log ${formatVkey(key)}\nquorum none\n`)).toThrow(/type 2/);
+    expect(() => noteKey(ORIGIN, KEY_TYPE.ecdsa, log.signer.spki)).toThrow(/P-256/);
   });
 });
 

@@ -1,17 +1,19 @@
 /**
  * C2SP signed notes (c2sp.org/signed-note v1): a text, a blank line, signature lines. Keys of type 0x01 (Ed25519, what a
- * log signs with) and 0x04 (witness Ed25519, c2sp.org/tlog-cosignature) are known; every other line is carried, not read.
+ * log signs with), 0x02 (ECDSA P-256, for a second line by a log) and 0x04 (witness Ed25519, c2sp.org/tlog-cosignature)
+ * are known; every other line is carried, not read.
  */
 import { concatBytes, equalBytes, fromBase64, fromHex, fromUtf8, toBase64, toHex, utf8 } from "../domain/bytes.ts";
-import { CountersignError } from "../domain/errors.ts";
+import { CountersignError, isCountersignError } from "../domain/errors.ts";
 import { sha256 } from "../domain/hash.ts";
 import type { Signer, VerifySignature } from "../domain/signing.ts";
+import { keyAlgorithmOf } from "../pki/spki.ts";
 
 export const MAX_NOTE_BYTES = 256 * 1024;
 export const MAX_NOTE_SIGNATURES = 64;
 const MAX_KEY_NAME = 256;
 
-export const KEY_TYPE = { ed25519: 0x01, cosignature: 0x04 } as const;
+export const KEY_TYPE = { ed25519: 0x01, ecdsa: 0x02, cosignature: 0x04 } as const;
 export type KeyType = (typeof KEY_TYPE)[keyof typeof KEY_TYPE];
 
 export interface NoteSignature {
@@ -31,7 +33,7 @@ export interface NoteKey {
   readonly name: string;
   readonly type: KeyType;
   readonly keyId: string;
-  /** 32 raw bytes */
+  /** 32 raw bytes; of a P-256 key its SubjectPublicKeyInfo */
   readonly publicKey: Uint8Array;
 }
 /** A signature line that a known key made. `time` (seconds since 1970) is set for cosignatures. */
@@ -77,18 +79,30 @@ function hasControl(text: string): boolean {
   return false;
 }
 
-/** First 4 bytes, as hex, of SHA-256(name || 0x0A || type || public key). */
+/** First 4 bytes, as hex, of SHA-256(name || 0x0A || type || public key); of a P-256 key's SPKI alone. */
 export function noteKeyId(name: string, type: KeyType, publicKey: Uint8Array): string {
+  if (type === KEY_TYPE.ecdsa) return toHex(sha256(publicKey).subarray(0, 4));
   return toHex(sha256(concatBytes(utf8(name), Uint8Array.of(0x0a, type), publicKey)).subarray(0, 4));
 }
 
 /** @throws CountersignError `note-invalid` or `key-unsupported` */
 export function noteKey(name: string, type: KeyType, publicKey: Uint8Array): NoteKey {
   assertKeyName(name);
-  if (publicKey.length !== 32) {
+  if (type === KEY_TYPE.ecdsa) {
+    if (!isP256(publicKey)) throw new CountersignError("key-unsupported", `the key of ${name} is no P-256 key`);
+  } else if (publicKey.length !== 32) {
     throw new CountersignError("key-unsupported", `an Ed25519 public key has 32 bytes, not ${publicKey.length}`);
   }
   return { name, type, keyId: noteKeyId(name, type, publicKey), publicKey };
+}
+
+function isP256(spki: Uint8Array): boolean {
+  try {
+    return keyAlgorithmOf(spki) === "ec-p256";
+  } catch (error) {
+    if (isCountersignError(error)) return false;
+    throw error;
+  }
 }
 
 /** `name+hex8(key ID)+base64(type || key)` */
@@ -107,9 +121,9 @@ export function parseVkey(vkey: string): NoteKey {
   } catch (cause) {
     throw new CountersignError("note-invalid", `verifier key of ${name}: not base64`, { cause });
   }
-  const type = blob[0];
-  if ((type !== KEY_TYPE.ed25519 && type !== KEY_TYPE.cosignature) || blob.length !== 33) {
-    throw invalid(`verifier key of ${name}: only Ed25519 keys of type 1 (log) and 4 (witness) are known`);
+  const type = Object.values(KEY_TYPE).find((known) => known === blob[0]);
+  if (type === undefined || (type === KEY_TYPE.ecdsa ? !isP256(blob.subarray(1)) : blob.length !== 33)) {
+    throw invalid(`verifier key of ${name}: only keys of type 1 (Ed25519), 2 (P-256) and 4 (witness) are known`);
   }
   const key = noteKey(name, type, blob.slice(1));
   if (key.keyId !== keyId.toLowerCase()) throw invalid(`verifier key of ${name}: its key ID doesn't fit its key`);
@@ -202,9 +216,10 @@ export async function verifyNote(
     if (key.type === KEY_TYPE.cosignature && time === undefined) {
       throw invalid(`the cosignature of ${key.name} is malformed`);
     }
+    const ecdsa = key.type === KEY_TYPE.ecdsa;
     const good = await verify({
-      spki: ed25519Spki(key.publicKey),
-      algorithm: "ed25519",
+      spki: ecdsa ? key.publicKey : ed25519Spki(key.publicKey),
+      algorithm: ecdsa ? "ecdsa-p256-sha256" : "ed25519",
       message: time === undefined ? utf8(note.text) : cosignatureMessage(note.text, time),
       signature: time === undefined ? line.signature : line.signature.subarray(8),
     });
@@ -214,9 +229,18 @@ export async function verifyNote(
   return [...verified.values()];
 }
 
-/** Signs a text as `name` with an Ed25519 key. @throws CountersignError `key-unsupported`, or what the signer throws */
-export async function signNote(text: string, name: string, signer: Signer): Promise<Note> {
-  const key = noteKey(name, KEY_TYPE.ed25519, ed25519Raw(signer.spki));
-  const signature = await signer.sign(utf8(text));
-  return { text, signatures: [{ name, keyId: key.keyId, signature }] };
+/**
+ * Signs a text as `name`, a line a key: Ed25519 first, which every reader of a log knows, then P-256.
+ * @throws CountersignError `key-unsupported` for any other key, or what a signer throws
+ */
+export async function signNote(text: string, name: string, ...signers: readonly Signer[]): Promise<Note> {
+  const signatures: NoteSignature[] = [];
+  for (const signer of signers) {
+    const ecdsa = signer.algorithm === "ecdsa-p256-sha256";
+    const key = ecdsa
+      ? noteKey(name, KEY_TYPE.ecdsa, signer.spki)
+      : noteKey(name, KEY_TYPE.ed25519, ed25519Raw(signer.spki));
+    signatures.push({ name, keyId: key.keyId, signature: await signer.sign(utf8(text)) });
+  }
+  return { text, signatures };
 }

@@ -34,6 +34,8 @@ export interface SequencerOptions {
   readonly origin: string;
   /** the log's Ed25519 key */
   readonly signer: Signer;
+  /** a P-256 key that signs checkpoints too, on a line of its own */
+  readonly second?: Signer;
   /** the keys that signed acts are admitted from; asked again for every batch that holds one */
   readonly actKeys: () => readonly ActKey[] | Promise<readonly ActKey[]>;
   readonly verify: VerifySignature;
@@ -324,10 +326,10 @@ export class Sequencer {
 
   /** T2: only ever called with a tree whose T1 was committed, or that was read back from the tables. */
   async #sign(client: Tx, edge: TreeEdge): Promise<void> {
-    const { origin, signer, seam, keep, onCheckpoint } = this.#options;
+    const { origin, signer, second, seam, keep, onCheckpoint } = this.#options;
     const checkpoint = { origin, size: edge.size, root: edge.root() };
     await seam?.beforeSign?.(edge.size);
-    const note = await signCheckpoint(checkpoint, signer);
+    const note = await signCheckpoint(checkpoint, signer, second);
     await seam?.beforeStore?.(edge.size, note);
     await keep?.({ size: edge.size, note });
     await storeCheckpoint(client, { ...checkpoint, note });

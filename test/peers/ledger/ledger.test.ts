@@ -3,13 +3,18 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { toBase64, utf8 } from "../../../lib/domain/bytes.ts";
-import { formatVkey } from "../../../lib/ledger/note.ts";
+import { signCheckpoint } from "../../../lib/ledger/checkpoint.ts";
+import { cosign, withSignatures } from "../../../lib/ledger/cosignature.ts";
+import { ed25519Raw, formatVkey, KEY_TYPE, noteKey, parseNote } from "../../../lib/ledger/note.ts";
 import { formatTlogProof } from "../../../lib/ledger/proof.ts";
 import { LogReader } from "../../../lib/ledger/reader.ts";
-import { MemoryLog, opensslVerify } from "../../support/memory-log.ts";
+import { nodeSha256 } from "../../../services/ledger/sha256.ts";
+import { MemoryLog, opensslVerify, testKey } from "../../support/memory-log.ts";
 import { tempDir, tool } from "../../support/index.ts";
 
-/** Our logs, read by golang.org/x/mod/sumdb. */
+/** Our logs, read by golang.org/x/mod/sumdb, and by transparency-dev's formats, merkle and tessera's fsck. */
+
+const SIZES = [0, 1, 2, 255, 256, 257, 1000, 65_535, 65_536, 65_537, 70_000];
 
 let peer: string;
 beforeAll(() => {
@@ -17,53 +22,94 @@ beforeAll(() => {
   execFileSync(tool("go"), ["build", "-mod=readonly", "-o", peer, "."], { cwd: import.meta.dirname, stdio: "inherit" });
 }, 300_000);
 
-async function writeLog(size: number): Promise<{ log: MemoryLog; folder: string }> {
+const second = testKey("p256");
+const witnesses = ["witness.example/one", "witness.example/two"].map((name) => {
+  const signer = testKey("ed25519");
+  return { name, signer, key: noteKey(name, KEY_TYPE.cosignature, ed25519Raw(signer.spki)) };
+});
+
+interface StaticLog {
+  readonly log: MemoryLog;
+  readonly folder: string;
+  /** of every key that has signed the checkpoint */
+  readonly vkeys: string[];
+}
+
+function put(folder: string, path: string, bytes: Uint8Array | string): void {
+  mkdirSync(dirname(join(folder, path)), { recursive: true });
+  writeFileSync(join(folder, path), bytes);
+}
+
+async function writeLog(size: number): Promise<StaticLog> {
   const log = new MemoryLog("factory-y.example/log");
   // In two batches: the second continues partial tiles of the first.
   const entries = Array.from({ length: size }, (_, i) => utf8(`entry ${i} ${"x".repeat(i % 300)}`));
   if (size > 1) await log.append(entries.slice(0, Math.floor(size / 3)));
   await log.append(entries.slice(log.entries.length));
   const folder = tempDir("log");
-  for (const [path, bytes] of log.resources) {
-    mkdirSync(dirname(join(folder, path)), { recursive: true });
-    writeFileSync(join(folder, path), bytes);
+  for (const [path, bytes] of log.resources) put(folder, path, bytes);
+  const reader = await LogReader.open({ fetch: log.fetch, log: log.key, verify: opensslVerify, sha256: nodeSha256 });
+
+  // Signed by the log on two lines, and cosigned.
+  let note = await signCheckpoint(reader.checkpoint, log.signer, second);
+  const { text } = parseNote(note);
+  for (const { name, signer } of witnesses) {
+    note = withSignatures(note, [await cosign(text, name, signer, 1_790_000_000)]);
   }
-  const reader = await LogReader.open({ fetch: log.fetch, log: log.key, verify: opensslVerify });
-  for (const index of [0, Math.floor(size / 2), size - 1]) {
+  put(folder, "checkpoint", note);
+
+  for (const index of new Set([0, Math.floor(size / 2), size - 1])) {
     if (index < 0 || index >= size) continue;
-    const proof = { index, path: await reader.inclusionProof(index), checkpoint: reader.checkpoint.note };
-    writeFileSync(join(folder, `${index}.tlog-proof`), formatTlogProof(proof));
+    const path = await reader.inclusionProof(index);
+    put(folder, `${index}.tlog-proof`, formatTlogProof({ index, path, checkpoint: note }));
+    const hashes = [await reader.leafHash(index), ...path];
+    put(folder, `inclusion/${index}`, hashes.map((hash) => `${toBase64(hash)}\n`).join(""));
   }
-  return { log, folder };
+  for (const old of new Set([0, 1, 255, 256, 257, Math.floor(size / 3), size - 1, size])) {
+    if (old < 0 || old > size) continue;
+    const hashes = [await reader.rootAt(old), ...(await reader.consistencyProof(old))];
+    put(folder, `consistency/${old}`, hashes.map((hash) => `${toBase64(hash)}\n`).join(""));
+  }
+  const vkeys = [log.key, noteKey(log.key.name, KEY_TYPE.ecdsa, second.spki), ...witnesses.map(({ key }) => key)];
+  return { log, folder, vkeys: vkeys.map(formatVkey) };
 }
 
-function judge(folder: string, log: MemoryLog): { status: number | null; out: string } {
-  const { status, stdout, stderr } = spawnSync(peer, [folder, formatVkey(log.key)], { encoding: "utf8" });
+function judge({ folder, vkeys }: Pick<StaticLog, "folder" | "vkeys">): { status: number | null; out: string } {
+  const { status, stdout, stderr } = spawnSync(peer, [folder, ...vkeys], { encoding: "utf8" });
   return { status, out: `${stdout}${stderr}`.trim() };
 }
 
-describe("golang.org/x/mod/sumdb", () => {
-  it.each([0, 1, 2, 255, 256, 257, 1000, 65_537])("accepts a log of %i entries", async (size) => {
-    const { log, folder } = await writeLog(size);
-    const reader = await LogReader.open({ fetch: log.fetch, log: log.key, verify: opensslVerify });
-    const { status, out } = judge(folder, log);
+describe("sumdb, formats, merkle and fsck", () => {
+  it.each(SIZES)("accept a log of %i entries, signed on two lines and cosigned twice", async (size) => {
+    const written = await writeLog(size);
+    const { log } = written;
+    const reader = await LogReader.open({ fetch: log.fetch, log: log.key, verify: opensslVerify, sha256: nodeSha256 });
+    const { status, out } = judge(written);
     expect(out).toContain(`${log.key.name} ${size} ${toBase64(reader.checkpoint.root)} `);
-    expect(status).toBe(0);
-    expect(out).toMatch(size === 0 ? /proofs=0 files=0$/ : /proofs=[1-9]\d* files=[1-3]$/);
+    expect(status, out).toBe(0);
+    expect(out).toMatch(size === 0 ? /proofs=0 files=0\n/ : /proofs=[1-9]\d* files=[1-3]\n/);
+    expect(out).toMatch(/signatures=4 inclusions=[0-3] consistencies=[1-8]$/m);
   });
 
-  it("refuses what we refuse: a changed entry, tile, proof or signature", async () => {
-    const { log, folder } = await writeLog(1000);
-    for (const path of ["tile/entries/001", "tile/0/002", "tile/1/000.p/3", "500.tlog-proof", "checkpoint"]) {
+  it("refuse what we refuse: a changed entry, tile, proof or signature", async () => {
+    const written = await writeLog(1000);
+    const { folder, log, vkeys } = written;
+    const files = ["tile/entries/001", "tile/0/002", "tile/1/000.p/3", "500.tlog-proof", "checkpoint"];
+    for (const path of [...files, "inclusion/500", "consistency/333"]) {
       const file = join(folder, path);
       const good = readFileSync(file);
       const bad = Buffer.from(good);
       bad[60]! ^= 1;
       writeFileSync(file, bad);
-      expect(judge(folder, log), path).toMatchObject({ status: 1 });
+      expect(judge(written), path).toMatchObject({ status: 1 });
       writeFileSync(file, good);
     }
-    expect(judge(folder, log).status).toBe(0);
-    expect(judge(folder, new MemoryLog(log.key.name)).status).toBe(1);
+    expect(judge(written).status).toBe(0);
+    for (const [i, vkey] of [
+      new MemoryLog(log.key.name).key,
+      noteKey(log.key.name, 2, testKey("p256").spki),
+    ].entries()) {
+      expect(judge({ folder, vkeys: vkeys.with(i, formatVkey(vkey)) }).status).toBe(1);
+    }
   });
 });

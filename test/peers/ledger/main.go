@@ -1,6 +1,6 @@
-// Checks a static tlog-tiles folder with the Go team's own implementation (golang.org/x/mod/sumdb), which shares nothing
-// with the program under test: the note's signature, the checkpoint, every entry's hash, the tree's root from the entries,
-// proofs of inclusion and consistency read through authenticated tiles, and the tlog-proof files beside the log.
+// Checks a static tlog-tiles folder twice, with libraries that share nothing with the program under test. Here with the Go
+// team's own (golang.org/x/mod/sumdb): the note's signature, the checkpoint, every entry's hash, the tree's root from the
+// entries, proofs of inclusion and consistency read through authenticated tiles, and the tlog-proof files beside the log.
 package main
 
 import (
@@ -18,16 +18,23 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 3 {
-		fmt.Fprintln(os.Stderr, "usage: ledger FOLDER VKEY")
+	if len(os.Args) < 3 {
+		fmt.Fprintln(os.Stderr, "usage: ledger FOLDER VKEY [VKEY...]")
 		os.Exit(2)
 	}
 	report, err := check(os.Args[1], os.Args[2])
+	fail("sumdb", err)
+	fmt.Println(report)
+	report, err = transparency(os.Args[1], os.Args[2:])
+	fail("transparency-dev", err)
+	fmt.Println(report)
+}
+
+func fail(who string, err error) {
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "refused:", err)
+		fmt.Fprintln(os.Stderr, who, "refuses:", err)
 		os.Exit(1)
 	}
-	fmt.Println(report)
 }
 
 type checkpoint struct {
