@@ -6,7 +6,10 @@ import type { FromThread, Request, Results, ToThread, Work } from "./ext4-protoc
 /** Far longer than any image takes; a hang is ended with its thread. */
 const TIMEOUT_MS = 30_000;
 
-let thread: Worker | undefined;
+/** The library loses some 40 KB with each piece of work. */
+const WORK_A_THREAD = 500;
+
+let thread: FileSystemThread | undefined;
 let turn: Promise<unknown> = Promise.resolve();
 
 /**
@@ -26,49 +29,75 @@ export function withFileSystem<W extends Work>(
 }
 
 async function run(reader: RangeReader, request: Request): Promise<Results[Work["op"]] | undefined> {
-  const worker = (thread ??= newThread());
-  worker.ref();
+  const current = (thread ??= new FileSystemThread());
+  let end: End;
   try {
-    return await new Promise((resolve, reject) => {
-      /** After a failure the library's state can't be trusted any more: the next image gets a new thread. */
-      const end = (settle: () => void, broken = false) => {
-        clearTimeout(timer);
-        worker.removeAllListeners("message").removeAllListeners("error").removeAllListeners("exit");
-        if (broken) {
-          thread = undefined;
-          void worker.terminate();
-        }
-        settle();
-      };
-      const fail = (why: string) => end(() => reject(invalid(why)), true);
-      const timer = setTimeout(() => fail(`it isn't done after ${TIMEOUT_MS / 1000} s`), TIMEOUT_MS);
-      worker.on("message", (message: FromThread) => {
-        if ("read" in message) return void reply(worker, reader, message.read);
-        if ("value" in message) return end(() => resolve(message.value));
-        const { full, message: why } = message.failed;
-        if (full) return end(() => resolve(undefined), true);
-        fail(why);
-      });
-      worker.on("error", (error) => fail(error.message));
-      worker.on("exit", () => fail("its thread ended"));
-      worker.postMessage(request satisfies ToThread);
-    });
-  } finally {
-    worker.unref();
-  }
-}
-
-async function reply(worker: Worker, reader: RangeReader, { offset, length }: { offset: number; length: number }) {
-  try {
-    const bytes = (await reader.read(offset, length)).slice();
-    worker.postMessage({ bytes } satisfies ToThread, [bytes.buffer]);
+    end = await current.run(reader, request);
   } catch (error) {
-    worker.postMessage({ unreadable: error instanceof Error ? error.message : String(error) } satisfies ToThread);
+    end = { failed: { full: false, sound: false, message: (error as Error).message } };
   }
+  // A module that failed can't be trusted any more: the next image gets a new thread.
+  if (("failed" in end && !end.failed.sound) || current.done >= WORK_A_THREAD) {
+    thread = undefined;
+    current.end();
+  }
+  if ("value" in end) return end.value;
+  if (end.failed.full) return undefined;
+  throw invalid(end.failed.message);
 }
 
-function newThread(): Worker {
-  return new Worker(new URL("ext4-thread.ts", import.meta.url));
+type End = Exclude<FromThread, { readonly read: unknown }>;
+
+class FileSystemThread {
+  readonly #worker = new Worker(new URL("ext4-thread.ts", import.meta.url));
+  #onMessage: ((message: FromThread) => void) | undefined;
+  #onEnd: ((why: Error) => void) | undefined;
+  /** pieces of work */
+  done = 0;
+
+  constructor() {
+    this.#worker.on("message", (message: FromThread) => this.#onMessage?.(message));
+    this.#worker.on("error", (error) => this.#onEnd?.(error));
+    this.#worker.on("exit", () => this.#onEnd?.(new Error("its thread ended")));
+  }
+
+  /** @throws Error when the thread fails or isn't done in time */
+  async run(reader: RangeReader, request: Request): Promise<End> {
+    this.#worker.ref();
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      return await new Promise<End>((resolve, reject) => {
+        timer = setTimeout(() => reject(new Error(`it isn't done after ${TIMEOUT_MS / 1000} s`)), TIMEOUT_MS);
+        this.#onEnd = reject;
+        this.#onMessage = (message) => {
+          if ("read" in message) void this.#answer(reader, message.read);
+          else resolve(message);
+        };
+        this.#worker.postMessage(request satisfies ToThread);
+      });
+    } finally {
+      clearTimeout(timer);
+      this.#onMessage = undefined;
+      this.#onEnd = undefined;
+      this.done++;
+      this.#worker.unref();
+    }
+  }
+
+  end(): void {
+    void this.#worker.terminate();
+  }
+
+  async #answer(reader: RangeReader, { offset, length }: { offset: number; length: number }): Promise<void> {
+    try {
+      // A copy of its own: what the reader gives may be a view of the whole image.
+      const bytes = new Uint8Array(await reader.read(offset, length));
+      this.#worker.postMessage({ bytes } satisfies ToThread, [bytes.buffer]);
+    } catch (error) {
+      const unreadable = error instanceof Error ? error.message : String(error);
+      this.#worker.postMessage({ unreadable } satisfies ToThread);
+    }
+  }
 }
 
 function invalid(why: string): CountersignError {

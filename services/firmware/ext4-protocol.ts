@@ -49,5 +49,5 @@ export type ToThread = Request | { readonly bytes: Uint8Array } | { readonly unr
 export type FromThread =
   | { readonly read: { readonly offset: number; readonly length: number } }
   | { readonly value: Results[Work["op"]] }
-  /** `full`: there was no room; else it is broken, or the WebAssembly module is */
-  | { readonly failed: { readonly full: boolean; readonly message: string } };
+  /** `full`: there was no room; `sound`: the library said no and goes on, else the WebAssembly module itself failed */
+  | { readonly failed: { readonly full: boolean; readonly sound: boolean; readonly message: string } };

@@ -166,18 +166,16 @@ async function unlessMissing<T>(done: Promise<T>): Promise<T | undefined> {
 
 async function perform(work: Work, disk: Overlay): Promise<Results[Work["op"]]> {
   const mounted = await ext2fs.mount(disk);
-  const fs = mounted.promises;
-  if (work.op === "write") {
-    await write(fs, work.path, work.mode, work.bytes);
+  let value: Results["look"] | Results["search"] | undefined;
+  try {
+    if (work.op === "write") await write(mounted.promises, work.path, work.mode, work.bytes);
+    else if (work.op === "look") value = await look(mounted.promises, work);
+    else value = await search(mounted.promises, work.limit);
+  } finally {
     await ext2fs.umount(mounted);
-    const pages = [...disk.pages]
-      .sort(([a], [b]) => a - b)
-      .map(([page, bytes]) => [page, new Uint8Array(bytes)] as const);
-    return { pages };
   }
-  const value = work.op === "look" ? await look(fs, work) : await search(fs, work.limit);
-  await ext2fs.umount(mounted);
-  return value;
+  const pages = [...disk.pages].sort(([a], [b]) => a - b);
+  return value ?? { pages: pages.map(([page, bytes]) => [page, new Uint8Array(bytes)] as const) };
 }
 
 /** libext2fs's own codes (ext2_err.et) for no free block, inode or place in the directory; the base is 2133571328. */
@@ -185,8 +183,10 @@ const NO_SPACE: readonly unknown[] = [2133571400, 2133571401, 2133571366];
 
 function failure(error: unknown): FromThread {
   const { code, errno, message } = error as { code?: unknown; errno?: unknown; message?: unknown };
-  const what = errno === undefined ? String(message ?? error) : `libext2fs says ${String(code)} (${String(errno)})`;
-  return { failed: { full: code === "ENOSPC" || NO_SPACE.includes(errno), message: what.slice(0, 200) } };
+  const full = code === "ENOSPC" || NO_SPACE.includes(errno);
+  const sound = full || typeof errno === "number";
+  const what = typeof errno === "number" ? `libext2fs says ${String(code)} (${errno})` : String(message ?? error);
+  return { failed: { full, sound, message: what.slice(0, 200) } };
 }
 
 port.on("message", (message: ToThread) => {

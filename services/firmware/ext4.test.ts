@@ -92,6 +92,15 @@ describe("ext4", () => {
     );
   });
 
+  it("takes an image in a Buffer and leaves it whole, over many injections", async () => {
+    const buffer = Buffer.from(original);
+    const template = await ext4.open(bytesReader(buffer), { path: PATH });
+    const first = await template.inject(chains[0]!.chain);
+    for (let i = 0; i < 520; i++) await template.inject(chains[i % 6]!.chain);
+    expect(await template.inject(chains[0]!.chain)).toEqual(first);
+    expect(buffer.equals(original)).toBe(true);
+  });
+
   it("puts a chain in the place of another device's only when told to", async () => {
     const held = await inject(original, other.chain);
     await refused(held, "image-holds-other-chain");
