@@ -1,3 +1,4 @@
+import type { Layout } from "../lib/firmware/index.ts";
 import { defineQuery, defineSignal, defineUpdate } from "@temporalio/workflow";
 import type { Refusal } from "./parties.ts";
 
@@ -16,12 +17,9 @@ export const lotWorkflowIds = {
 
 export type Outcome = { ok: true } | { ok: false; error: Refusal };
 
-export interface LayoutRequest {
+export interface LayoutRequest extends Layout {
   format: string;
   template: string;
-  offset?: number | undefined;
-  length?: number | undefined;
-  replace?: boolean | undefined;
 }
 /** A lot as an operator asks for it; checked by the activity that opens it. */
 export interface LotRequest {

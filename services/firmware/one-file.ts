@@ -73,6 +73,7 @@ export async function extractFile(request: {
   image: string;
 }): Promise<{ format: FirmwareFormat; chain: Uint8Array[]; encoding: ChainEncoding }> {
   const format = firmwareFormat(request.format);
+  checkLayout(format, request.layout);
   const { chainBytes } = await withImage(request.image, (image) => format.extract(image, request.layout));
   return { format, ...decodeChain(chainBytes) };
 }

@@ -160,4 +160,20 @@ describe("countersign firmware", () => {
       code: "commander.invalidArgument",
     });
   });
+
+  it("takes each format's own options, and no other's", async () => {
+    writeFileSync(join(dir, "nvs.bin"), new Uint8Array(0x6000).fill(0xff));
+    const into = "inject --format esp-nvs --chain @chain.pem --image @nvs.bin --out @out.bin";
+    await run(`${into} --namespace factory --key chain --type string`);
+    expect(await run("detect @out.bin")).toBe("esp-nvs\n");
+    expect(await run("extract --format esp-nvs --image @out.bin --namespace factory --key chain")).toBe(pem(one));
+    expect(await exit(into)).toEqual([2, "usage"]);
+    expect(await exit(`${into} --namespace factory --key chain --offset 0x10`)).toEqual([2, "usage"]);
+    expect((await exit(`${into} --namespace factory --key chain --type number`))[1]).toBe("commander.invalidArgument");
+    expect((await exit(`${into} --mode 999`))[1]).toBe("commander.invalidArgument");
+    const other = "inject --format esp-nvs --chain @other.pem --image @out.bin --out @out.bin";
+    expect(await exit(`${other} --namespace factory --key chain`)).toEqual([1, "image-holds-other-chain"]);
+    await run(`${other} --namespace factory --key chain --replace`);
+    expect(await run("extract --format esp-nvs --image @out.bin")).toMatch(/BEGIN/);
+  });
 });

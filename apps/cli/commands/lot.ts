@@ -1,7 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
+import type { Layout } from "../../../lib/firmware/index.ts";
 import { FIRMWARE_FORMATS } from "../../../lib/records/receipt.ts";
+import { LAYOUT_SYNTAX, parseSetting } from "../layout-options.ts";
 import { note, print, printJson, table } from "../output.ts";
 import { type LotView, wholeNumber, withSite } from "../lot-view.ts";
 import { registerInject, registerInstall } from "./lot-finish.ts";
@@ -9,12 +11,9 @@ import { registerBuild } from "./sign.ts";
 
 /** `countersign lot ...`: production runs and how far they are. */
 
-interface LayoutOption {
+interface LayoutOption extends Layout {
   format: string;
   template: string;
-  offset?: number;
-  length?: number;
-  replace?: boolean;
 }
 
 const DEFAULT_SITE = "factory-y";
@@ -34,7 +33,7 @@ export function registerLot(program: Command): void {
     .option("--hardware-type <oid>", "idevid only: put a hardware module name of this type into each certificate")
     .option(
       "--layout <layout>",
-      "image for the chain, as FORMAT:TEMPLATE[,offset=N][,length=N][,replace]; several take turns, slot by slot",
+      `image for the chain, as FORMAT:TEMPLATE[,SETTING...], SETTING one of ${LAYOUT_SYNTAX}; several take turns, slot by slot`,
       collectLayout,
     )
     .option("--layouts <file>", "the same as a JSON array")
@@ -115,24 +114,10 @@ export function parseLayout(text: string): LayoutOption {
   if (!(FIRMWARE_FORMATS as readonly string[]).includes(format) || template === "") {
     throw new InvalidArgumentError(`expected FORMAT:TEMPLATE, FORMAT one of ${FIRMWARE_FORMATS.join(", ")}`);
   }
-  const layout: LayoutOption = { format, template };
-  for (const setting of settings) {
-    const [key, value] = setting.split("=", 2);
-    if (setting === "replace") layout.replace = true;
-    else if (key === "offset" || key === "length") layout[key] = address(value ?? "");
-    else throw new InvalidArgumentError(`${JSON.stringify(setting)} is none of offset=N, length=N, replace`);
-  }
-  return layout;
+  return Object.assign({ format, template }, ...settings.map(parseSetting)) as LayoutOption;
 }
 
 const collectLayout = (text: string, before: LayoutOption[] = []): LayoutOption[] => [...before, parseLayout(text)];
-
-function address(text: string): number {
-  if (!/^(0x[0-9a-fA-F]{1,8}|\d{1,10})$/.test(text)) {
-    throw new InvalidArgumentError(`${JSON.stringify(text)} is no number: use 53248 or 0xD000`);
-  }
-  return Number(text);
-}
 
 async function readLayouts(file: string): Promise<LayoutOption[]> {
   try {
