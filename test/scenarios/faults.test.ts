@@ -2,6 +2,6 @@ import { it } from "vitest";
 import { expectOneCertificateEach } from "../support/faults/suite.ts";
 
 /** The short form; `npm run test:faults` runs it in full. */
-it("gives every CSR exactly one certificate while site, Postgres and Temporal are killed", async () => {
+it("gives every CSR exactly one certificate while site, Postgres, Temporal and hub are killed", async () => {
   await expectOneCertificateEach({ csrs: 500, kills: 6, lanes: 4, batch: 24 });
 }, 300_000);

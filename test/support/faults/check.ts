@@ -6,6 +6,7 @@ import { folderFetch } from "../../../apps/cli/evidence/folder.ts";
 import { nodeSha256 } from "../../../apps/cli/evidence/hash.ts";
 import { SiteClient } from "../../../apps/cli/site-client.ts";
 import { lotDevices, type LotDevice } from "../../../apps/cli/scenario/lot.ts";
+import { loadHubConfig } from "../../../apps/hub/config.ts";
 import { loadSiteConfig } from "../../../apps/site/config.ts";
 import { equalBytes, fromBase64, toHex } from "../../../lib/domain/bytes.ts";
 import { parseVkey } from "../../../lib/ledger/note.ts";
@@ -16,6 +17,7 @@ import { webCryptoVerify } from "../../../lib/pki/verify.ts";
 import { parseEntry } from "../../../lib/records/statement.ts";
 import { connect, type Db } from "../../../store/db.ts";
 import { countersign } from "../../scenarios/countersign.ts";
+import { pause } from "./killer.ts";
 import type { FaultRun } from "./run.ts";
 
 export interface FaultReport {
@@ -29,6 +31,11 @@ export interface FaultReport {
   /** intents that reconciliation had to sign, since no batch was left that would have */
   readonly settled: number;
   readonly audited: number;
+  /** visits to the hub that were served, and those that a kill cut off and the device made again */
+  readonly visits: number;
+  readonly cutOff: number;
+  /** messages that the hub acknowledged */
+  readonly acknowledged: number;
   /** everything that doesn't hold; empty is what the run is for */
   readonly faults: readonly string[];
 }
@@ -73,8 +80,35 @@ export async function checkRun(run: FaultRun): Promise<FaultReport> {
       intentActs: ledger.intents,
       openIntents,
       audited: report.devices,
+      visits: run.visitor.visits,
+      cutOff: run.visitor.failures,
+      acknowledged: await checkHub(run, faults),
       faults: faults.list,
     };
+  } finally {
+    await db.end();
+  }
+}
+
+/** What the hub acknowledged, it has; and what it saw is in the ledger, says the site it reported to. */
+async function checkHub(run: FaultRun, faults: Faults): Promise<number> {
+  const config = loadHubConfig(join(run.home, "hub", "hub.json"));
+  const { url, passwordFile } = config.database;
+  const db = connect(url, { password: (await readFile(passwordFile!, "utf8")).trim(), max: 1 });
+  try {
+    for (const [deviceId, acknowledged] of run.visitor.acknowledged) {
+      const kept = await count(db, "SELECT count(*) FROM hub_telemetry WHERE device_id = $1", [deviceId]);
+      faults.unless(kept >= acknowledged, `${deviceId}: ${acknowledged} messages acknowledged, ${kept} kept`);
+    }
+    const open = "SELECT count(*) FROM hub_sighting WHERE state IS NULL";
+    for (const deadline = Date.now() + 90_000; (await count(db, open)) > 0 && Date.now() < deadline;) await pause(500);
+    const { rows } = await db.query<{ state: string | null; n: number }>(
+      "SELECT state, count(*) AS n FROM hub_sighting GROUP BY state",
+    );
+    const seen = Object.fromEntries(rows.map(({ state, n }) => [String(state), Number(n)]));
+    const visited = run.visitor.acknowledged.size;
+    faults.unless((seen["known"] ?? 0) >= visited && rows.length === 1, `the hub reported ${JSON.stringify(seen)}`);
+    return [...run.visitor.acknowledged.values()].reduce((sum, n) => sum + n, 0);
   } finally {
     await db.end();
   }

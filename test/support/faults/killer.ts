@@ -4,7 +4,7 @@ import type { Component } from "../../../apps/site/stack/component.ts";
 import type { Random } from "./random.ts";
 
 /** What a kill hits: a component of the stack, or a process that one of them started. */
-export type Target = "site" | "issuing" | "postgres" | "backend" | "temporal";
+export type Target = "site" | "issuing" | "postgres" | "backend" | "temporal" | "hub";
 
 export interface Kill {
   readonly target: Target;
@@ -15,7 +15,7 @@ export interface Kill {
 }
 
 /** How often each is in a hand that is dealt out before the next is shuffled; what doesn't run isn't hit. */
-const WEIGHTS: Readonly<Record<Target, number>> = { site: 3, issuing: 2, postgres: 2, backend: 1, temporal: 2 };
+const WEIGHTS: Readonly<Record<Target, number>> = { site: 3, issuing: 2, postgres: 2, backend: 1, temporal: 2, hub: 2 };
 const BACK_MS = 120_000;
 
 /** Kills processes of one party's part of the stack with -9, and waits for the stack to bring them back. */
@@ -78,7 +78,7 @@ export class Killer {
       );
     if (target === "site") return own("site", this.#party);
     if (target === "temporal") return own("temporal", `Temporal of ${this.#party}`);
-    if (target === "postgres") return own("postgres");
+    if (target === "hub" || target === "postgres") return own(target);
     if (target === "backend") return own("postgres").flatMap(childrenOf);
     return own("site", this.#party)
       .flatMap(childrenOf)

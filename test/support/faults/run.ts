@@ -9,6 +9,7 @@ import { Stack } from "../../../apps/site/stack/stack.ts";
 import { removeState } from "../../../apps/site/stack/state.ts";
 import { Killer, pause, type Kill, type Target } from "./killer.ts";
 import { seededRandom, type Random } from "./random.ts";
+import { Visitor } from "./visitor.ts";
 import { Line, readyCsrs, type Asked } from "./station.ts";
 
 /** One lot of ready CSRs through a site whose processes are killed meanwhile. */
@@ -30,6 +31,7 @@ export interface FaultRun {
   readonly lot: string;
   readonly asked: readonly Asked[];
   readonly kills: readonly Kill[];
+  readonly visitor: Pick<Visitor, "acknowledged" | "visits" | "failures">;
   readonly batches: number;
   /** of the lot under faults alone */
   readonly seconds: number;
@@ -42,6 +44,8 @@ export interface FaultRun {
 const PARTY = "factory-y";
 const LOT = "lot-faults";
 const LONGEST_PAUSE_MS = 1_500;
+/** devices that connect to the hub meanwhile */
+const VISITORS = 40;
 
 export async function faultRun(plan: FaultPlan): Promise<FaultRun> {
   const dir = await mkdtemp(join(tmpdir(), "countersign-faults-"));
@@ -62,17 +66,19 @@ export async function faultRun(plan: FaultPlan): Promise<FaultRun> {
     await removeState(dir);
   };
   try {
-    const asked = readyCsrs(plan.csrs, "dev-f-");
+    const asked = readyCsrs(plan.csrs, "dev-f-", VISITORS);
     await delegateToFactory(home, { idPrefixes: ["dev-"], quota: plan.csrs });
     await openLot(home, plan.csrs);
     const random = seededRandom(plan.seed);
     const killer = new Killer(stack, PARTY, random);
     const line = await Line.open(home, PARTY, LOT);
     const since = performance.now();
-    await Promise.all([produce(line, asked, plan, random, killer), killAll(killer, plan, line)]);
+    const visitor = new Visitor(stack.info.hub, seededRandom(plan.seed + 1));
+    const lot = Promise.all([produce(line, asked, plan, random, killer), killAll(killer, plan, line)]);
+    await Promise.all([lot.finally(() => visitor.stop()), visitor.run(asked)]);
     line.close();
     return {
-      ...{ stack, home, party: PARTY, lot: LOT, asked, kills: killer.kills, batches: line.batches, close },
+      ...{ stack, home, party: PARTY, lot: LOT, asked, kills: killer.kills, visitor, batches: line.batches, close },
       seconds: Math.round((performance.now() - since) / 100) / 10,
       ownEnds: unexplained(ends, killer.kills),
     };
@@ -132,6 +138,7 @@ async function produce(line: Line, asked: readonly Asked[], plan: FaultPlan, ran
 const COMPONENT: Readonly<Partial<Record<Target, string>>> = {
   site: PARTY,
   postgres: "Postgres",
+  hub: "hub",
   temporal: `Temporal of ${PARTY}`,
 };
 
@@ -146,7 +153,7 @@ function unexplained(ends: ReadonlyMap<string, number>, kills: readonly Kill[]):
 
 /** A run that fails leaves no state behind; what its processes said last goes to the test's output. */
 async function printLogs(home: string): Promise<void> {
-  for (const name of [PARTY, "postgres", `temporal-${PARTY}`]) {
+  for (const name of [PARTY, "hub", "postgres", `temporal-${PARTY}`]) {
     const text = await readFile(join(home, "log", `${name}.log`), "utf8").catch(() => "");
     console.error(`--- ${name}.log\n${text.trimEnd().split("\n").slice(-40).join("\n")}`);
   }

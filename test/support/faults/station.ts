@@ -3,7 +3,7 @@ import { SiteClient } from "../../../apps/cli/site-client.ts";
 import { Station, type RunOptions, type StationResult } from "../../../apps/cli/station.ts";
 import { parseCsr } from "../../../lib/pki/csr.ts";
 import { pemDecode, pemEncode } from "../../../lib/pki/pem.ts";
-import { makeCsr, throwawayKey } from "../issuing.ts";
+import { makeCsr, throwawayKey, type ThrowawayKey } from "../issuing.ts";
 
 /** One ready CSR, and every certificate that was ever given for it. */
 export interface Asked {
@@ -12,17 +12,32 @@ export interface Asked {
   readonly spki: Uint8Array;
   /** SHA-256 of the DER of each distinct certificate, hex */
   readonly given: Map<string, Uint8Array>;
+  /** as it was first given, leaf first */
+  chain?: string | undefined;
+  /** of some: they visit the hub */
+  readonly keyPem?: string;
   answers: number;
 }
 
-export function readyCsrs(count: number, prefix: string): Asked[] {
+/** @param visitors so many keep their key */
+export function readyCsrs(count: number, prefix: string, visitors: number): Asked[] {
   return Array.from({ length: count }, (_, i) => {
     const deviceId = `${prefix}${String(i + 1).padStart(5, "0")}`;
-    const der = makeCsr(throwawayKey(), { cn: deviceId });
+    const key = throwawayKey();
+    const der = makeCsr(key, { cn: deviceId });
     const { spki } = parseCsr(der);
-    return { deviceId, pem: pemEncode("CERTIFICATE REQUEST", der), spki, given: new Map(), answers: 0 };
+    return {
+      deviceId,
+      pem: pemEncode("CERTIFICATE REQUEST", der),
+      spki,
+      given: new Map(),
+      answers: 0,
+      ...(i < visitors ? { keyPem: pemOf(key) } : {}),
+    };
   });
 }
+
+const pemOf = ({ privateKey }: ThrowawayKey): string => String(privateKey.export({ type: "pkcs8", format: "pem" }));
 
 const PATIENT: RunOptions = { patienceMs: 180_000, timeoutMs: 600_000 };
 
@@ -59,6 +74,7 @@ export class Line {
       const [der] = pemDecode(result.chain ?? "", "CERTIFICATE");
       if (der === undefined) throw new Error(`${asked.deviceId}: an answer without a chain`);
       asked.given.set(createHash("sha256").update(der).digest("hex"), der);
+      asked.chain ??= result.chain;
       asked.answers++;
     });
   }

@@ -25,6 +25,7 @@ export async function expectOneCertificateEach(plan: Omit<FaultPlan, "seed">): P
     );
     expect(faults).toEqual([]);
     expect(run.kills).toHaveLength(plan.kills);
+    expect(counts.visits).toBeGreaterThan(0);
     expect(counts).toMatchObject({ certificates: plan.csrs, duplicates: 0, openIntents: 0, audited: plan.csrs });
   } finally {
     await run.close();
