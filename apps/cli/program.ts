@@ -9,8 +9,10 @@ import { registerFirmware } from "./commands/firmware.ts";
 import { registerHandoff } from "./commands/handoff.ts";
 import { registerHub } from "./commands/hub.ts";
 import { registerLot } from "./commands/lot.ts";
+import { registerMonitor } from "./commands/monitor.ts";
 import { registerParty } from "./commands/party.ts";
 import { registerReconcile } from "./commands/reconcile.ts";
+import { registerRecovery } from "./commands/recovery.ts";
 import { registerSign } from "./commands/sign.ts";
 import { registerStack } from "./commands/stack.ts";
 import { registerTrace } from "./commands/trace.ts";
@@ -30,8 +32,10 @@ const COMMANDS = [
   registerVerify,
   registerAudit,
   registerChain,
+  registerMonitor,
   registerHub,
   registerReconcile,
+  registerRecovery,
   registerBench,
 ];
 

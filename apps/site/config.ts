@@ -101,6 +101,11 @@ export const siteConfigSchema = z.strictObject({
       logsFile: path.optional(),
     })
     .default({}),
+  /**
+   * A copy of the site's ledger outside the database, never behind what was published; better on another disk. What a
+   * restored database is held against, and rebuilt from.
+   */
+  ledgerDir: path.default("ledger"),
   imagesDir: path,
   firmwareDir: path,
   logLevel: z.enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"]).default("info"),
@@ -146,6 +151,7 @@ export function loadSiteConfig(file: string): SiteConfig {
       ...(witness.policyFile === undefined ? {} : { policyFile: at(witness.policyFile) }),
       ...(witness.logsFile === undefined ? {} : { logsFile: at(witness.logsFile) }),
     },
+    ledgerDir: at(config.ledgerDir),
     imagesDir: at(config.imagesDir),
     firmwareDir: at(config.firmwareDir),
   };

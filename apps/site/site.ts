@@ -34,11 +34,12 @@ import { type HealthParts, siteComponents, siteMetrics } from "./health.ts";
 import type { IssuingProcesses } from "./issuing/issuing-processes.ts";
 import { startIssuing } from "./issuing/start.ts";
 import { messageHandlers, onRefusedMessage } from "./messages.ts";
+import { assertLedgerWhole, ledgerGuard } from "./ledger-guard.ts";
 import { keepReconciled } from "./reconciler.ts";
 import { siteSignatureAudit } from "./signature-audit.ts";
 import { startTemporalSide, type TemporalSide } from "./temporal.ts";
 import { caSettings, openConfigured, useSoftHsm } from "./tokens.ts";
-import { witnessSides } from "./witness.ts";
+import { sitePolicy, witnessSides } from "./witness.ts";
 
 const CRL_CHECK_MS = 3_600_000;
 const DATABASE_CONNECTIONS = 24;
@@ -136,16 +137,21 @@ async function launch(
   await migrate(db);
 
   await createLedger({ db, origin: config.origin, signer: identity.log });
+  const policy = sitePolicy(config, db, identity);
+  const guard = ledgerGuard(config, db, identity, policy);
+  await assertLedgerWhole(db, identity, guard, logger);
   const sequencer = new Sequencer({
     db,
     origin: config.origin,
     signer: identity.log,
     actKeys: () => [actKey(identity.act.spki, identity.act.algorithm)],
     verify: nodeVerify,
+    ...guard,
     onError(error) {
       logger.error({ err: error }, "the sequencer had a fault");
-      // Its log contradicts its own signatures: nothing is released any more, so the site must not look as if it were.
-      if (errorCodeOf(error) === "ledger-forked") onFailure(error);
+      // What it holds contradicts its signatures, or lacks some of what they are over: nothing is released any more, so
+      // the site must not look as if it were.
+      if (["ledger-forked", "ledger-behind"].includes(errorCodeOf(error))) onFailure(error);
     },
   });
   sequencer.start();
@@ -153,7 +159,7 @@ async function launch(
   const acts = new Acts({ db, origin: config.origin, party: config.party });
   started.add("acts", () => acts.close());
 
-  const { witness, feed } = witnessSides(config, db, identity, logger);
+  const { witness, feed } = witnessSides(config, db, identity, policy, logger);
   await feed.start();
   started.add("witness feed", () => feed.stop());
   const cosigned: Cosigned = (size) => feed.cosigned(size);
@@ -283,7 +289,7 @@ interface Parts {
 
 function issuingContext(
   config: SiteConfig,
-  parts: Pick<Parts, "db" | "acts" | "caToken"> & { processes: IssuingProcesses | undefined },
+  parts: Pick<Parts, "db" | "acts"> & { caToken: Token | undefined; processes: IssuingProcesses | undefined },
 ): IssuingContext {
   const { db, acts, caToken, processes } = parts;
   return {

@@ -18,13 +18,26 @@ export interface WitnessSides {
   readonly feed: WitnessFeed;
 }
 
+/** Whom this site's log asks. @throws CountersignError `component-missing`, `policy-invalid` */
+export function sitePolicy(config: SiteConfig, db: Db, identity: Identity): SitePolicy {
+  const log = parseVkey(logVkey(identity));
+  const { policyFile } = config.witness;
+  if (policyFile === undefined) return peersPolicy(db, log);
+  const configured = configuredPolicy(read(policyFile), { log, witness: parseVkey(witnessVkey(identity)) });
+  return async () => configured;
+}
+
 /** @throws CountersignError `component-missing`, `policy-invalid` */
-export function witnessSides(config: SiteConfig, db: Db, identity: Identity, logger: Logger): WitnessSides {
+export function witnessSides(
+  config: SiteConfig,
+  db: Db,
+  identity: Identity,
+  policy: SitePolicy,
+  logger: Logger,
+): WitnessSides {
   const log = parseVkey(logVkey(identity));
   const own = parseVkey(witnessVkey(identity));
-  const { policyFile, logsFile } = config.witness;
-  const configured = policyFile === undefined ? undefined : configuredPolicy(read(policyFile), { log, witness: own });
-  const policy: SitePolicy = configured === undefined ? peersPolicy(db, log) : async () => configured;
+  const { logsFile } = config.witness;
   const logs: readonly NoteKey[] = logsFile === undefined ? [] : parsePolicy(read(logsFile)).logs;
   const witness = new Witness({
     db,
