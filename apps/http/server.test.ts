@@ -65,6 +65,7 @@ const file = (name: string): string => readFileSync(join(dir, name), "utf8");
 interface Answer {
   status: number;
   type: string;
+  caching: string;
   body: Record<string, unknown>;
 }
 
@@ -82,6 +83,7 @@ function call(method: string, path: string, options: { client?: string; body?: s
           resolve({
             status: response.statusCode ?? 0,
             type: response.headers["content-type"] ?? "",
+            caching: response.headers["cache-control"] ?? "",
             body: JSON.parse(text) as Record<string, unknown>,
           }),
         );
@@ -128,7 +130,7 @@ afterAll(async () => {
 
 describe("client certificates", () => {
   it("serves open routes without one", async () => {
-    expect(await call("GET", "/open")).toMatchObject({ status: 200, body: { ok: true } });
+    expect(await call("GET", "/open")).toMatchObject({ status: 200, caching: "no-store", body: { ok: true } });
   });
 
   it("names the client of the infrastructure CA", async () => {

@@ -90,6 +90,10 @@ function furnish(server: HttpServer): void {
     const message = `there is no ${request.method} ${request.url.slice(0, 200)} here`;
     return sendProblem(reply, new CountersignError("not-found", message));
   });
+  // Whatever doesn't say how long it holds is of the moment; so is every refusal, also of what will be there later.
+  server.addHook("onSend", async (_request, reply) => {
+    if (reply.statusCode >= 400 || !reply.hasHeader("cache-control")) reply.header("cache-control", "no-store");
+  });
   server.addHook("onResponse", async (request, reply) => {
     request.log.info(
       {

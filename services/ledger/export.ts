@@ -7,9 +7,11 @@ import { encodeBundle, hashesAtLevel, TILE_WIDTH, tilePath, tileWidth } from "..
 import { HASH_SIZE } from "../../lib/ledger/tree.ts";
 import type { Db } from "../../store/db.ts";
 import { listBlobs, readBlob, readCheckpoint, readEntries, readTile } from "../../store/ledger.ts";
+import { noteOf } from "./serve.ts";
 
 /**
- * Writes the log under its newest checkpoint as a static tlog-tiles folder: blobs and tiles first, `checkpoint` last,
+ * Writes the log under its newest checkpoint, with the cosignatures that have come in for it, as a static tlog-tiles
+ * folder: blobs and tiles first, `checkpoint` last,
  * each by rename, so a reader of the folder never meets a checkpoint whose tiles aren't there. Full tiles that an
  * earlier export wrote are kept.
  * @returns the exported size
@@ -18,7 +20,8 @@ import { listBlobs, readBlob, readCheckpoint, readEntries, readTile } from "../.
 export async function exportLedger(db: Db, folder: string): Promise<{ size: number; checkpoint: Uint8Array }> {
   const checkpoint = await readCheckpoint(db);
   if (checkpoint === undefined) throw new CountersignError("not-found", "the ledger has no checkpoint to export");
-  const { size, note } = checkpoint;
+  const { size } = checkpoint;
+  const note = await noteOf(db, checkpoint);
 
   await writeBlobs(folder, await listBlobs(db), async (sha256) => (await readBlob(db, sha256))!);
   await writeTiles(db, folder, { from: 0, to: size });

@@ -292,7 +292,9 @@ describe("a party's ledger", () => {
     expect(size % 256).toBeGreaterThan(0);
     const partial = await readLedgerResource(site.db, `tile/0/000.p/${size}`);
     expect(partial?.bytes.length).toBe(size * 32);
-    expect(partial?.cacheControl).toContain("immutable");
+    expect(partial?.cacheControl).toBe("public, max-age=60");
+    const bundle = await readLedgerResource(site.db, `tile/entries/000.p/${size}`);
+    expect(bundle).toMatchObject({ contentType: "application/octet-stream", cacheControl: "public, max-age=60" });
     expect((await readLedgerResource(site.db, "checkpoint"))?.cacheControl).toBe("no-cache");
     for (const path of [
       `tile/0/000.p/${size + 1}`,
@@ -310,7 +312,9 @@ describe("a party's ledger", () => {
       expect(await readLedgerResource(site.db, path), path).toBeUndefined();
     }
     const sha256 = await putBlob(site.db, Buffer.from("manifest"));
-    expect(Buffer.from((await readLedgerResource(site.db, `blobs/${sha256}`))!.bytes).toString()).toBe("manifest");
+    const blob = (await readLedgerResource(site.db, `blobs/${sha256}`))!;
+    expect(Buffer.from(blob.bytes).toString()).toBe("manifest");
+    expect(blob.cacheControl).toContain("immutable");
   });
 
   it("exports the log as a folder that stands by itself, and continues it", async () => {
@@ -324,6 +328,9 @@ describe("a party's ledger", () => {
     const { size } = await exportLedger(site.db, folder);
     const second = await auditLog({ ...options, ...(first.ok ? { previous: first.checkpoint.note } : {}) });
     expect(second).toMatchObject({ ok: true, entries: size });
+    for (const path of ["tile/0/000", "tile/entries/001"]) {
+      expect((await readLedgerResource(site.db, path))?.cacheControl).toBe("public, max-age=31536000, immutable");
+    }
     expect(await folderSource(folder)("../../etc/passwd")).toBeUndefined();
     expect(site.errors).toEqual([]);
   });

@@ -3,7 +3,7 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 import { parseDecimal } from "../../lib/ledger/checkpoint.ts";
 import { withSignatures } from "../../lib/ledger/cosignature.ts";
 import type { FetchResource } from "../../lib/ledger/reader.ts";
-import { encodeBundle, parseTilePath, TILE_WIDTH, tileWidth } from "../../lib/ledger/tiles.ts";
+import { encodeBundle, parseTilePath, TILE_WIDTH, tileWidth, type TileId } from "../../lib/ledger/tiles.ts";
 import { HASH_SIZE } from "../../lib/ledger/tree.ts";
 import { cosignaturesOf, cosignedFrom, newestCosigned } from "../../store/cosignatures.ts";
 import type { Queryable } from "../../store/db.ts";
@@ -26,14 +26,24 @@ export interface LedgerResource {
   readonly cacheControl: string;
 }
 
+/** A full tile or bundle, or bytes under their own digest: what the path names never changes. */
 const IMMUTABLE = "public, max-age=31536000, immutable";
+/** What a partial tile's path names never changes either, but it is asked for once or twice and may go. */
+const SHORT = "public, max-age=60";
+/** Asked for again every time: a newer one may be there, or more cosignatures. */
+const ASK_AGAIN = "no-cache";
 
 /** Sizes in one answer of `cosigned/from/<size>`. */
 export const COSIGNED_PAGE = 1000;
 
 /** A checkpoint's note with the cosignatures that have come in for it below the log's own line. */
-async function noteOf(db: Queryable, checkpoint: StoredCheckpoint | undefined): Promise<Uint8Array | undefined> {
-  return checkpoint && withSignatures(checkpoint.note, await cosignaturesOf(db, checkpoint.size));
+export async function noteOf(db: Queryable, checkpoint: StoredCheckpoint): Promise<Uint8Array> {
+  return withSignatures(checkpoint.note, await cosignaturesOf(db, checkpoint.size));
+}
+
+async function readNote(db: Queryable, size?: number): Promise<Uint8Array | undefined> {
+  const checkpoint = await readCheckpoint(db, size);
+  return checkpoint && noteOf(db, checkpoint);
 }
 
 /**
@@ -47,7 +57,7 @@ async function readCosigned(db: Queryable, name: string): Promise<Uint8Array | u
   }
   const size = name === "newest" ? await newestCosigned(db) : parseDecimal(name);
   if (size === undefined || (await cosignedFrom(db, size, 1))[0] !== size) return undefined;
-  return noteOf(db, await readCheckpoint(db, size));
+  return readNote(db, size);
 }
 
 /**
@@ -57,19 +67,17 @@ async function readCosigned(db: Queryable, name: string): Promise<Uint8Array | u
  */
 export async function readLedgerResource(db: Queryable, path: string): Promise<LedgerResource | undefined> {
   if (path === "checkpoint" || path.startsWith("cosigned/")) {
-    const bytes = await (path === "checkpoint"
-      ? noteOf(db, await readCheckpoint(db))
-      : readCosigned(db, path.slice(9)));
-    return bytes && { bytes, contentType: "text/plain; charset=utf-8", cacheControl: "no-cache" };
+    const bytes = await (path === "checkpoint" ? readNote(db) : readCosigned(db, path.slice(9)));
+    return bytes && { bytes, contentType: "text/plain; charset=utf-8", cacheControl: ASK_AGAIN };
   }
   const blob = /^blobs\/([0-9a-f]{64})$/.exec(path)?.[1];
-  const bytes = blob === undefined ? await readTilePath(db, path) : await readBlob(db, fromHex(blob));
-  return bytes && { bytes, contentType: "application/octet-stream", cacheControl: IMMUTABLE };
+  const tile = parseTilePath(path);
+  const bytes = blob === undefined ? tile && (await readTileBytes(db, tile)) : await readBlob(db, fromHex(blob));
+  const partial = tile !== undefined && tile.width < TILE_WIDTH;
+  return bytes && { bytes, contentType: "application/octet-stream", cacheControl: partial ? SHORT : IMMUTABLE };
 }
 
-async function readTilePath(db: Queryable, path: string): Promise<Uint8Array | undefined> {
-  const tile = parseTilePath(path);
-  if (tile === undefined) return undefined;
+async function readTileBytes(db: Queryable, tile: TileId): Promise<Uint8Array | undefined> {
   const size = (await readCheckpoint(db))?.size ?? 0;
   if (tile.width > tileWidth(size, tile.level, tile.index)) return undefined;
   if (tile.level === "entries") {

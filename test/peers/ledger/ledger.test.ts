@@ -8,9 +8,11 @@ import { cosign, withSignatures } from "../../../lib/ledger/cosignature.ts";
 import { ed25519Raw, formatVkey, KEY_TYPE, noteKey, parseNote } from "../../../lib/ledger/note.ts";
 import { formatTlogProof } from "../../../lib/ledger/proof.ts";
 import { LogReader } from "../../../lib/ledger/reader.ts";
+import { exportLedger } from "../../../services/ledger/export.ts";
 import { nodeSha256 } from "../../../services/ledger/sha256.ts";
 import { MemoryLog, opensslVerify, testKey } from "../../support/memory-log.ts";
 import { tempDir, tool } from "../../support/index.ts";
+import { storedLog } from "../../support/stored-log.ts";
 
 /** Our logs, read by golang.org/x/mod/sumdb, and by transparency-dev's formats, merkle and tessera's fsck. */
 
@@ -89,6 +91,23 @@ describe("sumdb, formats, merkle and fsck", () => {
     expect(status, out).toBe(0);
     expect(out).toMatch(size === 0 ? /proofs=0 files=0\n/ : /proofs=[1-9]\d* files=[1-3]\n/);
     expect(out).toMatch(/signatures=4 inclusions=[0-3] consistencies=[1-8]$/m);
+  });
+
+  it("accept the folder that a site exports, while it grows", async () => {
+    const stored = await storedLog();
+    try {
+      const folder = tempDir("export");
+      const vkeys = [stored.key, noteKey(stored.key.name, KEY_TYPE.ecdsa, stored.second.spki)].map(formatVkey);
+      for (const size of [200, 256, 600]) {
+        await stored.grow(size - (await exportLedger(stored.db, folder)).size);
+        expect((await exportLedger(stored.db, folder)).size).toBe(size);
+        const { status, out } = judge({ folder, vkeys });
+        expect(status, out).toBe(0);
+        expect(out).toMatch(/signatures=2/);
+      }
+    } finally {
+      await stored.close();
+    }
   });
 
   it("refuse what we refuse: a changed entry, tile, proof or signature", async () => {
