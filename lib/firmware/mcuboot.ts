@@ -106,7 +106,10 @@ class Template implements FirmwareTemplate {
     }
     if (!same) this.#refuseOthers();
     if (signer === undefined) {
-      throw new CountersignError("usage", "an MCUboot image is signed again: give the image-signing key");
+      throw new CountersignError(
+        "usage",
+        "an MCUboot image is signed again by a site's image-signing key: say whose with --site ID",
+      );
     }
     const signerId = sha256(signer.spki);
     const protectedTlvs = this.#protected({ type: tag, value: chainBytes }, signerId);

@@ -1,3 +1,4 @@
+import { generateKeyPairSync, sign } from "node:crypto";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
 import type { Signer } from "../../lib/domain/signing.ts";
@@ -72,19 +73,28 @@ export async function prepareTemplate(request: TemplateRequest): Promise<Prepare
 }
 
 /**
- * For a lot that is being opened: what would refuse every device of it is refused now. A format that signs again without
- * the key for it (the builder's site may have none) is tried when the lot's first device comes.
+ * For a lot that is being opened: what would refuse every device of it is refused now. No token signs for it.
  * @returns the template's digest (hex)
  * @throws CountersignError as `prepareTemplate` and `FirmwareTemplate.inject`
  */
 export async function validateLayout(request: TemplateRequest): Promise<{ sha256: string; warning?: string }> {
-  const { close, format, sha256, template } = await prepareTemplate(request);
+  const { close, format, sha256, template } = await prepareTemplate({ ...request, signer: trialSigner() });
   try {
-    if (format.signs !== true || request.signer !== undefined) await template.inject(trialChain());
+    await template.inject(trialChain());
     return { sha256, ...(format.warning === undefined ? {} : { warning: format.warning }) };
   } finally {
     await close();
   }
+}
+
+/** A key that goes with the trial, as the image does that it signs. */
+function trialSigner(): Signer {
+  const { privateKey, publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  return {
+    spki: new Uint8Array(publicKey.export({ type: "spki", format: "der" })),
+    algorithm: "ecdsa-p256-sha256",
+    sign: async (message) => new Uint8Array(sign("sha256", message, privateKey)),
+  };
 }
 
 function remember(key: string, prepared: PreparedTemplate): void {

@@ -1,10 +1,12 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { bytesReader, decodeChain, firmwareFormat } from "../../../lib/firmware/index.ts";
+import type { Layout } from "../../../lib/firmware/index.ts";
 import { pemEncode } from "../../../lib/pki/pem.ts";
 import { openTray } from "../../device/tray.ts";
 import { type ConnectOutcome, failureOf, type MakeOutcome, runInTray } from "../../device/tray-process.ts";
+import { extractFile } from "../../site/firmware.ts";
+import { addLayoutOptions, layoutOf } from "../layout-options.ts";
 import { print, printJson } from "../output.ts";
 
 const MAX_IMAGE_BYTES = 256 << 20;
@@ -47,8 +49,7 @@ export function registerDevice(program: Command): void {
       else if (options.out === undefined) print(csr.trimEnd());
     });
 
-  device
-    .command("connect")
+  addLayoutOptions(device.command("connect"))
     .description("connect to the hub with the public Azure IoT device SDK and send telemetry")
     .requiredOption("--id <id>", "device ID")
     .option("--chain <file>", "the device's chain as PEM, leaf first")
@@ -71,7 +72,7 @@ export function registerDevice(program: Command): void {
     });
 }
 
-interface ConnectOptions {
+interface ConnectOptions extends Layout {
   id: string;
   chain?: string;
   image?: string;
@@ -109,11 +110,12 @@ async function chainOf(options: ConnectOptions): Promise<string> {
   }
   if (options.chain !== undefined) return readText(options.chain);
   if (options.format === undefined) throw new CountersignError("usage", "name the image's format with --format F");
-  const image = await readBytes(options.image ?? "");
-  const { chainBytes } = await firmwareFormat(options.format).extract(bytesReader(image));
-  return decodeChain(chainBytes)
-    .chain.map((der) => pemEncode("CERTIFICATE", der))
-    .join("");
+  const { chain } = await extractFile({
+    format: options.format,
+    layout: layoutOf(options),
+    image: options.image ?? "",
+  });
+  return chain.map((der) => pemEncode("CERTIFICATE", der)).join("");
 }
 
 async function onChip(dir: string, deviceId: string, make: boolean, module?: string) {

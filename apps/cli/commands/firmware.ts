@@ -1,13 +1,22 @@
 import { randomUUID } from "node:crypto";
 import { open, readFile, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { Option, type Command } from "commander";
 import { fromUtf8 } from "../../../lib/domain/bytes.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import type { Layout } from "../../../lib/firmware/index.ts";
 import { pemDecode, pemEncode } from "../../../lib/pki/pem.ts";
-import { detectFile, extractFile, FIRMWARE_FORMATS, injectFile } from "../../site/firmware.ts";
+import {
+  detectFile,
+  extractFile,
+  FIRMWARE_FORMATS,
+  firmwareFormat,
+  injectFile,
+  withImageKey,
+} from "../../site/firmware.ts";
 import { addLayoutOptions, layoutOf } from "../layout-options.ts";
 import { note, print, printJson } from "../output.ts";
+import { stateFolder } from "../site-client.ts";
 
 const MAX_CHAIN_FILE_BYTES = 1 << 20;
 
@@ -16,6 +25,7 @@ interface InjectOptions extends Layout {
   chain: string;
   image: string;
   out: string;
+  site?: string;
   json?: boolean;
 }
 
@@ -41,6 +51,7 @@ export function registerFirmware(program: Command): void {
     .requiredOption("--image <file>", "the image to start from; never changed")
     .requiredOption("--out <file>", "the image to write; appears only once it was read back and found right")
     .option("--replace", "put the chain in the place of the one that the image holds there")
+    .option("--site <id>", "mcuboot: the site whose image-signing key signs the image again")
     .option("--json", "print what was done as JSON")
     .addHelpText(
       "after",
@@ -72,13 +83,14 @@ export function registerFirmware(program: Command): void {
 
 async function inject(options: InjectOptions): Promise<void> {
   const chain = pemDecode(text(await readInput(options.chain, MAX_CHAIN_FILE_BYTES), options.chain), "CERTIFICATE");
-  const { chainSha256, format, image, injection, original } = await injectFile({
-    format: options.format,
-    layout: layoutOf(options),
-    chain,
-    image: options.image,
-    out: options.out,
-  });
+  const { format: name, image: from, out } = options;
+  const request = { format: name, layout: layoutOf(options), chain, image: from, out };
+  const { chainSha256, format, image, injection, original } =
+    options.site === undefined || firmwareFormat(name).signs !== true
+      ? await injectFile(request)
+      : await withImageKey(join(stateFolder(), options.site, "site.json"), (signer) =>
+          injectFile({ ...request, signer }),
+        );
   if (format.warning !== undefined) note(format.warning);
   const receipt = {
     format: format.name,

@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import type { Layout } from "../../../lib/firmware/index.ts";
 import { FIRMWARE_FORMATS } from "../../../lib/records/receipt.ts";
+import { FIRMWARE_FORMATS as ALL_FORMATS } from "../../site/firmware.ts";
 import { LAYOUT_SYNTAX, parseSetting } from "../layout-options.ts";
 import { note, print, printJson, table } from "../output.ts";
 import { type LotView, wholeNumber, withSite } from "../lot-view.ts";
@@ -58,6 +59,9 @@ export function registerLot(program: Command): void {
         const view = await client.post<LotView>("/api/v1/lots", { id, slots, issuer, profile, layouts, certificate });
         if (options.json) return printJson(view);
         note(`lot ${view.id} is open: ${view.slots} slots, built by ${view.builder}, certified by ${view.issuer}`);
+        for (const { name, warning } of ALL_FORMATS) {
+          if (warning !== undefined && layouts.some(({ format }) => format === name)) note(`${name}: ${warning}`);
+        }
         print(view.id);
       });
     });

@@ -1,9 +1,10 @@
 import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { bytesReader, firmwareFormat } from "../../../lib/firmware/index.ts";
+import { pemEncode } from "../../../lib/pki/pem.ts";
 import { connectFleet, makeFleet } from "../../device/fleet.ts";
 import { loadSiteConfig } from "../../site/config.ts";
+import { extractFile } from "../../site/firmware.ts";
 import type { StackFile } from "../../site/stack/stack-file.ts";
 import { startProgress } from "../progress.ts";
 import { writeEvidence } from "../out/evidence.ts";
@@ -121,6 +122,6 @@ async function connectAll(stack: StackFile, fleet: MadeFleet, devices: readonly 
 }
 
 async function chainInImage(path: string, format: string): Promise<string> {
-  const { chainBytes } = await firmwareFormat(format).extract(bytesReader(await readFile(path)));
-  return Buffer.from(chainBytes).toString("utf8").replaceAll("\0", "");
+  const { chain } = await extractFile({ format, layout: {}, image: path });
+  return chain.map((der) => pemEncode("CERTIFICATE", der)).join("");
 }
