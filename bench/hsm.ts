@@ -1,4 +1,4 @@
-import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,21 +7,25 @@ import { parseArgs } from "node:util";
 import { IssuingProcesses } from "../apps/site/issuing/issuing-processes.ts";
 import { findPkcs11Module } from "../apps/site/stack/machine.ts";
 import { ensureSoftHsm, ensureToken, openConfigured, tokenConfig, useSoftHsm } from "../apps/site/tokens.ts";
-import type { CaKey } from "../hsm/index.ts";
+import { nodeVerifyOnce, type CaKey } from "../hsm/index.ts";
+import { assertDeviceId } from "../lib/domain/ids.ts";
+import { checkCsr, parseCsr } from "../lib/pki/csr.ts";
 import { type IssuerInfo, selfIssuer, validityFor } from "../lib/pki/issuer.ts";
 import { lintTbs } from "../lib/pki/lint.ts";
+import { pemDecode } from "../lib/pki/pem.ts";
 import { profileNamed } from "../lib/pki/profiles.ts";
 import { newSerial } from "../lib/pki/serial.ts";
 import { buildTbs } from "../lib/pki/tbs.ts";
+import { deviceIds, makeCsrs } from "./csrs.ts";
 import { latencyOf } from "./statistics.ts";
 import { usageOf } from "./usage.ts";
 
 /**
- * The raw issuing path alone (build, lint, sign, verify; no proof of possession, database or ledger), on a new token:
- * by sessions of one process, or by issuing processes. Prints one line of JSON.
+ * The raw issuing path alone (read the CSR, with or without proof of possession, build, lint, sign, verify; no database, no
+ * ledger), on a new token: by sessions of one process, or by issuing processes. Prints one line of JSON.
  *
  *   UV_THREADPOOL_SIZE=132 node bench/hsm.ts --sessions 64 --seconds 5
- *   node bench/hsm.ts --processes 2 --sessions 2 --seconds 5
+ *   node bench/hsm.ts --processes 2 --sessions 2 --seconds 5 --possession
  */
 
 export interface HsmBench {
@@ -43,6 +47,8 @@ interface Options {
   readonly processes: number;
   readonly concurrency: number;
   readonly seconds: number;
+  /** check each CSR's own signature */
+  readonly possession: boolean;
 }
 
 const PROFILE = profileNamed("idevid");
@@ -75,7 +81,7 @@ export async function benchHsm(options: Options): Promise<HsmBench> {
   }
 }
 
-async function drive(key: CaKey, issuer: IssuerInfo, { concurrency, seconds }: Options) {
+async function drive(key: CaKey, issuer: IssuerInfo, { concurrency, seconds, possession }: Options) {
   const loop = monitorEventLoopDelay({ resolution: 1 });
   const ms: number[] = [];
   const me = [{ name: "site", pid: process.pid }];
@@ -87,7 +93,7 @@ async function drive(key: CaKey, issuer: IssuerInfo, { concurrency, seconds }: O
     Array.from({ length: concurrency }, async (_, lane) => {
       for (let n = 0; performance.now() < until; n++) {
         const began = performance.now();
-        await certify(key, issuer, `dev-${lane}-${n}`);
+        await certify(key, issuer, CSRS[(lane + n * concurrency) % CSRS.length]!, possession);
         ms.push(performance.now() - began);
       }
     }),
@@ -105,16 +111,18 @@ async function drive(key: CaKey, issuer: IssuerInfo, { concurrency, seconds }: O
   };
 }
 
-/** One device key for all: it is the issuer's that works. */
-const DEVICE = generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey.export({ type: "spki", format: "der" });
+/** Each with a key of its own: what a check learns of one helps no other. */
+const CSRS = makeCsrs(deviceIds("dev-", 1_000)).map((pem) => pemDecode(pem, "CERTIFICATE REQUEST")[0]!);
 
-function certify(key: CaKey, issuer: IssuerInfo, device: string): Promise<Uint8Array> {
+async function certify(key: CaKey, issuer: IssuerInfo, der: Uint8Array, possession: boolean): Promise<Uint8Array> {
+  const csr = parseCsr(der);
+  if (possession) await checkCsr(csr, nodeVerifyOnce);
   const tbs = buildTbs(PROFILE, {
     issuer,
     serial: newSerial(randomBytes),
     ...validityFor(PROFILE, new Date(), issuer),
-    subject: { commonName: device },
-    spki: new Uint8Array(DEVICE),
+    subject: { commonName: assertDeviceId(csr.subjectCn ?? "") },
+    spki: csr.spki,
   });
   return key.signCertificate(lintTbs(tbs, PROFILE, issuer));
 }
@@ -132,6 +140,7 @@ if (import.meta.main) {
       processes: { type: "string", default: "0" },
       concurrency: { type: "string", default: "256" },
       seconds: { type: "string", default: "5" },
+      possession: { type: "boolean", default: false },
     },
   });
   const report = await benchHsm({
@@ -140,6 +149,7 @@ if (import.meta.main) {
     processes: Number(values.processes),
     concurrency: Number(values.concurrency),
     seconds: Number(values.seconds),
+    possession: values.possession,
   });
   process.stdout.write(`${JSON.stringify(report)}\n`);
 }

@@ -2,7 +2,7 @@ import type { BenchReport } from "./run.ts";
 import type { Phase } from "./whole-way.ts";
 
 /** The run as one table of strings, and what belongs under it. */
-export function benchTable({ rawSign, wholeWay, peers }: BenchReport): string[][] {
+export function benchTable({ rawSign, rawPath, wholeWay, peers }: BenchReport): string[][] {
   const share = (perSecond: number): string => `${((100 * perSecond) / rawSign.perSecond).toFixed(1)} %`;
   const row = (
     name: string,
@@ -30,11 +30,23 @@ export function benchTable({ rawSign, wholeWay, peers }: BenchReport): string[][
       "",
     ],
     ...peers.map((peer) => row(peer.name, peer, true)),
+    ...(
+      [
+        ["raw issuing path", rawPath.withPossession],
+        ["raw issuing path, no possession check", rawPath.without],
+      ] as const
+    ).map(([name, { certificates, perSecond, latency, cpuMicros }]) =>
+      row(
+        name,
+        { devices: certificates, devicesPerSecond: perSecond, latency, cpuMicros, clientCpuMicros: Number.NaN },
+        true,
+      ),
+    ),
     ["raw C_Sign, one session", "", whole(rawSign.perSecond), "", "", "", whole(rawSign.cpuMicros), "", "100 %"],
   ];
 }
 
-export function benchNotes({ cores, load, wholeWay, peers }: BenchReport): string[] {
+export function benchNotes({ cores, load, rawSign, rawPath, wholeWay, peers }: BenchReport): string[] {
   const certify = wholeWay.phases.find((phase) => phase.name === "certify")!;
   const parts = Object.entries(certify.parts)
     .filter(([, micros]) => micros >= 1)
@@ -46,6 +58,8 @@ export function benchNotes({ cores, load, wholeWay, peers }: BenchReport): strin
         `against ${peer.name}: ${(certify.devicesPerSecond / peer.devicesPerSecond).toFixed(2)} times the devices/s, ` +
         `${(peer.cpuMicros / certify.cpuMicros).toFixed(2)} times the devices a CPU second`,
     ),
+    `CPU us of C_Sign as a share of the raw issuing path's: ${percent(rawSign.cpuMicros, rawPath.withPossession.cpuMicros)} ` +
+      `with proof of possession, ${percent(rawSign.cpuMicros, rawPath.without.cpuMicros)} without`,
     `CPU us/device of certify: ${parts.map(([name, micros]) => `${name} ${whole(micros)}`).join(", ")}`,
     ...wholeWay.growth.map(
       (slice) =>
@@ -58,4 +72,5 @@ export function benchNotes({ cores, load, wholeWay, peers }: BenchReport): strin
   ];
 }
 
+const percent = (part: number, all: number): string => `${((100 * part) / all).toFixed(1)} %`;
 const whole = (value: number): string => (Number.isFinite(value) ? String(Math.round(value)) : "");

@@ -7,8 +7,10 @@ import { freePort } from "../apps/site/stack/ports.ts";
 import { Stack } from "../apps/site/stack/stack.ts";
 import { removeState } from "../apps/site/stack/state.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
+import { threadsForSessions } from "../hsm/index.ts";
 import type { RawSpeed } from "../hsm/raw-speed.ts";
 import { deviceIds, makeCsrs } from "./csrs.ts";
+import type { HsmBench } from "./hsm.ts";
 import { benchStepCa, buildStepCa, type PeerResult } from "./step-ca.ts";
 import type { PreparedToken } from "./token-process.ts";
 import { wholeWay, type WholeWay } from "./whole-way.ts";
@@ -28,11 +30,16 @@ export interface BenchReport {
   readonly load: readonly [number, number];
   /** C_SignInit and C_Sign alone, one session, on a SoftHSM token: before and after the rest */
   readonly rawSign: { readonly perSecond: number; readonly cpuMicros: number };
+  /** the issuing path alone, on a token of the same kind: one process, without database or ledger */
+  readonly rawPath: { readonly withPossession: HsmBench; readonly without: HsmBench };
   readonly wholeWay: WholeWay;
   readonly peers: readonly PeerResult[];
 }
 
 const RAW_SECONDS = 2;
+/** One to sign while another's digest is on its way back. */
+const RAW_SESSIONS = 2;
+const PATH_SECONDS = 3;
 const PEER_DEVICES = 3000;
 const CHILD_MS = 60_000;
 
@@ -51,6 +58,8 @@ export async function runBench({ devices, against, onStep = () => undefined }: B
     const token = await tokenProcess<PreparedToken>("prepare", join(dir, "token"));
     onStep("raw C_Sign");
     const speeds = [await rawSpeed(dir)];
+    onStep("the issuing path alone");
+    const rawPath = { withPossession: await rawPathSpeed("--possession"), without: await rawPathSpeed() };
     const whole = await onOwnStack(join(dir, "stack"), onStep, (stack, home) =>
       wholeWay(stack, home, { devices, onStep }),
     );
@@ -71,6 +80,7 @@ export async function runBench({ devices, against, onStep = () => undefined }: B
         perSecond: sum(speeds, (s) => s.signatures) / sum(speeds, (s) => s.seconds),
         cpuMicros: (sum(speeds, (s) => s.cpuSeconds) * 1e6) / sum(speeds, (s) => s.signatures),
       },
+      rawPath,
       wholeWay: whole,
       peers,
     };
@@ -84,6 +94,15 @@ const sum = (speeds: readonly RawSpeed[], of: (speed: RawSpeed) => number): numb
 
 const rawSpeed = (dir: string): Promise<RawSpeed> =>
   tokenProcess<RawSpeed>("speed", join(dir, "token"), String(RAW_SECONDS));
+
+async function rawPathSpeed(...more: readonly string[]): Promise<HsmBench> {
+  const { SOFTHSM2_CONF: _, ...env } = process.env;
+  const script = join(import.meta.dirname, "hsm.ts");
+  const args = ["--sessions", String(RAW_SESSIONS), "--seconds", String(PATH_SECONDS), "--concurrency", "64", ...more];
+  const threads = { UV_THREADPOOL_SIZE: String(threadsForSessions(RAW_SESSIONS)) };
+  const options = { env: { ...env, ...threads }, timeout: CHILD_MS };
+  return JSON.parse((await promisify(execFile)(process.execPath, [script, ...args], options)).stdout) as HsmBench;
+}
 
 /** SoftHSM reads its configuration once a process, so what works on the benchmark's token is a process of its own. */
 async function tokenProcess<T>(...args: readonly string[]): Promise<T> {
