@@ -193,7 +193,8 @@ function regionOf({ items }: Value): { offset: number; length: number } {
 }
 
 function freeNamespace(items: readonly NvsItem[]): number {
-  const used = new Set(items.filter(isNamespaceEntry).map(({ data }) => data[0]));
+  // A number without a name may have items all the same: they would come to life under ours.
+  const used = new Set(items.map((item) => (isNamespaceEntry(item) ? item.data[0] : item.namespace)));
   for (let index = 1; index <= MAX_NAMESPACES; index++) if (!used.has(index)) return index;
   throw new CountersignError("image-region-too-small", "the NVS partition has no number left for another namespace");
 }
