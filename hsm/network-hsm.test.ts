@@ -11,18 +11,14 @@ const run = promisify(execFile);
 it("64 sessions of an HSM that takes 10 ms work side by side, and hold the event loop up by less than 50 ms", async () => {
   const hsm = new FaultHsm(tempDir("network-hsm"));
   hsm.set({ function: "C_Sign", does: { delayMs: 10 } });
-  const args = [join(PROJECT_ROOT, "bench/hsm.ts"), "--module", hsm.module, "--sessions", "64", "--seconds", "2"];
+  const load = ["--sessions", "64", "--concurrency", "64", "--seconds", "3"];
+  const args = [join(PROJECT_ROOT, "bench/hsm.ts"), "--module", hsm.module, ...load];
   const env = { ...process.env, NODE_OPTIONS: "", UV_THREADPOOL_SIZE: "132" };
-  let best = Infinity;
-  // Other processes on the machine hold it up as well: what counts is a run that they left alone.
-  for (let attempt = 0; attempt < 6 && best >= 50; attempt++) {
-    const { stdout } = await run(process.execPath, args, { env });
-    const { loopDelay, perSecond } = JSON.parse(stdout) as HsmBench;
-    best = Math.min(best, loopDelay.p99);
-    // One after the other they would be 85.
-    expect(perSecond).toBeGreaterThan(170);
-  }
-  expect(best).toBeLessThan(50);
+  const { loopHold, perSecond } = JSON.parse((await run(process.execPath, args, { env })).stdout) as HsmBench;
+  // One after the other they would be 85.
+  expect(perSecond).toBeGreaterThan(170);
+  // Measured at a load of 20 on two cores: 8 ms, of 116 until the loop came round; the rest it had no core.
+  expect(loopHold.p99).toBeLessThan(50);
 }, 120_000);
 
 it("more sessions than threads are refused, with what to set", async () => {
