@@ -59,3 +59,8 @@ export async function storeBaseline(q: Queryable, keyId: string, baseline: Basel
     [keyId, counted, accounted, seenCounted, seenAccounted, seenAt],
   );
 }
+
+/** After the database was set back: what its account lacks says nothing of the token's count. */
+export async function forgetBaselines(q: Queryable): Promise<void> {
+  await q.query("DELETE FROM signature_baseline");
+}

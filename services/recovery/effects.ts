@@ -21,7 +21,8 @@ import {
 import { handoffWorkflowId } from "../custody/context.ts";
 import { decodeList } from "../custody/list.ts";
 import { takeIn } from "../custody/receive.ts";
-import { lotTerms, pinnedLayout } from "../custody/terms.ts";
+import { readSettings } from "../custody/settings.ts";
+import { pinnedLayout, termsOf } from "../custody/terms.ts";
 import { enqueue } from "../parties/outbox.ts";
 
 export interface EffectContext {
@@ -95,7 +96,7 @@ export async function applyAct(tx: Tx, logged: LoggedAct, context: EffectContext
 
 async function adoptLot(
   tx: Tx,
-  { fields }: Act<"lot-opened">,
+  { fields, blobs }: Act<"lot-opened">,
   ref: { origin: string; leafHash: string },
   { blob }: EffectContext,
 ): Promise<void> {
@@ -105,15 +106,16 @@ async function adoptLot(
     layouts.push(pinnedLayout.parse({ ...layout, format, placement }));
   }
   const { lot: id, builder, issuer, slots, profile } = fields;
-  await insertLot(tx, { id, builder, issuer, slots, profile, layouts, ref });
+  const settings = blobs.find(({ name }) => name === "settings");
+  const certificate = settings === undefined ? {} : readSettings(await blob(settings.sha256));
+  await insertLot(tx, { id, builder, issuer, slots, profile, layouts, certificate, ref });
 }
 
 /** Left where the site signs and sends it: both find what was done, and go on from there. */
 async function adoptRelease(tx: Tx, act: Act<"handoff-released">, { blob }: EffectContext): Promise<void> {
   const { id, lot: lotId, to, count, listRoot } = act.fields;
   const list = await blob(blobNamed(act, "list"));
-  const { slots, profile, layouts } = await getLot(tx, lotId);
-  const terms = lotTerms.parse({ id: lotId, slots, profile, layouts });
+  const terms = termsOf(await getLot(tx, lotId));
   const time = new Date(act.time);
   const common = { id, lot: lotId, peer: to, count, listRoot, list, terms, time };
   await insertHandoff(tx, { ...common, direction: "out", state: "releasing" });
@@ -132,8 +134,7 @@ async function adoptReceipt(
 ): Promise<void> {
   const { id, lot: lotId, from, count, listRoot, discrepancies, counterpart } = act.fields;
   const list = await blob(blobNamed(act, "list"));
-  const { slots, profile, layouts } = await getLot(tx, lotId);
-  const terms = lotTerms.parse({ id: lotId, slots, profile, layouts });
+  const terms = termsOf(await getLot(tx, lotId));
   const time = new Date(act.time);
   const common = { id, lot: lotId, peer: from, count, listRoot, list, terms, time };
   await insertHandoff(tx, { ...common, direction: "in", state: "offered", releaseLeaf: counterpart.leafHash });

@@ -93,7 +93,7 @@ beforeAll(async () => {
   await backUp({ adminUrl: postgres.adminUrl, dataDir: cluster.dataDir, to: join(places, "backup") });
   await certify(z.custody, z.issuing, "L2", early);
   await wholeLot("L3", testDevices(4));
-  await ownLot(z, "L4", 5, y.party);
+  await ownLot(z, "L4", 5, y.party, { days: 90 });
   await build(z, "L4", testDevices(3));
   await claimRelease(z.custody, { id: "L4.h1", lot: "L4", to: y.party });
   await recordRelease(z.custody, "L4.h1");
@@ -184,7 +184,7 @@ async function state(at: Db): Promise<typeof before> {
   };
   await ask(
     "lot",
-    "SELECT id, state, builder, issuer, slots, profile, profile_sha256, layouts, leaf_hash FROM lot ORDER BY id",
+    "SELECT id, state, builder, issuer, slots, profile, profile_sha256, layouts, settings, leaf_hash FROM lot ORDER BY id",
   );
   await ask("slots", "SELECT * FROM lot_slots ORDER BY lot");
   await ask(

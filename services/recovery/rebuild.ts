@@ -23,6 +23,7 @@ import {
   type LedgerHead,
 } from "../../store/ledger.ts";
 import { adoptAct, adoptQuota, startNewEpochs } from "../../store/recovery.ts";
+import { forgetBaselines } from "../../store/signature-account.ts";
 import { Acts } from "../ledger/acts.ts";
 import { nodeSha256, sha256Hex } from "../ledger/sha256.ts";
 import { enqueue } from "../parties/outbox.ts";
@@ -90,6 +91,7 @@ export async function rebuildLedger(options: RebuildOptions): Promise<Rebuilt> {
       throw error;
     });
     await adoptQuota(client, spent.devices);
+    await forgetBaselines(client);
     await client.query("COMMIT");
     const recovered = await recordRecovery(options, head, reader);
     return { restored: head.size, size: reader.size, left, recovered };

@@ -9,6 +9,7 @@ import { erasedPartition } from "../../lib/firmware/index.ts";
 import type { Certificate } from "../../lib/pki/certificate.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import { profileDigest } from "../../lib/pki/profiles.ts";
+import type { CertificateSettings } from "../../lib/records/certificate-settings.ts";
 import type { Grant } from "../../lib/records/grant.ts";
 import type { CustodyContext } from "../../services/custody/context.ts";
 import { openOwnLot } from "../../services/custody/lots.ts";
@@ -216,9 +217,15 @@ function grantFields(party: string, root: ThrowawayCa, ca: Certificate, changes:
 }
 
 /** A lot that the site builds and issues itself. */
-export async function ownLot(site: LotSite, id: string, slots: number, issuer = site.party): Promise<void> {
+export async function ownLot(
+  site: LotSite,
+  id: string,
+  slots: number,
+  issuer = site.party,
+  certificate: CertificateSettings = {},
+): Promise<void> {
   const layouts = [{ format: "esp-secure-cert" as const, template: "esp-secure-cert.bin" }];
-  await openOwnLot(site.custody, { id, slots, issuer, profile: "ldevid", layouts });
+  await openOwnLot(site.custody, { id, slots, issuer, profile: "ldevid", layouts, certificate });
 }
 
 export interface TestDevice {
