@@ -10,6 +10,7 @@ import { registerHandoff } from "./commands/handoff.ts";
 import { registerHub } from "./commands/hub.ts";
 import { registerLot } from "./commands/lot.ts";
 import { registerMonitor } from "./commands/monitor.ts";
+import { registerOpenings } from "./commands/openings.ts";
 import { registerParty } from "./commands/party.ts";
 import { registerReconcile } from "./commands/reconcile.ts";
 import { registerRecovery } from "./commands/recovery.ts";
@@ -33,6 +34,7 @@ const COMMANDS = [
   registerAudit,
   registerChain,
   registerMonitor,
+  registerOpenings,
   registerHub,
   registerReconcile,
   registerRecovery,

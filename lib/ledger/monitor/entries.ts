@@ -1,0 +1,109 @@
+import { fromBase64 } from "../../domain/bytes.ts";
+import { sha256Hex } from "../../domain/hash.ts";
+import { isCountersignError } from "../../domain/errors.ts";
+import type { VerifySignature } from "../../domain/signing.ts";
+import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
+import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
+import { verifyDsse } from "../../records/dsse.ts";
+import { parseEntry, type ParsedEntry } from "../../records/statement.ts";
+import { formatVkey, type NoteKey } from "../note.ts";
+import type { LogEntry } from "../reader.ts";
+import type { Alarm, Fact, MonitorStore, SlotFact, SlotHolder } from "./store.ts";
+
+export interface EntryContext {
+  readonly party: string;
+  readonly log: NoteKey;
+  /** as the policy pins it, hex */
+  readonly rootSha256?: string;
+  readonly store: MonitorStore;
+  readonly verify: VerifySignature;
+}
+
+/** A second certificate, or a second entry, for a slot that has one. */
+export function slotReused(party: string, fact: SlotFact, holder: SlotHolder): Alarm {
+  const { lot, slot, sha256, index } = fact;
+  const what = holder.sha256 === sha256 ? "the same certificate" : `certificate ${sha256}`;
+  const message = `used slot ${slot} of lot ${lot} again, for ${what}: entry ${holder.index} of ${holder.party} has it`;
+  return { code: "slot-reused", party, subject: `${lot}/${slot}#${index}`, message, index };
+}
+
+/**
+ * Reads a log's entries one after the other and gathers what they add and what is wrong with them, between two commits
+ * of the store. An entry by itself: form, whose it is, signature, slot. What needs all ledgers together is an audit's.
+ */
+export class EntryBatch {
+  readonly facts: Fact[] = [];
+  readonly alarms: Alarm[] = [];
+  readonly #context: EntryContext;
+  #keys: { ca: Uint8Array; act: Uint8Array } | undefined;
+
+  constructor(context: EntryContext) {
+    this.#context = context;
+  }
+
+  async add(entry: LogEntry): Promise<void> {
+    const { party, log } = this.#context;
+    const { index } = entry;
+    const wrong = (why: string): void => this.#raise("act-invalid", `#${index}`, `entry ${index} ${why}`, index);
+    let parsed: ParsedEntry;
+    try {
+      parsed = parseEntry(entry.bytes);
+    } catch (error) {
+      if (!isCountersignError(error)) throw error;
+      return wrong(`can't be read: ${error.message}`);
+    }
+    const { act } = parsed;
+    if (act.origin !== log.name || act.party !== party) return wrong("belongs to another ledger");
+    if (!(await this.#isSigned(parsed))) return wrong(`(${act.type}) is not signed by the party's act key`);
+    switch (act.type) {
+      case "keyset":
+        return this.#takeKeys(act.fields.keyset, wrong);
+      case "ceremony": {
+        const root = sha256Hex(fromBase64(act.fields.root));
+        const { rootSha256 } = this.#context;
+        if (rootSha256 !== undefined && root !== rootSha256) {
+          this.#raise("root-mismatch", root, `its ceremony made another root than the pinned one: ${root}`, index);
+        }
+        this.facts.push({ kind: "certificate", sha256: root, index });
+        return this.#takeKeys(act.fields.keyset, wrong);
+      }
+      case "delegation":
+        this.facts.push({ kind: "certificate", sha256: sha256Hex(fromBase64(act.fields.certificate)), index });
+        return;
+      case "certified": {
+        const { lot, slot, purpose } = act.fields;
+        const sha256 = sha256Hex(fromBase64(act.fields.certificate));
+        this.facts.push({ kind: "certificate", sha256, index });
+        if (purpose === "initial") this.facts.push({ kind: "slot", lot, slot, sha256, index });
+        return;
+      }
+      case "alarm": {
+        const about = act.subject[0]?.name ?? "";
+        this.#raise("party-alarm", `#${index}`, `raised an alarm itself: ${act.fields.what} (${about})`, index);
+      }
+    }
+  }
+
+  #takeKeys(keyset: { ca: string; act: string; log: { vkey: string } }, wrong: (why: string) => void): void {
+    if (keyset.log.vkey !== formatVkey(this.#context.log)) return wrong("names another log key than the pinned one");
+    const keys = { ca: fromBase64(keyset.ca), act: fromBase64(keyset.act) };
+    this.#keys = keys;
+    this.facts.push({ kind: "keys", ...keys });
+  }
+
+  /** The first act of a party carries its act key; the pinned log vouches for it. */
+  async #isSigned({ act, dsse }: ParsedEntry): Promise<boolean> {
+    if (dsse === undefined) return true;
+    const { party, store, verify } = this.#context;
+    this.#keys ??= await store.keys(party);
+    const carried = act.type === "keyset" || act.type === "ceremony" ? fromBase64(act.fields.keyset.act) : undefined;
+    const spki = this.#keys?.act ?? carried;
+    if (spki === undefined) return false;
+    const algorithm = signatureAlgorithmForKey(keyAlgorithmOf(spki));
+    return verifyDsse(dsse, { spki, keyId: keyId(spki), algorithm }, verify);
+  }
+
+  #raise(code: Alarm["code"], subject: string, message: string, index: number): void {
+    this.alarms.push({ code, party: this.#context.party, subject, message, index });
+  }
+}
