@@ -66,9 +66,13 @@ export interface InjectionCandidate {
   readonly certificate: Uint8Array;
 }
 
-/** The next devices, in slot order, that are held here, have a released certificate and weren't tried yet. */
+/**
+ * The next devices, in slot order, that are held here, have a released certificate and weren't tried yet; those that an
+ * earlier run failed for are tried again.
+ */
 export async function nextCandidates(
   q: Queryable,
+  run: string,
   lot: string,
   profile: string,
   limit: number,
@@ -77,9 +81,9 @@ export async function nextCandidates(
     `SELECT d.id AS device, d.slot, d.spki_sha256 AS "spkiSha256", d.csr, i.certificate FROM device d
      JOIN issuance i ON i.device = d.id AND i.profile = $2 AND i.released
      WHERE d.lot = $1 AND d.held AND d.stage IN ('certified', 'installed')
-       AND NOT EXISTS (SELECT 1 FROM injection j WHERE j.device = d.id)
+       AND NOT EXISTS (SELECT 1 FROM injection j WHERE j.device = d.id AND (j.leaf_hash IS NOT NULL OR j.run = $4))
      ORDER BY d.slot LIMIT $3`,
-    [lot, profile, limit],
+    [lot, profile, limit, run],
   );
   return rows;
 }
@@ -94,7 +98,10 @@ export async function lockUninjected(
      WHERE d.id = ANY($1) AND d.held ORDER BY d.id FOR UPDATE`,
     [devices],
   );
-  const done = await tx.query<{ device: string }>("SELECT device FROM injection WHERE device = ANY($1)", [devices]);
+  const done = await tx.query<{ device: string }>(
+    "SELECT device FROM injection WHERE device = ANY($1) AND leaf_hash IS NOT NULL",
+    [devices],
+  );
   const locked = new Map(rows.map(({ id, ...rest }) => [id, rest]));
   for (const { device } of done.rows) locked.delete(device);
   return locked;
@@ -114,7 +121,9 @@ export async function insertInjections(tx: Tx, run: string, injections: readonly
     `INSERT INTO injection (run, device, receipt, image_path, leaf_hash, code, message)
      SELECT $1, d, r::jsonb, p, l, c, m
      FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) AS n(d, r, p, l, c, m)
-     ON CONFLICT DO NOTHING`,
+     ON CONFLICT (device) DO UPDATE SET run = excluded.run, receipt = excluded.receipt,
+       image_path = excluded.image_path, leaf_hash = excluded.leaf_hash, code = excluded.code, message = excluded.message
+     WHERE injection.leaf_hash IS NULL`,
     [
       run,
       injections.map((i) => i.device),
@@ -125,4 +134,31 @@ export async function insertInjections(tx: Tx, run: string, injections: readonly
       injections.map((i) => i.error?.message.slice(0, 500) ?? null),
     ],
   );
+}
+
+/** What came of trying to give a device its image; a receipt or a code. */
+export interface DeviceInjection {
+  readonly device: string;
+  /** of the key in the device's CSR */
+  readonly spkiSha256: string;
+  readonly certificate: Uint8Array | null;
+  readonly receipt: Receipt | null;
+  readonly imagePath: string | null;
+  readonly code: string | null;
+  readonly message: string | null;
+}
+
+export async function findInjections(
+  q: Queryable,
+  profile: string,
+  devices: readonly string[],
+): Promise<DeviceInjection[]> {
+  const { rows } = await q.query<DeviceInjection>(
+    `SELECT j.device, d.spki_sha256 AS "spkiSha256", i.certificate, j.receipt, j.image_path AS "imagePath", j.code, j.message
+     FROM injection j JOIN device d ON d.id = j.device
+     LEFT JOIN issuance i ON i.device = d.id AND i.profile = $2 AND i.released
+     WHERE j.device = ANY($1)`,
+    [devices, profile],
+  );
+  return rows;
 }

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { Client, Connection, type WorkflowClient } from "@temporalio/client";
@@ -288,6 +288,50 @@ describe("injection and installation", () => {
   });
 });
 
+describe("an image that isn't right", () => {
+  it("keeps its device here: another device's, a damaged one, one that could not be made", async () => {
+    const lot = await openLot(5);
+    const devices = testDevices(5);
+    await all(await Station.at(station).then((s) => s.sign(lot, devices.map(pemOf))));
+    const [own, swapped, damaged, moved, failed] = devices.map(({ id }) => id) as [
+      string,
+      string,
+      string,
+      string,
+      string,
+    ];
+    const run = `earlier-${lot}`;
+    await site.db.query("INSERT INTO injection_run (id, lot, state) VALUES ($1, $2, 'done')", [run, lot]);
+    await site.db.query("INSERT INTO injection (device, run, code, message) VALUES ($1, $2, $3, $4)", [
+      failed,
+      run,
+      "image-region-too-small",
+      "the region was too small",
+    ]);
+    const install = async (...deviceIds: string[]) =>
+      (await postInstallations(technician, { lot, deviceIds, place: "Hall B" })).map(
+        (result) => result.error?.code ?? "installed",
+      );
+    expect(await install(failed)).toEqual(["read-back-mismatch"]);
+
+    await operator.post(`/api/v1/lots/${lot}/injections`, {});
+    const end = await operator.poll<{ state: string; done: number }>(
+      `/api/v1/lots/${lot}/injections`,
+      ({ state }) => state === "done",
+    );
+    expect(end, "the failed one is tried again").toMatchObject({ done: 5, failed: 0 });
+    const { devices: views } = await operator.get<{ devices: { deviceId: string; imagePath: string }[] }>(
+      `/api/v1/devices?lot=${lot}`,
+    );
+    const imageOf = (device: string) => views.find(({ deviceId }) => deviceId === device)!.imagePath;
+    copyFileSync(imageOf(own), imageOf(swapped));
+    writeFileSync(imageOf(damaged), readFileSync(imageOf(damaged)).fill(0x20, 100, 120));
+    rmSync(imageOf(moved));
+    const results = await install(own, swapped, damaged, moved, failed);
+    expect(results).toEqual(["installed", "read-back-mismatch", "read-back-mismatch", "installed", "installed"]);
+  });
+});
+
 function countersign(args: readonly string[], input = ""): Promise<{ code: number; stdout: string; stderr: string }> {
   return new Promise((resolve) => {
     const child = execFile(
@@ -375,5 +419,57 @@ describe("countersign lot", () => {
     expect((await countersign(["lot", "install", lot, ...at, "--place", " "])).code).toBe(2);
     expect((await countersign(["lot", "install", lot, ...at])).code).toBe(2);
     expect((await countersign(["lot", "inject", "none", ...at])).code).toBe(1);
+  }, 60_000);
+});
+
+describe("countersign openings and erase", () => {
+  it("show what was committed to, and erase it for good, once", async () => {
+    const lot = await openLot(5);
+    const [device, other] = testDevices(2) as [TestDevice, TestDevice];
+    await all(await Station.at(station).then((s) => s.sign(lot, [device, other].map(pemOf))));
+    const ids = [device.id, other.id, "dev-nowhere"];
+    await postInstallations(technician, { lot, deviceIds: ids, place: "Line 1, Hall B" });
+    const at = ["--site", PARTY];
+    const file = join(tempDir("openings"), "shown.json");
+    const shown = await countersign(["openings", device.id, ...at, "--out", file]);
+    expect(shown, shown.stderr).toMatchObject({ code: 0 });
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    const { openings } = JSON.parse(readFileSync(file, "utf8")) as { openings: { domain: string; value: unknown }[] };
+    expect(openings.map(({ domain, value }) => [domain, value])).toEqual([
+      ["place", "Line 1, Hall B"],
+      ["time", expect.stringMatching(/^\d{4}-/)],
+    ]);
+    const path = `/api/v1/devices/${device.id}`;
+    await expect(station.get(`${path}/openings`)).rejects.toMatchObject({ code: "unauthorized" });
+    await expect(station.post(`${path}/erasures`, {})).rejects.toMatchObject({ code: "unauthorized" });
+    await expect(operator.post(`${path}/erasures`, { fields: ["name"] })).rejects.toMatchObject({
+      code: "input-invalid",
+    });
+
+    const acts = async () => (await site.db.query("SELECT retry_key, entry FROM ledger_act ORDER BY retry_key")).rows;
+    const before = await acts();
+    const first = await countersign(["erase", device.id, ...at, "--field", "place", "--json"]);
+    expect(JSON.parse(first.stdout)).toMatchObject({ deviceId: device.id, erased: ["place"], left: ["time"] });
+    const second = await countersign(["erase", device.id, ...at]);
+    expect(second.stdout).toMatch(
+      /^place of \S+: was erased before, .*\ntime of \S+: erased, \S+ by \S+ \([0-9a-f]{64}\)/,
+    );
+    expect(second.code).toBe(0);
+    const third = await operator.post<{ erased: []; erasures: [] }>(`${path}/erasures`, {});
+    expect(third).toMatchObject({ erased: [], left: [] });
+    expect(third.erasures).toHaveLength(2);
+    const gone = await countersign(["openings", device.id, ...at]);
+    expect(gone).toMatchObject({ code: 1, stderr: expect.stringContaining("erased") });
+    expect(await acts()).toEqual(before);
+    const { rows } = await site.db.query("SELECT device FROM opening WHERE device = ANY($1)", [ids]);
+    expect(rows.map((row: { device: string }) => row.device).sort()).toEqual(
+      [other.id, other.id, "dev-nowhere", "dev-nowhere"].sort(),
+    );
+
+    expect(await countersign(["erase", "dev-unknown", ...at])).toMatchObject({ code: 1 });
+    // What came for a device that isn't here is erased too.
+    expect(await operator.post("/api/v1/devices/dev-nowhere/erasures", {})).toMatchObject({
+      erased: ["place", "time"],
+    });
   }, 60_000);
 });

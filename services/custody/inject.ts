@@ -1,7 +1,6 @@
-import { mkdir } from "node:fs/promises";
+import { mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { CountersignError } from "../../lib/domain/errors.ts";
-import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { inTransaction } from "../../store/db.ts";
 import { advanceDevices } from "../../store/devices.ts";
 import { currentGrant, type CurrentGrant } from "../../store/grants.ts";
@@ -23,7 +22,9 @@ import type { ActDraft } from "../ledger/index.ts";
 import type { CustodyContext } from "./context.ts";
 import { layoutOfSlot, pinnedLayout, type PinnedLayout } from "./terms.ts";
 
-const BATCH = 64;
+/** Devices whose images become durable and are recorded together; fewer where images are large. */
+const BATCH = 256;
+const BATCH_BYTES = 512 << 20;
 
 /**
  * Notes that the lot's certified devices are to get their images.
@@ -58,21 +59,22 @@ export async function injectNext(
   if (run === undefined) throw new CountersignError("not-found", `there is no injection run ${runId}`);
   if (run.state === "done") return run;
   const [lot, grant] = await Promise.all([getLot(db, run.lot), currentGrant(db)]);
-  const left = run.limit === null ? BATCH : Math.min(BATCH, run.limit - run.done - run.failed);
-  const candidates = left <= 0 ? [] : await nextCandidates(db, lot.id, lot.profile.name, left);
+  const layouts = lot.layouts.map((layout) => pinnedLayout.parse(layout));
+  const batch = await batchSize(context, layouts);
+  const left = run.limit === null ? batch : Math.min(batch, run.limit - run.done - run.failed);
+  const candidates = left <= 0 ? [] : await nextCandidates(db, run.id, lot.id, lot.profile.name, left);
   if (candidates.length === 0) {
     await finishRun(db, runId);
     return { ...run, state: "done" };
   }
 
-  const layouts = lot.layouts.map((layout) => pinnedLayout.parse(layout));
   const byLayout = new Map<PinnedLayout, InjectionCandidate[]>();
   for (const candidate of candidates) {
     const layout = layoutOfSlot(layouts, candidate.slot);
     byLayout.set(layout, [...(byLayout.get(layout) ?? []), candidate]);
   }
   for (const [layout, devices] of byLayout) {
-    const results = await injectInto(context, lot, grant, layout, devices);
+    const results = await injectInto(context, lot, grant, layout, devices, onProgress);
     onProgress?.();
     const keys = await recordInjections(context, runId, lot, grant, layout, devices, results);
     await acts.waitIncluded(keys, { timeoutMs: INCLUSION_TIMEOUT_MS });
@@ -81,12 +83,21 @@ export async function injectNext(
   return (await findRun(db, runId)) ?? run;
 }
 
+async function batchSize({ firmwareDir }: CustodyContext, layouts: readonly PinnedLayout[]): Promise<number> {
+  const sizes = layouts.map(async ({ template }) => {
+    const found = await stat(join(firmwareDir, template.name)).catch(() => undefined);
+    return found?.size ?? 0;
+  });
+  return Math.max(1, Math.min(BATCH, Math.floor(BATCH_BYTES / Math.max(1, ...(await Promise.all(sizes))))));
+}
+
 async function injectInto(
   context: CustodyContext,
   lot: Lot,
   grant: CurrentGrant,
   layout: PinnedLayout,
   devices: readonly InjectionCandidate[],
+  onProgress: (() => void) | undefined,
 ): Promise<InjectionResult[]> {
   const outDir = join(context.imagesDir, lot.id);
   await mkdir(outDir, { recursive: true, mode: 0o700 });
@@ -98,12 +109,13 @@ async function injectInto(
     layout: layout.placement,
     signer: context.imageSigner,
     outDir,
+    onProgress,
     devices: devices.map((device) => ({
       deviceId: device.device,
       lot: lot.id,
       slot: device.slot,
       chainDer: [device.certificate, ...above],
-      spki: parseCertificate(device.certificate).spki,
+      spkiSha256: device.spkiSha256,
     })),
   });
 }

@@ -23,6 +23,7 @@ import { INCLUSION_TIMEOUT_MS, lotWorkflowId } from "../issuing/context.ts";
 import { refusal } from "../issuing/items.ts";
 import { nodeSha256, retryKeyOf, type ActDraft } from "../ledger/index.ts";
 import type { CustodyContext } from "./context.ts";
+import { imageFaults } from "./read-back.ts";
 
 interface Item {
   readonly index: number;
@@ -34,7 +35,7 @@ interface Item {
 
 /**
  * Records what a technician installed: one `installed` line record a device that is in custody here and whose
- * certificate was released. An image isn't asked for: a device may be provisioned by other means than this program's.
+ * certificate was released, and whose image, where this site made one, still holds its chain.
  * Safe to run again after any failure, and beside itself.
  * @throws CountersignError `not-found`, and what the database or the ledger throws
  */
@@ -44,6 +45,11 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
   if (batch.state === "done") return;
   const [lot, grant] = await Promise.all([getLot(db, batch.lot), findCurrentGrant(db)]);
   const items = readItems(batch);
+  const faults = await imageFaults(
+    context,
+    lot,
+    items.map(({ deviceId }) => deviceId),
+  );
   const accepted = await inTransaction(db, async (tx) => {
     if ((await lockBatch(tx, batchId)) === "done") return [];
     const answered = await answeredItems(tx, batchId);
@@ -63,7 +69,10 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
         if (before.get(item.deviceId) === batchId) again.push(item);
         else {
           const twice = seen.has(item.deviceId) || before.has(item.deviceId);
-          fresh.push({ item, device: assertInstallable(item, device, batch.lot, released, twice) });
+          const installable = assertInstallable(item, device, batch.lot, released, twice);
+          const fault = faults.get(item.deviceId);
+          if (fault !== undefined) throw fault;
+          fresh.push({ item, device: installable });
         }
         seen.add(item.deviceId);
       } catch (error) {

@@ -25,7 +25,7 @@ beforeAll(async () => {
     lot: "lot-1",
     slot: i + 1,
     chainDer: chain,
-    spki,
+    spkiSha256: sha256(spki),
   }));
 });
 
@@ -91,8 +91,8 @@ describe("injectBatch", () => {
       outDir,
       devices: [
         one,
-        { ...two, chainDer: three.chainDer, spki: undefined },
-        { ...three, spki: four.spki },
+        { ...two, chainDer: three.chainDer, spkiSha256: undefined },
+        { ...three, spkiSha256: four.spkiSha256 },
         { ...four, chainDer: four.chainDer.toReversed() },
         five,
         { ...five, slot: 7 },

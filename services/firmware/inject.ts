@@ -1,7 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { equalBytes } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { assertDeviceId } from "../../lib/domain/ids.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
@@ -39,8 +38,8 @@ export interface DeviceChain {
   readonly slot: number;
   /** leaf first, without the root */
   readonly chainDer: readonly Uint8Array[];
-  /** the key in the device's CSR (DER SubjectPublicKeyInfo): a chain for another key is refused */
-  readonly spki?: Uint8Array | undefined;
+  /** of the key in the device's CSR (DER SubjectPublicKeyInfo), hex: a chain for another key is refused */
+  readonly spkiSha256?: string | undefined;
 }
 
 export type InjectionResult =
@@ -182,7 +181,7 @@ function checkDevice(device: DeviceChain): void {
       `the chain for device ${device.deviceId} has a leaf for ${leaf.subject.cn ?? "no device"}: it is another device's`,
     );
   }
-  if (device.spki !== undefined && !equalBytes(leaf.spki, device.spki)) {
+  if (device.spkiSha256 !== undefined && sha256Hex(leaf.spki) !== device.spkiSha256) {
     throw new CountersignError(
       "read-back-mismatch",
       `the chain for device ${device.deviceId} holds another key than the device's CSR: it is another device's`,
