@@ -5,6 +5,7 @@ import type { Layout } from "../../../lib/firmware/index.ts";
 import { FIRMWARE_FORMATS } from "../../../lib/records/receipt.ts";
 import { FIRMWARE_FORMATS as ALL_FORMATS } from "../../site/firmware.ts";
 import { LAYOUT_SYNTAX, parseSetting } from "../layout-options.ts";
+import { FIRMWARE_FORMATS as FORMATS } from "../../site/firmware.ts";
 import { note, print, printJson, table } from "../output.ts";
 import { type LotView, wholeNumber, withSite } from "../lot-view.ts";
 import { registerInject, registerInstall } from "./lot-finish.ts";
@@ -57,6 +58,7 @@ export function registerLot(program: Command): void {
         };
         const issuer = options.issuer ?? client.party;
         const view = await client.post<LotView>("/api/v1/lots", { id, slots, issuer, profile, layouts, certificate });
+        for (const warning of new Set(layouts.map((layout) => warningOf(layout.format)))) if (warning) note(warning);
         if (options.json) return printJson(view);
         note(`lot ${view.id} is open: ${view.slots} slots, built by ${view.builder}, certified by ${view.issuer}`);
         for (const { name, warning } of ALL_FORMATS) {
@@ -91,6 +93,10 @@ export function registerLot(program: Command): void {
         print(table([...shown, ...Object.entries(counts)].map(([key, value]) => [key, String(value)])));
       }),
     );
+}
+
+function warningOf(format: string): string | undefined {
+  return FORMATS.find(({ name }) => name === format)?.warning;
 }
 
 interface OpenOptions {
