@@ -176,11 +176,17 @@ export function onReceived(at: Placed<"handoff-received">, party: PartyState, st
   if (handoff.received) return wrong(state, at, "custody-broken", "the handoff was received before", received.id);
   if (!openLot(at, received.lot, party, state)) return;
   handoff.received = true;
+  const missing: string[] = [];
+  handoff.receipt = { index: at.index, missing };
   for (const item of handoff.items) {
     const device = state.devices.get(item.deviceId);
     if (!device) continue;
     // What the taker signed as not arrived is in nobody's hands: it can't be certified and denied at once.
-    if (isKeptOut(item.deviceId, received.discrepancies)) continue;
+    if (isKeptOut(item.deviceId, received.discrepancies)) {
+      missing.push(item.deviceId);
+      device.missing = true;
+      continue;
+    }
     device.holder = party.id;
     device.last = { origin: party.log.name, leafHash: at.leafHash };
     device.list = { item, root: received.listRoot, count: received.count };

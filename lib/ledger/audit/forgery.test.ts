@@ -1,8 +1,9 @@
 import { beforeAll, describe, expect, it } from "vitest";
+import { fieldsOf, keep, only, rewritten, upToCertified, type Edit } from "../../../test/support/forged-ledgers.ts";
 import { MemoryLog, opensslVerify, testKey } from "../../../test/support/memory-log.ts";
 import { issueCa } from "../../../test/support/issuing.ts";
 import { sha, testWorld, type TestParty, type TestWorld } from "../../../test/support/world.ts";
-import { equalBytes, fromHex, fromUtf8, toBase64, toHex, utf8 } from "../../domain/bytes.ts";
+import { fromHex, fromUtf8, toBase64, toHex, utf8 } from "../../domain/bytes.ts";
 import { algorithmIdentifier } from "../../pki/algorithms.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
 import { bitString, sequence } from "../../pki/der-write.ts";
@@ -10,61 +11,13 @@ import { issuerFromCertificate } from "../../pki/issuer.ts";
 import { profileNamed, type ProfileName } from "../../pki/profiles.ts";
 import { buildTbs, type TbsParams } from "../../pki/tbs.ts";
 import type { ActFields, ActType } from "../../records/acts.ts";
-import { PAYLOAD_TYPES, signDsse } from "../../records/dsse.ts";
 import { keysetProofMessage } from "../../records/keyset.ts";
 import { csrItem, installItem } from "../../records/manifest.ts";
-import { buildStatement, parseEntry, parseStatement, type Act, type AnyAct } from "../../records/statement.ts";
+import { buildStatement, parseEntry, type Act, type AnyAct } from "../../records/statement.ts";
 import { verifyPassport } from "../passport.ts";
 import { formatPolicy } from "../policy.ts";
 import { leafHash } from "../tree.ts";
 import { auditLedgers } from "./ledgers.ts";
-
-/** Ledgers as a party would forge them that has all its own keys: correctly signed, and not true. */
-
-type Edit = (act: AnyAct) => AnyAct | AnyAct[] | undefined;
-
-/** The party's ledger with some of its acts otherwise; acts that name an altered one name the altered one. */
-async function rewritten(
-  party: TestParty,
-  edit: Edit,
-  more: readonly Uint8Array[] = [],
-  renamed = new Map<string, string>(),
-): Promise<MemoryLog> {
-  const entries: Uint8Array[] = [];
-  for (const old of party.log.entries) {
-    const { statement, dsse } = parseEntry(old);
-    const text = fromUtf8(statement).replace(/[0-9a-f]{64}/g, (hash) => renamed.get(hash) ?? hash);
-    const edited = edit(parseStatement(utf8(text)));
-    for (const act of edited === undefined ? [] : [edited].flat()) {
-      const bytes = buildStatement(act as Act);
-      // What stays as it was keeps its signature: other ledgers name it by its leaf.
-      const same = equalBytes(bytes, statement);
-      const entry = same
-        ? old
-        : dsse
-          ? await signDsse(PAYLOAD_TYPES.statement, bytes, party.act, party.act.keyId)
-          : bytes;
-      entries.push(entry);
-      renamed.set(toHex(leafHash(old)), toHex(leafHash(entry)));
-    }
-  }
-  const log = new MemoryLog(party.origin, party.log.signer);
-  await log.append([...entries, ...more]);
-  return log;
-}
-
-const keep: Edit = (act) => act;
-const only =
-  <T extends ActType>(type: T, change: (act: Act<T>) => Act<T> | Act<T>[] | undefined): Edit =>
-  (act) =>
-    act.type === type ? (change(act as unknown as Act<T>) as AnyAct | AnyAct[] | undefined) : act;
-const fieldsOf = <T extends ActType>(type: T, change: (fields: ActFields<T>) => Partial<ActFields<T>>): Edit =>
-  only(type, (act) => ({ ...act, fields: { ...act.fields, ...change(act.fields) } }));
-/** Of what follows the certificate nothing is left. */
-const upToCertified =
-  (edit: Edit): Edit =>
-  (act) =>
-    act.type === "injected" || act.type === "installed" ? undefined : edit(act);
 
 describe("an audit of forged ledgers", () => {
   let world: TestWorld;

@@ -34,7 +34,8 @@ import {
 export function onIntent(at: Placed<"intent">, party: PartyState, state: AuditState): void {
   const { lot, tbsRoot, count, manifest } = at.act.fields;
   if (!openLot(at, lot, party, state)) return;
-  state.intents.set(refKey({ origin: party.log.name, leafHash: at.leafHash }), { root: tbsRoot, count, lot, manifest });
+  const intent = { index: at.index, root: tbsRoot, count, lot, manifest, certified: 0 };
+  state.intents.set(refKey({ origin: party.log.name, leafHash: at.leafHash }), intent);
 }
 
 export async function onCertified(at: Placed<"certified">, party: PartyState, state: AuditState): Promise<void> {
@@ -138,8 +139,9 @@ function checkIntent(
     wrong(state, at, "intent-missing", "the intent was for another batch", name);
   }
   if (!pathLeadsTo(sha256(certificate.tbs), index, intent.count, path, intent.root)) {
-    wrong(state, at, "intent-missing", "the bytes that were signed are not among those intended", name);
+    return wrong(state, at, "intent-missing", "the bytes that were signed are not among those intended", name);
   }
+  intent.certified++;
 }
 
 /** The batch that a station or technician signed must hold this item; its DSSE bytes lie beside the ledger. */

@@ -16,7 +16,9 @@ import { takeIn } from "./dispatch.ts";
 import { Findings, type Finding } from "./finding.ts";
 import { formFault } from "./form.ts";
 import { checkManifestSigner } from "./issuance.ts";
+import { placesOf, reportOpenEnds, type LotPlaces } from "./open-ends.ts";
 import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./state.ts";
+import { Timeline, type TimelineReport } from "./timeline.ts";
 import { checkSignature } from "./trust.ts";
 
 export interface AuditSource {
@@ -38,8 +40,10 @@ export interface PartyAudit {
   readonly acts: Readonly<Partial<Record<ActType, number>>>;
 }
 
-export interface LotAudit {
+export interface LotAudit extends LotPlaces {
   readonly id: string;
+  readonly builder: string;
+  readonly issuer: string;
   readonly slots: number;
   readonly built: number;
   readonly certified: number;
@@ -55,6 +59,8 @@ export interface AuditReport {
   readonly parties: readonly PartyAudit[];
   readonly lots: readonly LotAudit[];
   readonly devices: number;
+  /** absent when there was no act */
+  readonly timeline?: TimelineReport;
   readonly findings: readonly Finding[];
   readonly errors: number;
 }
@@ -90,14 +96,18 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
   const total = [...logs.values()].reduce((sum, log) => sum + log.size, 0);
   const manifests = new Set<string>();
 
+  const timeline = new Timeline();
   let done = 0;
   for await (const event of inCausalOrder(logs, (ref) => state.seen.has(refKey(ref)))) {
     const party = state.parties.get(event.party)!;
     await onEvent(event, party, state, counts.get(event.party)!, manifests);
+    if (event.kind === "act") timeline.add(event.party, Date.parse(event.parsed.act.time));
     source.onProgress?.(++done, total);
   }
   reportOpenEnds(state);
 
+  const devicesOf = Map.groupBy(state.devices.values(), (device) => device.lot);
+  const during = timeline.report();
   const quorumFree = [...policies.values()].some((policy) => meetsQuorum(policy, new Set()));
   const report: AuditReport = {
     ok: findings.errors === 0,
@@ -111,13 +121,17 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
     })),
     lots: [...state.lots.values()].map((lot) => ({
       id: lot.id,
+      builder: lot.terms.builder,
+      issuer: lot.terms.issuer,
       slots: lot.terms.slots,
       built: lot.built.size,
       certified: lot.certified.size,
       injected: lot.injected,
       installed: lot.installed,
+      ...placesOf(lot, devicesOf.get(lot.id) ?? []),
     })),
     devices: state.devices.size,
+    ...(during === undefined ? {} : { timeline: during }),
     findings: findings.list,
     errors: findings.errors,
   };
@@ -241,30 +255,4 @@ async function checkBatchOnce(at: Placed, party: PartyState, state: AuditState, 
   if (manifests.has(key)) return;
   manifests.add(key);
   await checkManifestSigner(at, fields.intake.digest, party, state);
-}
-
-/** Nothing wrong, but not closed: the auditor is told. */
-function reportOpenEnds(state: AuditState): void {
-  for (const handoff of state.handoffs.values()) {
-    if (handoff.received) continue;
-    const { party, index, act } = handoff.released;
-    state.findings.add({
-      severity: "open",
-      code: "handoff-open",
-      party,
-      index,
-      subject: handoff.id,
-      message: `${act.fields.count} devices were released to ${act.fields.to}, which hasn't received them`,
-    });
-  }
-  for (const grant of state.grants.values()) {
-    if (grant.accepted) continue;
-    state.findings.add({
-      severity: "open",
-      code: "not-accepted",
-      party: grant.by,
-      subject: grant.fields.id,
-      message: `${grant.fields.child} hasn't accepted its grant`,
-    });
-  }
 }

@@ -57,6 +57,8 @@ export interface DeviceState {
   readonly csrSha256: string;
   /** who has it; undefined while it is on its way */
   holder: string | undefined;
+  /** released, and by its taker's word not arrived */
+  missing?: true;
   /** the last act about it; when that act covers a list, `item` and `list` place the device in it */
   last: ActRef;
   list?: { item: HandoffItem; root: string; count: number };
@@ -68,11 +70,23 @@ export interface DeviceState {
   installed: boolean;
 }
 
+export interface IntentState {
+  readonly index: number;
+  readonly root: string;
+  readonly count: number;
+  readonly lot: string;
+  readonly manifest: string;
+  /** certificates of it that were logged so far */
+  certified: number;
+}
+
 export interface HandoffState {
   readonly id: string;
   readonly released: Placed<"handoff-released">;
   readonly items: readonly HandoffItem[];
   received: boolean;
+  /** where the taker says so, and the devices that it says it didn't get */
+  receipt?: { readonly index: number; readonly missing: readonly string[] };
 }
 
 /** Everything an audit has learnt so far, going through all ledgers in causal order. */
@@ -87,7 +101,7 @@ export interface AuditState {
   /** by `origin#leafHash`; `time` as claimed, in milliseconds */
   readonly seen: Map<string, { type: ActType; party: string; index: number; time: number }>;
   readonly grants: Map<string, GrantState>;
-  readonly intents: Map<string, { root: string; count: number; lot: string; manifest: string }>;
+  readonly intents: Map<string, IntentState>;
   readonly lots: Map<string, LotState>;
   readonly devices: Map<string, DeviceState>;
   readonly deviceByKey: Map<string, string>;
