@@ -14,6 +14,7 @@ import {
   firmwareFormat,
   type Layout,
 } from "../../lib/firmware/index.ts";
+import { encodeUnprotected, parseMcuboot } from "../../lib/firmware/mcuboot-image.ts";
 import { spkiPem } from "../../lib/pki/spki.ts";
 import { TestChains, type TestChain } from "../support/chains.ts";
 import { pythonTool, softhsmDir, tempDir, testImage } from "../support/index.ts";
@@ -169,5 +170,15 @@ describe("a real MCUboot on mps2-an385, in QEMU", () => {
       expect(console).toContain("Unable to find bootable image");
       expect(console).not.toContain("*** Booting Zephyr OS");
     }
+  });
+
+  it("boots nothing from an image with an unprotected TLV of that type, which imgtool passes", async () => {
+    const { body, tlvs } = parseMcuboot(testImage("mps2-zephyr.bin"));
+    const image = Buffer.concat([body, encodeUnprotected([...tlvs, { type: 0xa1, value: devices[0]!.chain[0]! }])]);
+    const verified = spawnSync(pythonTool("imgtool"), ["verify", inFile(image)], { encoding: "utf8" });
+    expect(verified.status).toBe(0);
+    const console = await boot(image);
+    expect(console).toContain("TLV 161 not permitted");
+    expect(console).toContain("Unable to find bootable image");
   });
 });
