@@ -7,14 +7,18 @@ export interface StoredOpening {
   readonly value: unknown;
 }
 
-/** Keeps personal values apart from every record that commits to them. */
-export async function storeOpenings(tx: Tx, openings: readonly StoredOpening[]): Promise<void> {
+/** Keeps personal values apart from every record that commits to them. What was erased stays so. */
+export async function storeOpenings(
+  tx: Tx,
+  openings: readonly (StoredOpening & { readonly device: string })[],
+): Promise<void> {
   await tx.query(
-    `INSERT INTO opening (commitment, domain, salt, value)
-     SELECT c, d, s, v::jsonb FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS n(c, d, s, v)
-     ON CONFLICT DO NOTHING`,
+    `INSERT INTO opening (commitment, device, domain, salt, value)
+     SELECT c, i, d, s, v::jsonb FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS n(c, i, d, s, v)
+     WHERE NOT EXISTS (SELECT FROM erasure WHERE commitment = c) ON CONFLICT DO NOTHING`,
     [
       openings.map((o) => o.commitment),
+      openings.map((o) => o.device),
       openings.map((o) => o.domain),
       openings.map((o) => o.salt),
       openings.map((o) => JSON.stringify(o.value)),
@@ -32,13 +36,43 @@ export async function findOpenings(q: Queryable, device: string): Promise<Stored
   return rows;
 }
 
-/** Erases what an installation's commitments stand for. The records, and every proof over them, stay as they are. */
-export async function eraseOpenings(q: Queryable, device: string): Promise<number> {
-  const { rowCount } = await q.query(
-    "DELETE FROM opening o USING installation i WHERE i.device = $1 AND o.commitment IN (i.place, i.time)",
+export interface Erasure {
+  readonly commitment: string;
+  readonly domain: string;
+  readonly erased: Date;
+  readonly by: string;
+}
+
+/**
+ * Erases what the commitments about a device stand for: salt and value. The records, and every proof over them, stay as
+ * they are. Erasing again changes nothing, and tells of the first time.
+ * @param domains which fields; all when left out
+ * @returns the fields erased by this call
+ */
+export async function eraseOpenings(
+  q: Queryable,
+  device: string,
+  by: string,
+  domains?: readonly string[],
+): Promise<string[]> {
+  const { rows } = await q.query<{ domain: string }>(
+    `WITH gone AS (
+       DELETE FROM opening WHERE device = $1 AND ($2::text[] IS NULL OR domain = ANY($2)) RETURNING commitment, domain
+     )
+     INSERT INTO erasure (commitment, device, domain, erased_by) SELECT commitment, $1, domain, $3 FROM gone
+     RETURNING domain`,
+    [device, domains ?? null, by],
+  );
+  return rows.map((row) => row.domain).sort();
+}
+
+/** What was erased of a device. */
+export async function findErasures(q: Queryable, device: string): Promise<Erasure[]> {
+  const { rows } = await q.query<Erasure>(
+    `SELECT commitment, domain, erased, erased_by AS by FROM erasure WHERE device = $1 ORDER BY domain, erased`,
     [device],
   );
-  return rowCount ?? 0;
+  return rows;
 }
 
 export interface NewInstallation {

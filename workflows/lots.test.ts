@@ -30,7 +30,7 @@ import { batchAnswers } from "../store/batches.ts";
 import { inTransaction } from "../store/db.ts";
 import { findDevice, listDevices } from "../store/devices.ts";
 import { getHandoff } from "../store/handoffs.ts";
-import { eraseOpenings, findOpenings } from "../store/installations.ts";
+import { eraseOpenings, findErasures, findOpenings } from "../store/installations.ts";
 import { findRun, latestRun } from "../store/injections.ts";
 import { readEntries, readHead } from "../store/ledger.ts";
 import { countLot, findLot } from "../store/lots.ts";
@@ -420,8 +420,17 @@ describe("custody", () => {
     const before = await acts(z);
     const installed = before.filter((act) => act.type === "installed");
     expect(installed.map((act) => act.grant)).toEqual(installed.map(() => before[0]!.grant));
-    expect(await eraseOpenings(z.site.db, id)).toBe(2);
+    expect(await eraseOpenings(z.site.db, id, "operator", ["place"])).toEqual(["place"]);
+    expect((await findOpenings(z.site.db, id)).map((o) => o.value)).toEqual([time]);
+    expect(await eraseOpenings(z.site.db, id, "operator")).toEqual(["time"]);
     expect(await findOpenings(z.site.db, id)).toEqual([]);
+    const [first] = await findErasures(z.site.db, id);
+    expect(await eraseOpenings(z.site.db, id, "somebody else")).toEqual([]);
+    expect((await findErasures(z.site.db, id)).map(({ domain, by }) => [domain, by])).toEqual([
+      ["place", "operator"],
+      ["time", "operator"],
+    ]);
+    expect((await findErasures(z.site.db, id))[0]).toEqual(first);
     expect(await acts(z)).toEqual(before);
     const { rows } = await z.site.db.query("SELECT encode(items, 'escape') AS item FROM batch WHERE id = $1", [
       batch.id,
@@ -432,6 +441,8 @@ describe("custody", () => {
     const second = await submitInstallations(z.site.intake, lot, again.manifest, again.items);
     z.dispatcher.announce(second);
     expect((await answersOf(z, second.id))[0]).toMatchObject({ code: "already-exists" });
+    // What came with a refused item is somebody's value too.
+    expect(await eraseOpenings(z.site.db, id, "operator")).toEqual(["place", "time"]);
     await saveHistory(z, lotWorkflowIds.installation(batch.id), "installation");
   });
 

@@ -78,6 +78,7 @@ export const ERROR_KINDS = {
   "ledger-forked": "unverified",
   "ledger-behind": "refused",
   "passport-invalid": "unverified",
+  "opening-invalid": "unverified",
   "policy-invalid": "invalid",
   "audit-failed": "unverified",
 

@@ -1,5 +1,6 @@
 import type { ParsedEntry } from "../records/statement.ts";
-import type { Opening, Passport } from "../records/passport.ts";
+import type { Opening } from "../records/opening.ts";
+import type { Passport } from "../records/passport.ts";
 
 /** What a certificate of this profile is for. */
 export function purposeOf(profile: string): "idevid" | "ldevid" {

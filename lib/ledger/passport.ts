@@ -7,6 +7,7 @@ import type { VerifySignature } from "../domain/signing.ts";
 import type { Certificate } from "../pki/certificate.ts";
 import type { ActType } from "../records/acts.ts";
 import { commitment, type HandoffItem } from "../records/manifest.ts";
+import type { Opening } from "../records/opening.ts";
 import type { Policy } from "../records/policy.ts";
 import { parseEntry, type ParsedEntry } from "../records/statement.ts";
 import { beginAudit, partyPolicies } from "./audit/begin.ts";
@@ -64,6 +65,8 @@ export type PassportVerdict =
       readonly acts: number;
       readonly logs: number;
       readonly ledgers: readonly PassportLog[];
+      /** what was shown, and is what the acts commit to */
+      readonly openings: readonly Pick<Opening, "domain" | "value">[];
       readonly history: readonly PassportAct[];
     }
   | {
@@ -93,6 +96,7 @@ class Refusal extends Error {
  * the party that had the device and each continuing the one before; the chains; and every opening shown.
  *
  * It proves history up to its checkpoints, not that nothing happened later: a revocation has to be looked up elsewhere.
+ * @param shown values that its holder shows beside the passport
  * @throws CountersignError `policy-invalid`; whatever is wrong with the passport is a verdict
  */
 export async function verifyPassport(
@@ -100,6 +104,7 @@ export async function verifyPassport(
   root: Certificate,
   policy: Policy,
   verify: VerifySignature,
+  shown: readonly Opening[] = [],
 ): Promise<PassportVerdict> {
   const policies = partyPolicies(policy);
   try {
@@ -110,7 +115,7 @@ export async function verifyPassport(
     if (passport.policySha256 !== policyDigest(policy)) {
       throw new Refusal("policy-mismatch", "the passport was made under another policy");
     }
-    return await check(passport, root, policies, verify);
+    return await check({ ...passport, openings: [...passport.openings, ...shown] }, root, policies, verify);
   } catch (error) {
     if (error instanceof Refusal) {
       const { code, message, at } = error;
@@ -207,6 +212,7 @@ async function check(
     installed: device.installed,
     acts: passport.acts.length,
     logs: checkpoints.size,
+    openings: passport.openings.map(({ domain, value }) => ({ domain, value })),
     ledgers: [...checkpoints.values()].map((log) => ledgerOf(log, state)),
     history,
   };

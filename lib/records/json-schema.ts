@@ -3,6 +3,7 @@ import { ACT_CLASSES, ACT_FIELDS, ACT_TYPES, type ActType } from "./acts.ts";
 import { dsseEnvelope } from "./dsse.ts";
 import { manifest } from "./manifest.ts";
 import { BODIES, invitation, message } from "./message.ts";
+import { openings } from "./opening.ts";
 import { passport } from "./passport.ts";
 import { policy } from "./policy.ts";
 import { receipt } from "./receipt.ts";
@@ -22,6 +23,7 @@ export function recordSchemas(): Map<string, unknown> {
   schemas.set("records/invitation.json", schemaOf(invitation, "Invitation to become a child"));
   schemas.set("records/receipt.json", schemaOf(receipt, "Injection receipt"));
   schemas.set("records/passport.json", schemaOf(passport, "Device passport"));
+  schemas.set("records/openings.json", schemaOf(openings, "Salted values of a device, as its holder shows them"));
   schemas.set("records/policy.json", schemaOf(policy, "What verify and audit pin"));
   schemas.set("records/split-view.json", schemaOf(splitView, "Two checkpoints that no single history has"));
   return schemas;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { opening } from "./opening.ts";
 import { base64, deviceId, origin, partyId, sha256Hex, timestamp } from "./primitives.ts";
 
 /** Limits of a passport's file, so that a hostile one costs a verifier little. */
@@ -80,11 +81,6 @@ export const passport = z.strictObject({
     )
     .max(8),
   /** salted values that the holder chose to show */
-  openings: z
-    .array(z.strictObject({ commitment: sha256Hex, domain: z.string().max(64), salt: sha256Hex, value: z.unknown() }))
-    .max(16),
+  openings: z.array(opening).max(16),
 });
 export type Passport = z.infer<typeof passport>;
-
-/** A salted value as its holder shows it: whoever has it can compute the commitment that an act holds. */
-export type Opening = Passport["openings"][number];

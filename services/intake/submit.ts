@@ -65,7 +65,10 @@ export async function submitInstallations(
   return await store(context, lot, dsse, verified, ["install"], stored, (tx) =>
     storeOpenings(
       tx,
-      openings.flatMap((o) => [o.place, o.time]),
+      openings.flatMap(({ deviceId: device, place, time }) => [
+        { ...place, device },
+        { ...time, device },
+      ]),
     ),
   );
 }

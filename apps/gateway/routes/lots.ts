@@ -20,6 +20,7 @@ import { Dispatcher, startInjectionRun } from "../dispatcher.ts";
 import { updated } from "../update.ts";
 import { registerBatches } from "./batches.ts";
 import { registerDevices } from "./devices.ts";
+import { registerOpenings } from "./openings.ts";
 import { registerHandoffs } from "./handoffs.ts";
 import { lotParams, type LotDeps } from "./lot-deps.ts";
 
@@ -47,6 +48,7 @@ export function registerLots(
   registerBatches(app, shared);
   registerHandoffs(app, shared);
   registerDevices(app, shared);
+  registerOpenings(app, shared);
 
   const operator = { preHandler: requireClient("operator") };
   const anyone = { preHandler: requireClient("operator", "station", "technician") };
