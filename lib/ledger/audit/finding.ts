@@ -1,6 +1,7 @@
 /** What an audit says of one thing that doesn't hold, or that is still open. */
 export type FindingCode =
   | "root-mismatch"
+  | "quorum-own"
   | "ledger-invalid"
   | "ledger-missing"
   | "ledger-forked"

@@ -19,6 +19,7 @@ import { checkManifestSigner } from "./issuance.ts";
 import { placesOf, reportOpenEnds, type LotPlaces } from "./open-ends.ts";
 import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./state.ts";
 import { Timeline, type TimelineReport } from "./timeline.ts";
+import { checkOwnWitnesses } from "./own-witness.ts";
 import { checkSignature } from "./trust.ts";
 
 export interface AuditSource {
@@ -105,6 +106,7 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
     source.onProgress?.(++done, total);
   }
   reportOpenEnds(state);
+  checkOwnWitnesses(policies, state);
 
   const devicesOf = Map.groupBy(state.devices.values(), (device) => device.lot);
   const during = timeline.report();
