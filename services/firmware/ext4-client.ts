@@ -57,7 +57,7 @@ class FileSystemThread {
 
   constructor() {
     this.#worker.on("message", (message: FromThread) => this.#onMessage?.(message));
-    this.#worker.on("error", (error) => this.#onEnd?.(error));
+    this.#worker.on("error", (error: Error) => this.#onEnd?.(error));
     this.#worker.on("exit", () => this.#onEnd?.(new Error("its thread ended")));
   }
 

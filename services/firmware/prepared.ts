@@ -78,12 +78,13 @@ export async function prepareTemplate(request: TemplateRequest): Promise<Prepare
  * @throws CountersignError as `prepareTemplate` and `FirmwareTemplate.inject`
  */
 export async function validateLayout(request: TemplateRequest): Promise<{ sha256: string; warning?: string }> {
-  const { close, format, sha256, template } = await prepareTemplate({ ...request, signer: trialSigner() });
+  const prepared = await prepareTemplate({ ...request, signer: trialSigner() });
+  const { format, sha256, template } = prepared;
   try {
     await template.inject(trialChain());
     return { sha256, ...(format.warning === undefined ? {} : { warning: format.warning }) };
   } finally {
-    await close();
+    await prepared.close();
   }
 }
 
