@@ -1,9 +1,12 @@
-import { readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir, writeFile } from "node:fs/promises";
+import { basename, join, resolve } from "node:path";
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { auditLedgers, type AuditReport } from "../../../lib/ledger/audit/ledgers.ts";
 import type { Finding } from "../../../lib/ledger/audit/finding.ts";
+import { visible } from "../../../lib/ledger/audit/report/escape.ts";
+import { reportHtml } from "../../../lib/ledger/audit/report/html.ts";
+import { duration, sparkline } from "../../../lib/ledger/audit/report/plot.ts";
 import type { Policy } from "../../../lib/records/policy.ts";
 import { webCryptoVerify } from "../../../lib/pki/verify.ts";
 import { checkDeviceFiles } from "../evidence/files.ts";
@@ -19,6 +22,7 @@ interface Options {
   policy?: string;
   previous?: string;
   evidence: string;
+  report?: string;
   json?: boolean;
 }
 
@@ -31,8 +35,12 @@ export function registerAudit(program: Command): void {
     .option("--policy <file>", "policy.json: the root's digest and the logs' keys")
     .option("--previous <dir>", "an older copy of the folder: every ledger must continue it")
     .option("--evidence <dir>", "where to write what proves that a ledger doesn't", ".")
+    .option("--report <file.html>", "write the report as a page for people, too")
     .option("--json", "print the report as JSON")
-    .addHelpText("after", "\nExample:\n  $ countersign audit out --root out/root.pem --policy out/policy.json")
+    .addHelpText(
+      "after",
+      "\nExample:\n  $ countersign audit out --root out/root.pem --policy out/policy.json --report audit.html",
+    )
     .action(async (dir: string | undefined, options: Options) => {
       if (dir === undefined || !options.root || !options.policy) {
         throw new CountersignError("usage", "say what to audit: countersign audit DIR --root PEM --policy FILE");
@@ -72,6 +80,12 @@ async function auditFolder(dir: string, options: Options & { root: string; polic
     errors,
     findings: [...result.report.findings, ...files],
   };
+  if (options.report !== undefined) {
+    await writeFile(
+      options.report,
+      reportHtml(report, { title: `Audit of ${basename(resolve(dir))}`, made: new Date() }),
+    );
+  }
   if (options.json) printJson(report);
   else printReport(report);
   if (!report.ok) {
@@ -96,6 +110,14 @@ async function leftOut(previous: string, policy: Policy): Promise<Finding[]> {
   }));
 }
 
+function printTimeline({ timeline }: AuditReport): void {
+  if (timeline === undefined) return;
+  const { from, step, acts } = timeline;
+  const most = Math.max(...Object.values(acts).flat());
+  print(paint("dim", `acts over time from ${from}, ${duration(step)} a column`));
+  print(table(Object.entries(acts).map(([party, counts]) => [party, sparkline(counts, most)])));
+}
+
 function printReport(report: AuditReport): void {
   print(
     table([
@@ -109,15 +131,25 @@ function printReport(report: AuditReport): void {
       ]),
     ]),
   );
+  printTimeline(report);
   for (const lot of report.lots) {
+    const places = [
+      [lot.atBuilder, `still with ${lot.builder}`],
+      [lot.onTheWay, "on the way"],
+      [lot.missing, "not arrived"],
+      [lot.uncertified, "uncertified"],
+    ] as const;
+    const owed = places.flatMap(([count, where]) => (count > 0 ? [`, ${count} ${where}`] : [])).join("");
     print(
-      `lot ${lot.id}: ${lot.slots} slots, ${lot.built} built, ${lot.certified} certified, ${lot.injected} injected, ${lot.installed} installed`,
+      `lot ${lot.id}: ${lot.slots} slots, ${lot.built} built, ${lot.certified} certified, ${lot.injected} injected, ${lot.installed} installed${owed}`,
     );
   }
   for (const finding of report.findings.slice(0, 50)) {
     const where = `${finding.party}${finding.index === undefined ? "" : `#${finding.index}`}`;
     const mark = finding.severity === "error" ? paint("red", "wrong") : paint("yellow", "open");
-    print(`${mark} ${where}${finding.subject ? ` ${finding.subject}` : ""}: ${finding.message} [${finding.code}]`);
+    // What a ledger names a device must not steer the terminal.
+    const what = visible(`${finding.subject ? ` ${finding.subject}` : ""}: ${finding.message}`);
+    print(`${mark} ${where}${what} [${finding.code}]`);
   }
   if (report.findings.length > 50) print(`... and ${report.findings.length - 50} more (see --json)`);
   if (report.quorum === "none")

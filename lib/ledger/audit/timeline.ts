@@ -29,7 +29,7 @@ export class Timeline {
       at = Math.floor(time / this.#step);
     }
     let counts = this.#counts.get(party);
-    if (counts === undefined) this.#counts.set(party, (counts = new Map()));
+    if (counts === undefined) this.#counts.set(party, (counts = new Map<number, number>()));
     counts.set(at, (counts.get(at) ?? 0) + 1);
   }
 
