@@ -166,6 +166,7 @@ describe("the custody chain, from one command", () => {
     const report = JSON.parse(result.stdout);
     expect(report.findings).toEqual([]);
     expect(result.code, result.stderr).toBe(0);
+    expect(report.quorum).toBe("met");
     expect(report.lots).toEqual([
       { id: expect.any(String), slots: DEVICES, built: DEVICES, certified: DEVICES, injected: 3, installed: DEVICES },
     ]);
@@ -174,8 +175,17 @@ describe("the custody chain, from one command", () => {
   it("audits one ledger by itself", async () => {
     const { parties } = JSON.parse(await readFile(join(out, "summary.json"), "utf8"));
     for (const { id, vkey } of parties) {
-      expect(await countersign(["audit", "log", join(out, "ledger", id), "--vkey", vkey])).toMatchObject({ code: 0 });
+      const others = parties.filter((other: { id: string }) => other.id !== id);
+      const witnesses = others.flatMap((other: { witnessVkey: string }) => ["--witness", other.witnessVkey]);
+      const audit = ["audit", "log", join(out, "ledger", id), "--vkey", vkey, ...witnesses];
+      expect(await countersign(audit)).toMatchObject({ code: 0 });
     }
+    const own = ["--vkey", parties[1].vkey, "--witness", parties[1].witnessVkey];
+    const alone = await countersign(["audit", "log", join(out, "ledger", "factory-y"), ...own]);
+    expect(alone).toMatchObject({
+      code: 1,
+      stderr: expect.stringMatching(/isn't cosigned by .*checkpoint-invalid/) as string,
+    });
     const swapped = await countersign(["audit", "log", join(out, "ledger", "factory-y"), "--vkey", parties[0].vkey]);
     expect(swapped.code).toBe(1);
   });
