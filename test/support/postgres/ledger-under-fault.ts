@@ -1,5 +1,3 @@
-import { copyFileSync, readdirSync } from "node:fs";
-import { join } from "node:path";
 import { expect } from "vitest";
 import { nodeVerify } from "../../../hsm/verify.ts";
 import { fromUtf8, toHex } from "../../../lib/domain/bytes.ts";
@@ -14,22 +12,11 @@ import { databaseSource } from "../../../services/ledger/serve.ts";
 import { nodeSha256 } from "../../../services/ledger/sha256.ts";
 import { connect, inTransaction, migrate, type Db } from "../../../store/db.ts";
 import { readHead } from "../../../store/ledger.ts";
-import { PROJECT_ROOT, tempDir } from "../index.ts";
 import { testKey } from "../memory-log.ts";
 
 export const ORIGIN = "factory-y.example/log";
 
 const digest = (n: number): string => n.toString(16).padStart(64, "0");
-
-/** The ledger's own tables, and nobody else's. */
-function ledgerMigrations(): string {
-  const folder = tempDir("migrations");
-  const from = join(PROJECT_ROOT, "store", "migrations");
-  for (const name of readdirSync(from)) {
-    if (/^01\d-/.test(name)) copyFileSync(join(from, name), join(folder, name));
-  }
-  return folder;
-}
 
 /**
  * A ledger whose every signature is watched: at the moment its key is asked, what is to be signed must be durable, as
@@ -65,7 +52,7 @@ export class LedgerUnderFault {
 
   static async create(url: string): Promise<LedgerUnderFault> {
     const db = connect(url, { max: 16 });
-    await migrate(db, ledgerMigrations());
+    await migrate(db);
     const site = new LedgerUnderFault(db);
     await createLedger({ db, origin: ORIGIN, signer: site.#signer });
     return site;
