@@ -30,9 +30,14 @@ function ask(offset: number, length: number): Promise<Uint8Array> {
   });
 }
 
+/** What the library reads lies close together: it is fetched in windows, a few of which are kept. */
+const WINDOW = 32 * 1024;
+const WINDOWS = 64;
+
 /** The image below, pages that were written above it. */
 class Overlay implements Disk {
   readonly pages = new Map<number, Buffer>();
+  readonly #windows = new Map<number, Uint8Array>();
   readonly #size: number;
 
   constructor(size: number) {
@@ -76,9 +81,18 @@ class Overlay implements Disk {
   async discard(): Promise<void> {}
   async flush(): Promise<void> {}
 
-  #base(offset: number, length: number): Promise<Uint8Array> {
+  async #base(offset: number, length: number): Promise<Uint8Array> {
     if (offset < 0 || length < 0 || offset + length > this.#size) throw new Error("a read outside the file system");
-    return ask(offset, length);
+    const number = Math.floor(offset / WINDOW);
+    const start = offset - number * WINDOW;
+    if (start + length > WINDOW) return await ask(offset, length);
+    let window = this.#windows.get(number);
+    if (window === undefined) {
+      window = await ask(number * WINDOW, Math.min(WINDOW, this.#size - number * WINDOW));
+      if (this.#windows.size >= WINDOWS) this.#windows.clear();
+      this.#windows.set(number, window);
+    }
+    return window.subarray(start, start + length);
   }
 }
 
