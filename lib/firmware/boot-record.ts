@@ -11,7 +11,7 @@ const SIGNER_ID = 5;
  */
 export function withSigner(record: Uint8Array, signer: Uint8Array): Uint8Array {
   const at = signerAt(record, signer.length);
-  const out = record.slice();
+  const out = new Uint8Array(record);
   out.set(signer, at);
   return out;
 }

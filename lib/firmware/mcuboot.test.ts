@@ -143,6 +143,15 @@ describe("mcuboot", () => {
     }
   });
 
+  it("leaves a template in a Buffer as it is", async () => {
+    const buffer = Buffer.from(build({ slot: 0x6000 }));
+    const before = Uint8Array.from(buffer);
+    const reader = { size: buffer.length, read: (at: number, length: number) => buffer.subarray(at, at + length) };
+    const template = await mcuboot.open(reader, {}, signer);
+    for (const { chain } of chains) await template.inject(chain);
+    expect(Uint8Array.from(buffer)).toEqual(before);
+  });
+
   it("takes another device's chain out only when told to, and signs another's image again", async () => {
     const held = await inject(build({ slot: 0x6000 }), other.chain);
     await refused(held, "image-holds-other-chain");

@@ -153,7 +153,8 @@ class Template implements FirmwareTemplate {
   }
 
   #header(protectedTlvs: readonly Tlv[]): Uint8Array {
-    const body = this.#image.body.slice();
+    // Not `slice`, which of a Buffer is a view: the template stays as it is.
+    const body = new Uint8Array(this.#image.body);
     new DataView(body.buffer).setUint16(PROTECT_SIZE_AT, areaSize(protectedTlvs), true);
     return body;
   }
