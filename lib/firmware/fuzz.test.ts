@@ -74,6 +74,24 @@ async function attemptAll(image: Uint8Array): Promise<void> {
   await refusable(() => detectFormat(bytesReader(image)));
 }
 
+describe("a template", () => {
+  it("serves one device after the other and stays as it is, read from a Buffer too", async () => {
+    for (const { format, image, layout } of seedImages()) {
+      const buffer = Buffer.from(image);
+      const template = await firmwareFormat(format).open(bytesReader(buffer), layout, signer);
+      for (const one of [chain, other, chain]) {
+        const injection = await template.inject(one);
+        const out = Buffer.from(applyPatches(buffer, injection.patches));
+        await checkWritten(template, bytesReader(buffer), bytesReader(out), injection);
+        expect((await firmwareFormat(format).extract(bytesReader(out))).chainBytes, format).toEqual(
+          injection.chainBytes,
+        );
+      }
+      expect(buffer.equals(image), format).toBe(true);
+    }
+  });
+});
+
 type Roll = ReturnType<typeof dice>;
 
 /** Real images, damaged where their structure is: bytes changed, cut out, doubled, filled, or the end cut off. */

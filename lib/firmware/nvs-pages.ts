@@ -114,7 +114,7 @@ export class NvsWriter {
   #to = 0;
 
   constructor({ bytes, pages }: NvsPartition) {
-    this.bytes = bytes.slice();
+    this.bytes = new Uint8Array(bytes);
     this.#pages = pages.map((page) => ({ ...page }));
   }
 

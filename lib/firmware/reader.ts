@@ -2,7 +2,9 @@ import { CountersignError } from "../domain/errors.ts";
 import type { RangeReader } from "./format.ts";
 
 /** A reader over bytes in memory; reads are views. */
-export function bytesReader(bytes: Uint8Array): RangeReader {
+export function bytesReader(image: Uint8Array): RangeReader {
+  // Buffer's `slice` is a view: a template that copies what it read would write into the image.
+  const bytes = new Uint8Array(image.buffer, image.byteOffset, image.length);
   return {
     size: bytes.length,
     read(offset, length) {

@@ -28,7 +28,8 @@ export async function openImage(path: string): Promise<ImageFile> {
     const { size } = await handle.stat();
     if (size > HELD_BYTES) return { path, ...handleReader(handle, size), close: () => handle.close() };
     held = true;
-    const bytes = await handle.readFile();
+    const content = await handle.readFile();
+    const bytes = new Uint8Array(content.buffer, content.byteOffset, content.length);
     return { path, bytes, ...bytesReader(bytes), close: async () => {} };
   } finally {
     if (held) await handle.close();
@@ -42,7 +43,7 @@ function handleReader(handle: FileHandle, size: number): RangeReader {
       if (offset < 0 || length < 0 || offset + length > size) {
         throw new RangeError(`read of ${length} bytes at ${offset} is outside an image of ${size} bytes`);
       }
-      const into = Buffer.allocUnsafeSlow(length);
+      const into = new Uint8Array(length);
       for (let at = 0; at < length;) {
         const { bytesRead } = await handle.read(into, at, length - at, offset + at);
         if (bytesRead === 0) throw new CountersignError("image-invalid", "the image became shorter while it was read");
