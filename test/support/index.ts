@@ -137,7 +137,8 @@ export function firmware(name?: string): { name: string; path: string; sha256: s
 export function testImage(file: string): Uint8Array {
   const path = join(CACHE_DIR, "images", file);
   if (existsSync(path)) return new Uint8Array(readFileSync(path));
-  throw new Error(`${path} is missing: run node deploy/setup.mjs --for test, which says what it needs for it`);
+  const cargo = which("cargo") === undefined ? "install cargo with `curl -sSf https://sh.rustup.rs | sh`, then " : "";
+  throw new Error(`${path} is missing: ${cargo}run node deploy/setup.mjs --for test`);
 }
 
 async function ask(what: "database" | "temporal"): Promise<unknown> {
