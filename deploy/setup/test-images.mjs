@@ -156,7 +156,9 @@ function fromPyPI({ name, version, requirements: file, images }) {
 /** `cargo info` leaves the crate in cargo's own cache; nothing of it is built. */
 function fromCrates({ name, version, images }) {
   if (which("cargo") === null) {
-    say(`no cargo here: tests on the images of crate ${name} will fail; install it with: curl -sSf https://sh.rustup.rs | sh`);
+    say(
+      `no cargo here: tests on the images of crate ${name} will fail; install it with: curl -sSf https://sh.rustup.rs | sh`,
+    );
     return;
   }
   say(`fetching real firmware images into .cache/images (crate ${name} ${version}, pinned by SHA-256)`);
