@@ -39,6 +39,12 @@ export async function findCurrentGrant(q: Queryable): Promise<CurrentGrant | und
   return rows[0] && fromRow(rows[0]);
 }
 
+/** Every grant that this site has accepted, the current one among them. */
+export async function acceptedGrants(q: Queryable): Promise<ActRef[]> {
+  const { rows } = await q.query<{ origin: string; leaf_hash: string }>("SELECT origin, leaf_hash FROM grant_received");
+  return rows.map((row) => ({ origin: row.origin, leafHash: row.leaf_hash }));
+}
+
 /** @throws CountersignError `grant-missing` */
 export async function currentGrant(q: Queryable): Promise<CurrentGrant> {
   const found = await findCurrentGrant(q);

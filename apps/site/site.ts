@@ -23,7 +23,7 @@ import { accountedToken, type CaToken } from "../../services/reconcile/accounted
 import { watchInbox } from "../../services/reconcile/inbox.ts";
 import type { Cosigned } from "../../services/witness/release.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
-import { findCurrentGrant } from "../../store/grants.ts";
+import { acceptedGrants, findCurrentGrant } from "../../store/grants.ts";
 import { startGateway, type Gateway } from "../gateway/gateway.ts";
 import { startManagement } from "../gateway/management.ts";
 import { registerLots } from "../gateway/routes/lots.ts";
@@ -146,6 +146,7 @@ async function launch(
     signer: identity.log,
     actKeys: () => [actKey(identity.act.spki, identity.act.algorithm)],
     verify: nodeVerify,
+    standing: async () => ({ root: config.role === "manufacturer", grants: await acceptedGrants(db) }),
     ...guard,
     onError(error) {
       logger.error({ err: error }, "the sequencer had a fault");

@@ -4,6 +4,7 @@ import { leafHash } from "../../lib/ledger/tree.ts";
 import { ACT_CLASSES, ACT_TYPES } from "../../lib/records/acts.ts";
 import { verifyDsse } from "../../lib/records/dsse.ts";
 import { parseEntry, predicateType as predicateTypeOf } from "../../lib/records/statement.ts";
+import type { ActRef } from "../../lib/records/primitives.ts";
 import type { PendingAct } from "../../store/ledger.ts";
 import { nodeSha256, sha256Hex } from "./sha256.ts";
 
@@ -19,10 +20,23 @@ const LINE_TYPES: ReadonlySet<unknown> = new Set(
   ACT_TYPES.filter((type) => ACT_CLASSES[type].class === "line").map(predicateTypeOf),
 );
 
+/** What the party may act under. */
+export interface Standing {
+  /** the ceremony's party: it acts under no grant */
+  readonly root: boolean;
+  /** grants that the party has accepted, also earlier ones: an act may have waited */
+  readonly grants: readonly ActRef[];
+}
+
+/** What a party records before it has a grant. */
+const GRANTLESS: ReadonlySet<string> = new Set((["keyset", "ceremony"] as const).map(predicateTypeOf));
+
 export interface AdmissionContext {
   readonly origin: string;
   readonly actKeys: () => readonly ActKey[] | Promise<readonly ActKey[]>;
   readonly verify: VerifySignature;
+  /** asked for every batch; without it no act's grant is looked at */
+  readonly standing?: () => Promise<Standing>;
   /** of these leaf hashes, those (hex) that are in the tree */
   readonly sequenced: (leafHashes: readonly Uint8Array[]) => Promise<ReadonlySet<string>>;
 }
@@ -33,9 +47,10 @@ export interface Admission {
 
 /**
  * The last gate before the tree, which can't be corrected afterwards: an act is let in when its bytes hash to its leaf
- * hash, every previous act of this ledger that it names is in the tree or before it in this batch, and, for a signed
- * act, one of the party's act keys signed it. Order is kept. Refusing for good is right: an act can only be recorded
- * when what it names is, so a missing one was refused itself or the tables were touched from outside.
+ * hash, every previous act of this ledger that it names is in the tree or before it in this batch, it stands under a
+ * grant that the party has accepted (the root's party has none), and, for a signed act, one of the party's act keys
+ * signed it. Order is kept. Refusing for good is right: an act can only be recorded when what it names is, so a missing
+ * one was refused itself or the tables were touched from outside.
  */
 export async function admit(pending: readonly PendingAct[], context: AdmissionContext): Promise<Admission> {
   const inBatch = new Set<string>();
@@ -45,13 +60,16 @@ export async function admit(pending: readonly PendingAct[], context: AdmissionCo
     inBatch.add(toHex(act.leafHash));
   }
   const present = new Set(await context.sequenced([...elsewhere.values()]));
+  const standing = pending.length === 0 ? undefined : await context.standing?.();
+  const mayAct = standing && { root: standing.root, grants: new Set(standing.grants.map(grantKey)) };
   let keys: readonly ActKey[] | undefined;
 
   const admitted: PendingAct[] = [];
   const refused: Admission["refused"] = [];
   for (const act of pending) {
     keys ??= isSigned(act.entry) ? await context.actKeys() : undefined;
-    const reason = prevReason(act, present) ?? hashReason(act) ?? (await signatureReason(act, keys ?? [], context));
+    const reason =
+      prevReason(act, present) ?? hashReason(act) ?? (await contentReason(act, keys ?? [], mayAct, context));
     if (reason === undefined) {
       admitted.push(act);
       present.add(toHex(act.leafHash));
@@ -73,16 +91,29 @@ function hashReason(act: PendingAct): string | undefined {
     : "its bytes are not those of its leaf hash";
 }
 
-/** A signed act is read again as a stranger's. A line record was validated when it was built: its class is looked at. */
-async function signatureReason(
+interface MayAct {
+  readonly root: boolean;
+  readonly grants: ReadonlySet<string>;
+}
+
+const grantKey = ({ origin, leafHash: hash }: ActRef): string => `${origin} ${hash}`;
+
+/**
+ * A signed act is read again as a stranger's. A line record was validated when it was built: its class and its grant are
+ * looked at.
+ */
+async function contentReason(
   act: PendingAct,
   keys: readonly ActKey[],
+  mayAct: MayAct | undefined,
   { origin, verify }: AdmissionContext,
 ): Promise<string | undefined> {
   try {
-    if (!isSigned(act.entry)) return lineReason(act.entry, origin);
+    if (!isSigned(act.entry)) return lineReason(act.entry, origin, mayAct);
     const { act: statement, dsse } = parseEntry(act.entry);
     if (statement.origin !== origin) return `it names the ledger ${statement.origin}`;
+    const ungranted = grantReason(predicateTypeOf(statement.type), statement.grant, mayAct);
+    if (ungranted !== undefined) return ungranted;
     for (const key of keys) if (await verifyDsse(dsse!, key, verify)) return undefined;
     return "none of the party's act keys signed it";
   } catch (error) {
@@ -90,13 +121,23 @@ async function signatureReason(
   }
 }
 
-function lineReason(entry: Uint8Array, origin: string): string | undefined {
+function lineReason(entry: Uint8Array, origin: string, mayAct: MayAct | undefined): string | undefined {
   const { predicateType, predicate } = JSON.parse(fromUtf8(entry)) as {
     predicateType?: unknown;
-    predicate?: { origin?: unknown };
+    predicate?: { origin?: unknown; grant?: ActRef };
   };
   if (!LINE_TYPES.has(predicateType)) return `an unsigned ${String(predicateType).slice(0, 80)} is not a line record`;
-  return predicate?.origin === origin ? undefined : "it names another ledger";
+  if (predicate?.origin !== origin) return "it names another ledger";
+  return grantReason(String(predicateType), predicate.grant, mayAct);
+}
+
+/** As the audit asks of every act, whoever it is about (lib/ledger/audit/form.ts). */
+function grantReason(predicateType: string, grant: ActRef | undefined, mayAct: MayAct | undefined): string | undefined {
+  if (mayAct === undefined) return undefined;
+  if (grant !== undefined) {
+    return mayAct.grants.has(grantKey(grant)) ? undefined : `the party never accepted the grant ${grant.leafHash}`;
+  }
+  return mayAct.root || GRANTLESS.has(predicateType) ? undefined : "it names no grant, and the party is not the root's";
 }
 
 // Canonical JSON: a DSSE envelope begins with its payload, a Statement with "_type".

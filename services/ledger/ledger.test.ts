@@ -264,6 +264,38 @@ describe("a party's ledger", () => {
     await expect(site.lines([hubRegistered(1) as never])).rejects.toMatchObject({ code: "act-invalid" });
   });
 
+  it("admits under grants that the party has accepted, and nothing without one but its keys", async () => {
+    const ours = { origin: "company-x.example/log", leafHash: digest(1) };
+    const party = await Site.create();
+    try {
+      party.start({ standing: async () => ({ root: false, grants: [ours] }) });
+      const wait = async (act: { retryKey: string }) => (await party.wait([act]))[0]?.index;
+      const [good] = await party.lines([intent(1, { grant: ours })]);
+      expect(await wait(good!)).toBe(0);
+      const signed = await party.acts.recordSigned({ ...hubRegistered(1), grant: ours }, party.act);
+      expect(await wait(signed)).toBe(1);
+      const refused = { code: "act-invalid" };
+      const strange = { ...ours, leafHash: digest(2) };
+      const elsewhere = { ...ours, origin: "factory-y.example/log" };
+      for (const [n, grant] of [strange, elsewhere, undefined].entries()) {
+        const named = grant === undefined ? {} : { grant };
+        const [line] = await party.lines([intent(10 + n, named)]);
+        await expect(wait(line!)).rejects.toMatchObject(refused);
+        const act = await party.acts.recordSigned({ ...hubRegistered(10 + n), ...named }, party.act);
+        await expect(wait(act)).rejects.toMatchObject({ ...refused, message: expect.stringMatching(/grant/) });
+      }
+      await party.stopAll();
+      // The ceremony's party has none above it.
+      party.start({ standing: async () => ({ root: true, grants: [] }) });
+      expect(await wait(await party.acts.recordSigned(hubRegistered(20), party.act))).toBe(2);
+      const [under] = await party.lines([intent(20, { grant: ours })]);
+      await expect(wait(under!)).rejects.toMatchObject(refused);
+      expect(party.errors).toEqual([]);
+    } finally {
+      await party.close();
+    }
+  });
+
   it("signs no checkpoint when nothing grew", async () => {
     const sizes: number[] = [];
     site.start({ intervalMs: 5, onCheckpoint: ({ size }) => sizes.push(size) });

@@ -24,7 +24,7 @@ import {
   trySequencerLock,
   upsertTiles,
 } from "../../store/ledger.ts";
-import { admit, type ActKey } from "./admission.ts";
+import { admit, type ActKey, type Standing } from "./admission.ts";
 import { nodeSha256 } from "./sha256.ts";
 import { assertHoldsAll, type Sighting } from "./sighting.ts";
 
@@ -39,6 +39,8 @@ export interface SequencerOptions {
   /** the keys that signed acts are admitted from; asked again for every batch that holds one */
   readonly actKeys: () => readonly ActKey[] | Promise<readonly ActKey[]>;
   readonly verify: VerifySignature;
+  /** what the party may act under; without it no act's grant is looked at */
+  readonly standing?: () => Promise<Standing>;
   /** between checkpoints under load; default 100. A few acts are taken at once. */
   readonly intervalMs?: number;
   /** acts in one transaction; default 4096 */
