@@ -28,6 +28,7 @@ export interface PassportEntry {
   readonly index: number;
   /** the ledger entry's exact bytes */
   readonly entry: Uint8Array;
+  /** inclusion proof, leaf's sibling first; once it was packed, without what earlier acts' proofs have shown */
   readonly path: readonly Uint8Array[];
   /** what reading the entry gave, where that was done already: most acts are in many passports */
   readonly read?: { readonly parsed: ParsedEntry; /** hex */ readonly leafHash: string };

@@ -8,7 +8,10 @@ import { canonicalJson } from "../domain/json.ts";
 import { parseDsse, PAYLOAD_TYPES, type OpenedDsse } from "../records/dsse.ts";
 import type { Passport } from "../records/passport.ts";
 import { parseEntry, type AnyAct } from "../records/statement.ts";
+import { parseCheckpoint } from "./checkpoint.ts";
+import { parseNote } from "./note.ts";
 import type { PassportEvidence } from "./passport-evidence.ts";
+import { ProofWriter } from "./proof-nodes.ts";
 import { leafHash } from "./tree.ts";
 
 type JsonObject = { [key: string]: Json };
@@ -33,7 +36,9 @@ export function packPassport(evidence: PassportEvidence, root: Uint8Array): Pass
   for (const one of manifests) {
     if (!(one instanceof Uint8Array)) pack.tally(remembered(candidates, one, () => candidatesOf(one.payload)));
   }
-  const logs = new Map(evidence.logs.map(({ origin }, i) => [origin, i]));
+  const logs = new Map(
+    evidence.logs.map(({ origin, checkpoint }, log) => [origin, { log, proofs: new ProofWriter(sizeOf(checkpoint)) }]),
+  );
   return {
     schema: 2,
     device: evidence.device,
@@ -45,14 +50,14 @@ export function packPassport(evidence: PassportEvidence, root: Uint8Array): Pass
     })),
     acts: evidence.acts.map(({ origin, index, entry, path, read }, i) => {
       const { act, dsse } = acts[i]!;
-      const log = logs.get(origin);
-      if (log === undefined) throw new CountersignError("internal", `the passport has no checkpoint of ${origin}`);
+      const place = logs.get(origin);
+      if (place === undefined) throw new CountersignError("internal", `the passport has no checkpoint of ${origin}`);
       const packed = {
-        log,
+        log: place.log,
         index,
         ...pack.act(act),
         ...(dsse ? { signatures: pack.signatures(dsse) } : {}),
-        path: pack.runs(path.map(toHex)),
+        path: pack.runs(place.proofs.cut(index, path).map(toHex)),
       };
       pack.placed(origin, read?.leafHash ?? toHex(leafHash(entry)), i);
       return packed;
@@ -68,6 +73,10 @@ export function packPassport(evidence: PassportEvidence, root: Uint8Array): Pass
   };
 }
 
+function sizeOf(note: string): number {
+  return parseCheckpoint(parseNote(utf8(note)).text).size;
+}
+
 /** The payload of a manifest's envelope, where both are canonical JSON. */
 function openCanonical(bytes: Uint8Array): OpenedManifest | undefined {
   const dsse = parseDsse(bytes, PAYLOAD_TYPES.manifest);
@@ -81,15 +90,17 @@ interface OpenedManifest {
   readonly dsse: OpenedDsse;
 }
 const opened = new WeakMap<Uint8Array, OpenedManifest | Uint8Array>();
-const candidates = new WeakMap<object, readonly string[]>();
+const candidates = new WeakMap<object, readonly Candidate[]>();
 
-/** The strings (and keysets, by {@link keyOf}) that are worth a place of their own if they recur. */
-function candidatesOf(value: unknown): string[] {
+/** What is worth a place of its own if it recurs: a text, or a keyset with the texts in it. */
+type Candidate = string | { readonly key: string; readonly inner: readonly Candidate[] };
+
+function candidatesOf(value: unknown): Candidate[] {
   if (typeof value === "string") return value.length >= WORTH && !isHash(value) ? [value] : [];
   if (value === null || typeof value !== "object") return [];
   return Object.entries(value as JsonObject).flatMap(([name, item]) =>
     // The one object that recurs as a whole: a grant pins the keyset that its child published.
-    name === "keyset" && isObject(item) ? [keyOf(item)] : candidatesOf(item),
+    name === "keyset" && isObject(item) ? [{ key: keyOf(item), inner: candidatesOf(item) }] : candidatesOf(item),
   );
 }
 
@@ -98,7 +109,8 @@ class Packer {
   readonly #met = new Set<string>();
   readonly #recurring = new Set<string>();
   readonly #hashes = new Map<string, number>();
-  readonly #values = new Map<string, { at: number; value: Json }>();
+  readonly #places = new Map<string, number>();
+  readonly #values: Json[] = [];
   readonly #acts = new Map<string, number>();
 
   readonly #root: string;
@@ -107,8 +119,14 @@ class Packer {
     this.#root = root;
   }
 
-  tally(found: readonly string[]): void {
-    for (const one of found) (this.#met.has(one) ? this.#recurring : this.#met).add(one);
+  tally(found: readonly Candidate[]): void {
+    for (const one of found) {
+      const key = typeof one === "string" ? one : one.key;
+      if (this.#met.has(key)) this.#recurring.add(key);
+      // What is in it is there once, however often it recurs.
+      else if (typeof one !== "string") this.tally(one.inner);
+      this.#met.add(key);
+    }
   }
 
   text(value: string): string {
@@ -180,8 +198,8 @@ class Packer {
     return out;
   }
 
-  signatures({ envelope }: OpenedDsse): { keyid: string; sig: string }[] {
-    return envelope.signatures.map(({ keyid, sig }) => ({ keyid: this.text(keyid), sig }));
+  signatures({ envelope }: OpenedDsse): [string, string][] {
+    return envelope.signatures.map(({ keyid, sig }) => [this.text(keyid), sig]);
   }
 
   /** Hashes as runs of the table: first position, length, first position, length... */
@@ -201,7 +219,7 @@ class Packer {
   }
 
   values(): Json[] {
-    return [...this.#values.values()].map(({ value }) => value);
+    return this.#values;
   }
 
   #hash(hex: string): number {
@@ -211,9 +229,13 @@ class Packer {
   }
 
   #shared(key: string, value: Json): string {
-    const known = this.#values.get(key);
-    const at = known?.at ?? this.#values.size;
-    if (!known) this.#values.set(key, { at, value });
+    let at = this.#places.get(key);
+    if (at === undefined) {
+      // A value refers to those before it only.
+      const packed = isObject(value) ? this.object(value) : value;
+      at = this.#values.push(packed) - 1;
+      this.#places.set(key, at);
+    }
     return `$${at}`;
   }
 }

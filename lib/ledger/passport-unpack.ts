@@ -107,7 +107,7 @@ const ACT = /^@(0|[1-9][0-9]?)$/;
 
 class Tables {
   readonly #hashes: readonly Uint8Array[];
-  readonly #values: readonly { value: unknown; size: number }[];
+  readonly #values: { readonly value: unknown; readonly size: number }[] = [];
   readonly #root: string;
   readonly #acts: ActRef[] = [];
   readonly #unused = new Set<string>();
@@ -117,9 +117,14 @@ class Tables {
   constructor({ hashes, values }: Passport, root: Uint8Array) {
     this.#root = toBase64(root);
     this.#hashes = at("hashes", () => splitHashes(fromBase64(hashes)));
-    this.#values = values.map((value) => ({ value, size: JSON.stringify(value).length }));
     for (const i of this.#hashes.keys()) this.#unused.add(`#${i}`);
     for (const i of values.keys()) this.#unused.add(`$${i}`);
+    for (const [i, packed] of values.entries()) {
+      this.#left = MAX_ENTRY_BYTES;
+      // A text is what it says: so one can be there that looks like a reference.
+      const value = typeof packed === "string" ? packed : at(`values.${i}`, () => this.#value(packed, 0));
+      this.#values.push({ value, size: JSON.stringify(value).length });
+    }
   }
 
   /** Canonical JSON of what a packed object stands for. */
@@ -143,15 +148,11 @@ class Tables {
   }
 
   /** The one spelling of an envelope that a ledger takes. */
-  envelope(
-    payload: Uint8Array,
-    payloadType: string,
-    signatures: readonly { keyid: string; sig: string }[],
-  ): Uint8Array {
+  envelope(payload: Uint8Array, payloadType: string, signatures: readonly (readonly [string, string])[]): Uint8Array {
     return canonicalJson({
       payload: toBase64(payload),
       payloadType,
-      signatures: signatures.map(({ keyid, sig }) => ({ keyid: this.text(keyid), sig })),
+      signatures: signatures.map(([keyid, sig]) => ({ keyid: this.text(keyid), sig })),
     });
   }
 

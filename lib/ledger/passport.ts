@@ -23,7 +23,8 @@ import type { SignedCheckpoint } from "./checkpoint.ts";
 import { purposeOf, type PassportEvidence } from "./passport-evidence.ts";
 import { parsePassport } from "./passport-unpack.ts";
 import { openUnderPolicy, type TlogPolicy } from "./policy.ts";
-import { leafHash, verifyInclusion } from "./tree.ts";
+import { ProofReader } from "./proof-nodes.ts";
+import { leafHash } from "./tree.ts";
 
 /** What a device's history is made of. Any other act would travel in its passport unread. */
 const TYPES: ReadonlySet<ActType> = new Set([
@@ -161,8 +162,8 @@ async function check(
     }
     last.set(origin, index);
     const hash = leafHash(entry);
-    const { size, root: treeRoot } = checkpoint.newest;
-    if (!verifyInclusion({ leafHash: hash, index, size, root: treeRoot, path })) {
+    const { size } = checkpoint.newest;
+    if (!checkpoint.proofs.verify(hash, index, path)) {
       throw new Refusal("proof-invalid", `act ${i} is not entry ${index} of ${origin} at size ${size}`, where);
     }
     let parsed: ParsedEntry;
@@ -239,6 +240,7 @@ function newState(
 interface OpenedLog {
   readonly newest: SignedCheckpoint;
   readonly older?: SignedCheckpoint;
+  readonly proofs: ProofReader;
 }
 
 async function openCheckpoints(
@@ -260,7 +262,8 @@ async function openCheckpoints(
     if (older !== undefined && (older.size > Math.max(...indices) || older.size >= newest.size)) {
       throw new Refusal("checkpoint-invalid", `the earlier checkpoint of ${origin} doesn't lie before its newest act`);
     }
-    opened.set(origin, older === undefined ? { newest } : { newest, older });
+    const proofs = new ProofReader(newest.size, newest.root);
+    opened.set(origin, older === undefined ? { newest, proofs } : { newest, older, proofs });
   }
   return opened;
 }

@@ -11,7 +11,8 @@ const index = z.int().min(0);
 /** A reference into `values`, or a short value itself. What it stands for is checked when it is unpacked. */
 const packedText = z.string().min(1).max(32_768);
 const packedObject = z.record(z.string().max(64), z.unknown());
-const signature = z.strictObject({ keyid: packedText, sig: base64(1024) });
+/** key id and signature */
+const signature = z.tuple([packedText, base64(1024)]);
 
 /**
  * One file that proves a device's history offline. It lies beside the firmware image, never inside the bytes whose
@@ -64,7 +65,10 @@ export const passport = z.strictObject({
         fields: packedObject,
         /** of a signed act: the signatures of its DSSE envelope */
         signatures: z.array(signature).min(1).max(16).optional(),
-        /** inclusion proof, leaf's sibling first: runs of hashes, each as its first position and its length */
+        /**
+         * inclusion proof, leaf's sibling first, without what earlier acts' proofs have shown: runs of hashes, each as its
+         * first position and its length
+         */
         path: z.array(index).max(126),
       }),
     )

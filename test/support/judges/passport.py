@@ -77,6 +77,17 @@ def path_root(hash_, index, size, path):
     return hash_
 
 
+def way_up(index, size):
+    """The nodes from a leaf to the root with their siblings, as ranges of leaves (RFC 9162 section 2.1.1)."""
+    start, end, pairs = 0, size, []
+    while end - start > 1:
+        middle = start + (1 << (end - start - 1).bit_length() - 1)
+        left, right = (start, middle), (middle, end)
+        pairs.append((left, right) if index < middle else (right, left))
+        start, end = pairs[-1][0]
+    return pairs[::-1]
+
+
 def in_list(item, index, count, path, root, why):
     found = path_root(leaf(item), index, count, [bytes.fromhex(one) for one in path])
     need(found.hex() == root, why)
@@ -287,7 +298,7 @@ class Checkpoint:
         need(match, "not a checkpoint")
         self.origin, self.size, self.root = match[1], int(match[2]), unbase64(match[3])
         need(len(self.root) == 32, "the root is no hash")
-        self.signed, self.times = [], []
+        self.signed, self.times, self.nodes = [], [], {}
         for line in lines[:-1].split("\n"):
             match = re.fullmatch("\u2014 ([^ +]+) ([A-Za-z0-9+/=]+)", line)
             need(match, "a malformed signature line")
@@ -321,8 +332,10 @@ class Unpacker:
         raw = unbase64(passport["hashes"])
         need(len(raw) % 32 == 0, "hashes of another length")
         self.hashes = [raw[i : i + 32] for i in range(0, len(raw), 32)]
-        self.values, self.root, self.acts = passport["values"], base64.b64encode(root).decode(), []
-        self.unused = {f"#{i}" for i in range(len(self.hashes))} | {f"${i}" for i in range(len(self.values))}
+        self.values, self.root, self.acts = [], base64.b64encode(root).decode(), []
+        self.unused = {f"#{i}" for i in range(len(self.hashes))} | {f"${i}" for i in range(len(passport["values"]))}
+        for one in passport["values"]:
+            self.values.append(one if isinstance(one, str) else self.value(one))
 
     def number(self, text):
         need(re.fullmatch("0|[1-9][0-9]{0,3}", text), "a reference can't be read")
@@ -367,7 +380,7 @@ class Unpacker:
             {
                 "payload": base64.b64encode(payload).decode(),
                 "payloadType": kind,
-                "signatures": [{"keyid": self.value(one["keyid"]), "sig": one["sig"]} for one in signatures],
+                "signatures": [{"keyid": self.value(keyid), "sig": sig} for keyid, sig in signatures],
             }
         )
 
@@ -434,12 +447,27 @@ class Verifier:
             need(act["index"] > last.get(act["origin"], -1), "not after the one before it")
             last[act["origin"]] = act["index"]
             top = checkpoints[act["origin"]]
-            found = path_root(leaf(act["entry"]), act["index"], top.size, act["path"])
-            need(found == top.root, "not included at its place")
+            self.included(act, top)
             self.take(act)
         self.at = None
         self.finish(chains, passport["openings"])
         return {"ok": True, "device": self.device["id"], "acts": len(acts)}
+
+    def included(self, act, top):
+        """What an earlier proof in this tree has shown is left out of the path."""
+        rest, path, shown = list(act["path"]), [], {}
+        for node, sibling in way_up(act["index"], top.size):
+            known = top.nodes.get(sibling)
+            need(known or rest, "the path is too short")
+            path.append(known or rest.pop(0))
+            shown[sibling] = path[-1]
+        need(not rest, "the path is too long")
+        need(path_root(leaf(act["entry"]), act["index"], top.size, path) == top.root, "not included at its place")
+        hash_ = leaf(act["entry"])
+        for (node, sibling), other in zip(way_up(act["index"], top.size), path):
+            shown[node] = hash_
+            hash_ = sha(b"\1" + other + hash_) if sibling < node else sha(b"\1" + hash_ + other)
+        top.nodes.update(shown)
 
     def unpack_act(self, act, passport, unpack):
         need(act["log"] < len(passport["logs"]), "no such log")
