@@ -202,6 +202,11 @@ describe("a join", () => {
       () => write({ ...body, contact: { ...body.contact, vkey: contactOf(stranger.identity).vkey } }),
     ],
     [
+      "whose contact names another witness",
+      "possession-unproven",
+      () => write({ ...body, contact: { ...body.contact, witness: contactOf(stranger.identity).witness } }),
+    ],
+    [
       "whose TLS CA isn't its infrastructure CA",
       "possession-unproven",
       () => write({ ...body, contact: { ...body.contact, tlsCa: contactOf(stranger.identity).tlsCa } }),
