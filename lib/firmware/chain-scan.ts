@@ -1,9 +1,9 @@
 import { CountersignError } from "../domain/errors.ts";
 import { findChains, MAX_CHAIN_BYTES, type FoundChain } from "./chain.ts";
 import type { RangeReader } from "./format.ts";
-import { readUpTo } from "./reader.ts";
+import { PieceReader } from "./reader.ts";
 
-const CHUNK = 4 << 20;
+const CHUNK = 1 << 20;
 /** Trust anchors of a whole file system can be many; of chains for devices more than one settles the matter. */
 const MAX_FOUND = 256;
 
@@ -13,10 +13,11 @@ const MAX_FOUND = 256;
  */
 export async function scanChains(reader: RangeReader): Promise<FoundChain[]> {
   const found: FoundChain[] = [];
+  const pieces = new PieceReader(reader);
   for (let from = 0; from < reader.size;) {
     // One byte before shows what stands in front; what starts in this piece may end behind it.
     const before = Math.min(from, 1);
-    const memory = await readUpTo(reader, from - before, before + CHUNK + MAX_CHAIN_BYTES);
+    const memory = await pieces.read(from - before, before + CHUNK + MAX_CHAIN_BYTES);
     let next = from + CHUNK;
     for (const one of findChains(memory, from - before)) {
       if (one.address < from || one.address >= next) continue;

@@ -11,6 +11,8 @@ export interface RangeReader {
   /** bytes */
   readonly size: number;
   read(offset: number, length: number): Uint8Array | Promise<Uint8Array>;
+  /** Fills `into`, or throws: for whoever reads through a large image piece by piece. */
+  readInto?(offset: number, into: Uint8Array): Promise<void>;
 }
 
 /** Where a chain goes and how it lies there. A format says in `takes` what of this it understands. */

@@ -62,7 +62,7 @@ export { erasedPartition, ESP_SECURE_CERT_SIZE } from "./esp-tlv.ts";
 export { IMAGE_LAYOUTS, type ImageLayout } from "./layouts.ts";
 export { applyPatches, differenceOutsidePatches } from "./patch.ts";
 export { checkWritten } from "./read-back.ts";
-export { bytesReader } from "./reader.ts";
+export { bytesReader, PieceReader } from "./reader.ts";
 export { trialChain } from "./trial-chain.ts";
 export type {
   ChainEncoding,

@@ -1,6 +1,6 @@
 import { equalBytes } from "../domain/bytes.ts";
 import type { Patch, RangeReader } from "./format.ts";
-import { readUpTo } from "./reader.ts";
+import { PieceReader } from "./reader.ts";
 
 const BLOCK = 1 << 20;
 
@@ -60,12 +60,13 @@ export async function differenceOutsidePatches(
   patches: readonly Patch[],
 ): Promise<number | undefined> {
   if (written.size !== patchedSize(original.size, patches)) return Math.min(original.size, written.size);
+  const [before, after] = [new PieceReader(original), new PieceReader(written)];
   let from = 0;
   let to = 0;
   for (const patch of [...patches, { offset: original.size, remove: 0, insert: new Uint8Array(0) }]) {
     while (from < patch.offset) {
       const length = Math.min(BLOCK, patch.offset - from);
-      const [a, b] = [await readUpTo(original, from, length), await readUpTo(written, to, length)];
+      const [a, b] = [await before.read(from, length), await after.read(to, length)];
       if (!equalBytes(a, b)) return to;
       from += length;
       to += length;

@@ -64,10 +64,10 @@ describe("raw", () => {
 
   it("finds chains across the pieces it reads in, and tells trust anchors from them", async () => {
     const anchors = utf8(pemEncode("CERTIFICATE", other.root) + "\0");
-    for (const offset of [(4 << 20) - 700, (4 << 20) - 1, 4 << 20, (4 << 20) + 1]) {
-      const image = flash(9 << 20);
+    for (const offset of [(1 << 20) - 700, (1 << 20) - 1, 1 << 20, (1 << 20) + 1]) {
+      const image = flash(3 << 20);
       image.set(anchors, 0x40);
-      image.set(anchors, (8 << 20) - 5);
+      image.set(anchors, (2 << 20) - 5);
       const out = await injected(raw, image, chains[3]!.chain, { offset });
       expect((await extracted(raw, out)).region!.offset).toBe(offset);
       await expect(injected(raw, out, other.chain, { offset: 0x1000 })).rejects.toThrow(

@@ -33,3 +33,24 @@ export async function readAll(reader: RangeReader, limit: number): Promise<Uint8
   }
   return await readUpTo(reader, 0, reader.size);
 }
+
+/** Reads an image piece by piece without leaving a piece behind each time. */
+export class PieceReader {
+  readonly #reader: RangeReader;
+  #buffer = new Uint8Array(0);
+
+  constructor(reader: RangeReader) {
+    this.#reader = reader;
+  }
+
+  /** As `readUpTo`; what it gives is valid until the next call. */
+  async read(offset: number, length: number): Promise<Uint8Array> {
+    const reader = this.#reader;
+    if (reader.readInto === undefined) return await readUpTo(reader, offset, length);
+    const available = Math.max(0, Math.min(length, reader.size - offset));
+    if (this.#buffer.length < available) this.#buffer = new Uint8Array(available);
+    const piece = this.#buffer.subarray(0, available);
+    if (available > 0) await reader.readInto(offset, piece);
+    return piece;
+  }
+}

@@ -52,9 +52,21 @@ export function isCount(type: number): boolean {
 
 /** @throws CountersignError `image-invalid` with the line in `details` */
 export function parseSrec(file: Uint8Array): SrecImage {
-  const data = new Uint8Array(file.length >> 1);
   const records: SRecord[] = [];
-  const pieces: { address: number; bytes: Uint8Array; line: number }[] = [];
+  return { records, ...walk(file, (record) => records.push(record)) };
+}
+
+/** The target memory alone, as strictly read. @throws CountersignError as `parseSrec` */
+export function srecMemory(file: Uint8Array): readonly Segment[] {
+  return walk(file).segments;
+}
+
+/** `keep` is called for every record; without it none is made. */
+function walk(file: Uint8Array, keep?: (record: SRecord) => void): Omit<SrecImage, "records"> {
+  const data = new Uint8Array(file.length >> 1);
+  /** records that follow each other in memory too */
+  const pieces: { address: number; dataAt: number; length: number; line: number }[] = [];
+  let piece: (typeof pieces)[number] | undefined;
   let dataEnd = 0;
   let dataRecords = 0;
   let ended = false;
@@ -79,19 +91,22 @@ export function parseSrec(file: Uint8Array): SrecImage {
         throw invalid(line, "the record's data runs past the last address that its type has");
       }
       dataRecords++;
-      if (length > 0) pieces.push({ address, bytes: data.subarray(dataEnd, dataEnd + length), line });
+      if (piece !== undefined && piece.address + piece.length === address) piece.length += length;
+      else if (length > 0) pieces.push((piece = { address, dataAt: dataEnd, length, line }));
       dataEnd += length;
     } else if (isCount(type) && address !== dataRecords) {
       throw invalid(line, `it counts ${address} data records, there are ${dataRecords}: the file isn't whole`);
     }
     ended = type >= END;
-    records.push({ type, start, end: at, line, address, length: isData(type) ? length : 0 });
+    keep?.({ type, start, end: at, line, address, length: isData(type) ? length : 0 });
   }
   if (!ended) throw invalid(line, "the record that ends the file (S7, S8 or S9) is missing: the file is cut off");
-  const segments = toSegments(pieces, (i, address) =>
-    invalid(pieces[i]!.line, `address 0x${address.toString(16).toUpperCase()} is written twice, there or before`),
+  const segments = toSegments(
+    pieces.map(({ address, dataAt, length }) => ({ address, bytes: data.subarray(dataAt, dataAt + length) })),
+    (i, address) =>
+      invalid(pieces[i]!.line, `address 0x${address.toString(16).toUpperCase()} is written twice, there or before`),
   );
-  return { records, segments, lineEnding: lineEnding || "\n" };
+  return { segments, lineEnding: lineEnding || "\n" };
 }
 
 /** A record's line without its ending, upper case. `address` is the count for S5 and S6. */

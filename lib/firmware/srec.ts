@@ -14,6 +14,7 @@ import {
   maxLength,
   MAX_SREC_BYTES,
   parseSrec,
+  srecMemory,
   type SrecImage,
   type SRecord,
 } from "./srec-records.ts";
@@ -35,11 +36,11 @@ export const srec: FirmwareFormat = {
   },
 
   async open(reader, layout) {
-    return new Template(await readImage(reader), layout);
+    return new Template(parseSrec(await readAll(reader, MAX_SREC_BYTES)), layout);
   },
 
   async extract(reader, layout) {
-    return extractFrom((await readImage(reader)).segments, layout);
+    return extractFrom(srecMemory(await readAll(reader, MAX_SREC_BYTES)), layout);
   },
 };
 
@@ -48,12 +49,18 @@ class Template implements FirmwareTemplate {
   readonly #place: ChainPlace;
   readonly #width: number;
   readonly #type: number;
+  readonly #dataRecords: number;
+  readonly #counts: readonly SRecord[];
+  #removed: readonly SRecord[] | undefined;
+  #at: SRecord | undefined;
 
   constructor(image: SrecImage, layout: Layout) {
     this.#image = image;
     this.#place = new ChainPlace("srec", image.segments, layout);
     this.#width = usualLength(image.records, 16);
     this.#type = usualType(image.records);
+    this.#dataRecords = image.records.filter(({ type }) => isData(type)).length;
+    this.#counts = image.records.filter(({ type }) => isCount(type));
   }
 
   async inject(chain: readonly Uint8Array[]): Promise<Injection> {
@@ -62,22 +69,23 @@ class Template implements FirmwareTemplate {
   }
 
   async readBack(written: RangeReader, injection: Injection): Promise<Extraction> {
-    return this.#place.readBack((await readImage(written)).segments, injection.region!);
+    return this.#place.readBack(srecMemory(await readAll(written, MAX_SREC_BYTES)), injection.region!);
   }
 
   #patches(chainBytes: Uint8Array): Patch[] {
     const { records, lineEnding } = this.#image;
     const { here, offset } = this.#place;
-    const removed = here === undefined ? [] : recordsOf(records, here);
-    const at = removed.length > 0 ? removed[0]! : records[insertionPoint(records, offset)]!;
+    this.#removed ??= here === undefined ? [] : recordsOf(records, here);
+    const removed = this.#removed;
+    this.#at ??= removed.length > 0 ? removed[0]! : records[insertionPoint(records, offset)]!;
+    const at = this.#at;
     const lines = this.#lines(chainBytes);
     const patches: Patch[] = [
       { offset: at.start, remove: 0, insert: utf8(lines.map((line) => line + lineEnding).join("")) },
       ...removed.map(({ start, end }) => ({ offset: start, remove: end - start, insert: utf8("") })),
     ];
-    const counts = records.filter(({ type }) => isCount(type));
-    const total = records.filter(({ type }) => isData(type)).length + lines.length - removed.length;
-    for (const count of counts) patches.push(countPatch(count, total, lineEnding));
+    const total = this.#dataRecords + lines.length - removed.length;
+    for (const count of this.#counts) patches.push(countPatch(count, total, lineEnding));
     return mergeTouching(patches.sort((a, b) => a.offset - b.offset));
   }
 
@@ -95,10 +103,6 @@ class Template implements FirmwareTemplate {
     }
     return lines;
   }
-}
-
-async function readImage(reader: RangeReader): Promise<SrecImage> {
-  return parseSrec(await readAll(reader, MAX_SREC_BYTES));
 }
 
 function countPatch(record: SRecord, count: number, lineEnding: string): Patch {

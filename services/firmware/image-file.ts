@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { constants, copyFile, open, rm, writeFile, type FileHandle } from "node:fs/promises";
 import { CountersignError } from "../../lib/domain/errors.ts";
-import { applyPatches, bytesReader, type Patch, type RangeReader } from "../../lib/firmware/index.ts";
+import { applyPatches, bytesReader, PieceReader, type Patch, type RangeReader } from "../../lib/firmware/index.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
 
 /**
@@ -37,18 +37,22 @@ export async function openImage(path: string): Promise<ImageFile> {
 }
 
 function handleReader(handle: FileHandle, size: number): RangeReader {
+  const readInto = async (offset: number, into: Uint8Array) => {
+    if (offset < 0 || offset + into.length > size) {
+      throw new RangeError(`read of ${into.length} bytes at ${offset} is outside an image of ${size} bytes`);
+    }
+    for (let at = 0; at < into.length;) {
+      const { bytesRead } = await handle.read(into, at, into.length - at, offset + at);
+      if (bytesRead === 0) throw new CountersignError("image-invalid", "the image became shorter while it was read");
+      at += bytesRead;
+    }
+  };
   return {
     size,
+    readInto,
     async read(offset, length) {
-      if (offset < 0 || length < 0 || offset + length > size) {
-        throw new RangeError(`read of ${length} bytes at ${offset} is outside an image of ${size} bytes`);
-      }
       const into = new Uint8Array(length);
-      for (let at = 0; at < length;) {
-        const { bytesRead } = await handle.read(into, at, length - at, offset + at);
-        if (bytesRead === 0) throw new CountersignError("image-invalid", "the image became shorter while it was read");
-        at += bytesRead;
-      }
+      await readInto(offset, into);
       return into;
     },
   };
@@ -58,9 +62,8 @@ function handleReader(handle: FileHandle, size: number): RangeReader {
 export async function digestOf(image: ImageFile): Promise<string> {
   if (image.bytes !== undefined) return sha256Hex(image.bytes);
   const hash = createHash("sha256");
-  for (let at = 0; at < image.size; at += PIECE) {
-    hash.update(await image.read(at, Math.min(PIECE, image.size - at)));
-  }
+  const pieces = new PieceReader(image);
+  for (let at = 0; at < image.size; at += PIECE) hash.update(await pieces.read(at, PIECE));
   return hash.digest("hex");
 }
 
@@ -97,11 +100,12 @@ async function copyAndPatch(original: ImageFile, patches: readonly Patch[], targ
 
 async function writePieces(original: ImageFile, patches: readonly Patch[], target: string): Promise<void> {
   const handle = await open(target, "wx");
+  const pieces = new PieceReader(original);
   try {
     let [from, to] = [0, 0];
     for (const patch of [...patches, { offset: original.size, remove: 0, insert: new Uint8Array(0) }]) {
       while (from < patch.offset) {
-        const piece = await original.read(from, Math.min(PIECE, patch.offset - from));
+        const piece = await pieces.read(from, Math.min(PIECE, patch.offset - from));
         await writeAll(handle, piece, to);
         from += piece.length;
         to += piece.length;

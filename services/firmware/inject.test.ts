@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { receipt as receiptSchema } from "../../lib/records/receipt.ts";
@@ -204,4 +204,19 @@ describe("injectBatch", () => {
     const blocked = injectBatch({ ...request, layout: { offset: 0x10000 }, devices: devices.slice(2, 3) });
     await expect(blocked).rejects.toMatchObject({ code: "component-unreachable" });
   });
+
+  it("holds no large image, neither when it is checked nor when it is written", async () => {
+    const templatePath = join(tempDir("template"), "flash.bin");
+    await writeFile(templatePath, "firmware");
+    await truncate(templatePath, 256 << 20);
+    const outDir = tempDir("images");
+    const peak = () => process.resourceUsage().maxRSS / 1024;
+    const before = peak();
+    const request = { format: "raw", layout: { offset: 0x100000 }, templatePath };
+    await validateLayout(request);
+    const [result] = await injectBatch({ ...request, outDir, devices: devices.slice(0, 1) });
+    if (!result!.ok) throw result!.error;
+    expect(peak() - before, "MB more than before").toBeLessThan(100);
+    await rm(outDir, { recursive: true });
+  }, 60_000);
 });
