@@ -61,6 +61,18 @@ describe("a ledger's copy outside its database", () => {
     await ledger.assertSound(size);
   });
 
+  it("isn't taken back by a sequencer that was left behind", async () => {
+    const folder = tempDir("copy");
+    const [zombie, leader] = [0, 1].map(() => new LedgerCopy({ db: ledger.db, folder }));
+    const before = (await readCheckpoint(ledger.db))!;
+    ledger.start(ledger.db);
+    await grow(2);
+    const after = (await readCheckpoint(ledger.db))!;
+    await leader!.keep(after);
+    await expect(zombie!.keep(before)).rejects.toMatchObject({ code: "state-conflict" });
+    expect(await audit(folder)).toMatchObject({ ok: true, entries: after.size });
+  });
+
   it("has every blob whose transaction was over, also one that took long", async () => {
     const folder = tempDir("copy");
     const copy = new LedgerCopy({ db: ledger.db, folder });
@@ -107,6 +119,6 @@ describe("a ledger's copy outside its database", () => {
     expect(ledger.errors.map((error) => (error as Error).message)).not.toContain("ledger-behind");
     await ledger.assertSound(before + 3);
     expect((await copy.seen(ORIGIN, spki, nodeVerify))!.size).toBe(before + 3);
-    await expect(copy.keep({ size: before, note: new Uint8Array() })).rejects.toMatchObject({ code: "ledger-behind" });
+    await expect(copy.keep({ size: before, note: new Uint8Array() })).rejects.toMatchObject({ code: "state-conflict" });
   });
 });

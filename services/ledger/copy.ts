@@ -18,8 +18,6 @@ import type { Sighting } from "./sighting.ts";
 export class LedgerCopy {
   readonly folder: string;
   readonly #db: Db;
-  /** of the checkpoint that the folder holds; undefined until it was looked at */
-  #size: number | undefined;
   #blobs: string | undefined;
 
   constructor(options: { readonly db: Db; readonly folder: string }) {
@@ -28,33 +26,33 @@ export class LedgerCopy {
   }
 
   /**
-   * Durable when it resolves. One caller at a time: the sequencer.
-   * @throws CountersignError `ledger-behind` when the copy holds more already; and what the disk says
+   * Durable when it resolves. One caller at a time: the sequencer that leads.
+   * @throws CountersignError `state-conflict` when the copy holds more already: another sequencer leads by now; and what
+   *   the disk says
    */
   async keep({ size, note }: { readonly size: number; readonly note: Uint8Array }): Promise<void> {
-    const since = (this.#size ??= await this.#held());
-    if (since > size) {
-      throw new CountersignError(
-        "ledger-behind",
-        `the copy in ${this.folder} holds ${since} entries, more than ${size}`,
-      );
-    }
+    const since = await this.#held(size);
     const touched = new Set<string>();
     const { added, next } = await blobsSince(this.#db, this.#blobs);
     await writeBlobs(this.folder, added, async (sha256) => (await readBlob(this.#db, sha256))!, touched);
     await writeTiles(this.#db, this.folder, { from: since, to: size }, touched);
     for (const folder of touched) await syncFolder(folder);
+    // Looked at again: one that was left behind while it wrote must not take the copy back.
+    await this.#held(size);
     await writeFile(join(this.folder, "checkpoint"), note);
     await syncFolder(this.folder);
     // Only now that nothing refers to them: the partial tiles that wider ones have replaced.
     for (const path of replacedTiles(since, size)) await rm(join(this.folder, path), { force: true });
-    this.#size = size;
     this.#blobs = next;
   }
 
-  async #held(): Promise<number> {
+  /** How much the copy holds: at most `size`. */
+  async #held(size: number): Promise<number> {
     const note = await this.#note();
-    return note === undefined ? 0 : parseCheckpoint(parseNote(note).text).size;
+    const held = note === undefined ? 0 : parseCheckpoint(parseNote(note).text).size;
+    if (held <= size) return held;
+    const message = `the copy in ${this.folder} holds ${held} entries, more than ${size}: another sequencer leads`;
+    throw new CountersignError("state-conflict", message);
   }
 
   async #note(): Promise<Uint8Array | undefined> {

@@ -3,11 +3,14 @@ import { dirname, join } from "node:path";
 import { toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { FetchResource } from "../../lib/ledger/reader.ts";
-import { encodeBundle, hashesAtLevel, TILE_WIDTH, tilePath, tileWidth } from "../../lib/ledger/tiles.ts";
+import { encodeBundle, hashesAtLevel, TILE_WIDTH, tilePath, tileWidth, type TileId } from "../../lib/ledger/tiles.ts";
 import { HASH_SIZE } from "../../lib/ledger/tree.ts";
 import type { Db } from "../../store/db.ts";
 import { listBlobs, readBlob, readCheckpoint, readEntries, readTile } from "../../store/ledger.ts";
 import { noteOf } from "./serve.ts";
+
+/** Files on their way to the disk at once. */
+const LANES = 4;
 
 /**
  * Writes the log under its newest checkpoint, with the cosignatures that have come in for it, as a static tlog-tiles
@@ -36,16 +39,31 @@ export async function writeTiles(
   { from, to }: { readonly from: number; readonly to: number },
   touched?: Set<string>,
 ): Promise<void> {
+  const tiles = newTiles(from, to);
+  // Each waits for the disk most of its time.
+  const lane = async (): Promise<void> => {
+    for (const tile of tiles) {
+      const { level, index, width } = tile;
+      const first = index * TILE_WIDTH;
+      const read =
+        level === "entries"
+          ? async () => encodeBundle(await readEntries(db, first, first + width))
+          : async () => (await readTile(db, level, index))!.subarray(0, width * HASH_SIZE);
+      await writeOnce(join(folder, tilePath(tile)), read, touched);
+    }
+  };
+  const lanes = await Promise.allSettled(Array.from({ length: LANES }, lane));
+  // When it is over, nobody writes any more: who tries again is alone.
+  for (const ended of lanes) if (ended.status === "rejected") throw ended.reason;
+}
+
+function* newTiles(from: number, to: number): Generator<TileId> {
   for (let level = 0; hashesAtLevel(to, level) > 0; level++) {
     for (let index = Math.floor(from / TILE_WIDTH ** (level + 1)); ; index++) {
       const width = tileWidth(to, level, index);
       if (width === 0) break;
-      const tile = join(folder, tilePath({ level, index, width }));
-      await writeOnce(tile, async () => (await readTile(db, level, index))!.subarray(0, width * HASH_SIZE), touched);
-      if (level > 0) continue;
-      const bundle = join(folder, tilePath({ level: "entries", index, width }));
-      const first = index * TILE_WIDTH;
-      await writeOnce(bundle, async () => encodeBundle(await readEntries(db, first, first + width)), touched);
+      yield { level, index, width };
+      if (level === 0) yield { level: "entries", index, width };
     }
   }
 }
@@ -89,10 +107,13 @@ async function writeOnce(path: string, bytes: () => Promise<Uint8Array>, touched
   touched?.add(dirname(path));
 }
 
+let written = 0;
+
 /** Whole or not at all: by rename, once the bytes are on the disk. */
 export async function writeFile(path: string, bytes: Uint8Array): Promise<void> {
   await mkdir(dirname(path), { recursive: true });
-  const temporary = `${path}.new`;
+  // Of its own: another process may be writing the same.
+  const temporary = `${path}.${process.pid}-${++written}.new`;
   const file = await open(temporary, "w", 0o644);
   try {
     await file.writeFile(bytes);
