@@ -1,4 +1,4 @@
-import type { Layout } from "../lib/firmware/index.ts";
+import type { Layout } from "../lib/firmware/format.ts";
 import { defineQuery, defineSignal, defineUpdate } from "@temporalio/workflow";
 import type { Refusal } from "./parties.ts";
 
