@@ -42,7 +42,7 @@ export interface ProductionLotInput {
   lot: string;
   /** opens the lot; absent where a handoff opened it, and in every later run */
   request?: LotRequest;
-  /** batches in work at once; default 6 */
+  /** groups of batches in work at once; default 3 */
   lanes?: number;
   /** ends a run early; for tests, the server's own suggestion serves otherwise */
   batchesPerRun?: number;
@@ -62,10 +62,16 @@ export interface LotProgress {
 }
 export const lotProgress = defineQuery<LotProgress>("lotProgress");
 
+export interface BatchRefusal {
+  batch: string;
+  refused: Refusal;
+}
+
 export interface LotActivities {
   openLot(input: { request: LotRequest }): Promise<void>;
-  recordBuilt(input: { batch: string }): Promise<void>;
-  issueBatch(input: { batch: string }): Promise<void>;
+  /** Works on batches side by side; gives the refusals, by batch. A batch that is done already costs a look. */
+  recordBuilt(input: { batches: string[] }): Promise<BatchRefusal[]>;
+  issueBatches(input: { batches: string[] }): Promise<BatchRefusal[]>;
   /** Answers what is left of a batch with one refusal: nothing more will come of it. */
   refuseBatch(input: { batch: string; refused: Refusal }): Promise<void>;
 }

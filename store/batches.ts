@@ -192,7 +192,8 @@ export interface BatchAnswer {
 }
 
 /**
- * Every item's result, in order. A certificate appears only when its record is under a signed checkpoint.
+ * Every item's result, in order. A batch is done, and has results other than refusals, only when the records of its
+ * devices are under a signed checkpoint: so are the certificates given here.
  * @throws CountersignError `not-found`
  */
 export async function batchAnswers(
@@ -213,7 +214,7 @@ export async function batchAnswers(
       FROM batch_result r
       LEFT JOIN device d ON d.id = r.device AND r.code IS NULL
       LEFT JOIN lot l ON l.id = d.lot
-      LEFT JOIN issuance i ON i.device = d.id AND i.profile = l.profile AND i.released
+      LEFT JOIN issuance i ON i.device = d.id AND i.profile = l.profile
       WHERE r.batch = $1 ORDER BY r.index`,
     values: [id, batch.kind === "certify"],
   });

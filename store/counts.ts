@@ -15,7 +15,7 @@ export async function siteCounts(q: Queryable): Promise<SiteCounts> {
   const { rows } = await q.query<Omit<SiteCounts, "pendingBatches">>(
     `SELECT coalesce((SELECT size FROM ledger_head), 0) AS "ledgerSize",
        coalesce((SELECT max(size) FROM ledger_checkpoint), 0) AS "checkpointSize",
-       (SELECT count(*) FROM ledger_pending) AS "pendingActs",
+       (SELECT coalesce(sum(octet_length(retry_keys)) / 32, 0) FROM ledger_pending) AS "pendingActs",
        (SELECT count(*) FROM outbox WHERE state = 'queued') AS "outboxQueued",
        (SELECT count(*) FROM inbox WHERE applied IS NULL) AS "inboxUnapplied"`,
   );

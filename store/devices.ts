@@ -119,7 +119,7 @@ export interface DeviceView extends Device {
 const VIEW = `SELECT d.id, d.spki_sha256, d.lot, d.slot, d.csr_sha256, d.stage, d.held, d.prev, d.handoff, d.csr,
     i.certificate, j.receipt, j.image_path AS "imagePath", d.stage = 'installed' AS installed
   FROM device d JOIN lot l ON l.id = d.lot
-  LEFT JOIN issuance i ON i.device = d.id AND i.profile = l.profile AND i.released
+  LEFT JOIN released_issuance i ON i.device = d.id AND i.profile = l.profile
   LEFT JOIN injection j ON j.device = d.id AND j.leaf_hash IS NOT NULL`;
 
 type ViewRow = Row & Pick<DeviceView, "csr" | "certificate" | "receipt" | "imagePath" | "handoff" | "installed">;

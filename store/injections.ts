@@ -79,7 +79,7 @@ export async function nextCandidates(
 ): Promise<InjectionCandidate[]> {
   const { rows } = await q.query<InjectionCandidate>(
     `SELECT d.id AS device, d.slot, d.spki_sha256 AS "spkiSha256", d.csr, i.certificate FROM device d
-     JOIN issuance i ON i.device = d.id AND i.profile = $2 AND i.released
+     JOIN released_issuance i ON i.device = d.id AND i.profile = $2
      WHERE d.lot = $1 AND d.held AND d.stage IN ('certified', 'installed')
        AND NOT EXISTS (SELECT 1 FROM injection j WHERE j.device = d.id AND (j.leaf_hash IS NOT NULL OR j.run = $4))
      ORDER BY d.slot LIMIT $3`,
@@ -156,7 +156,7 @@ export async function findInjections(
   const { rows } = await q.query<DeviceInjection>(
     `SELECT j.device, d.spki_sha256 AS "spkiSha256", i.certificate, j.receipt, j.image_path AS "imagePath", j.code, j.message
      FROM injection j JOIN device d ON d.id = j.device
-     LEFT JOIN issuance i ON i.device = d.id AND i.profile = $2 AND i.released
+     LEFT JOIN released_issuance i ON i.device = d.id AND i.profile = $2
      WHERE j.device = ANY($1)`,
     [devices, profile],
   );

@@ -1,10 +1,13 @@
-import type { ActRef, PrevRef } from "../lib/records/primitives.ts";
+import { toHex } from "../lib/domain/bytes.ts";
 import type { Intake } from "../lib/records/manifest.ts";
+import type { ActRef, PrevRef } from "../lib/records/primitives.ts";
 import type { Queryable, Tx } from "./db.ts";
+import { packed } from "./packed.ts";
 
 /**
  * What is about to be signed, and what was. A row's bytes are fixed before the HSM is asked; `certificate` takes the
- * first signed result and never another. Nothing is shown outside before `released`.
+ * first signed result and never another. Nothing is shown outside before its record is under a signed checkpoint: such
+ * rows are the view `released_issuance`.
  */
 
 export interface NewIntent {
@@ -15,37 +18,61 @@ export interface NewIntent {
   readonly tbs: Uint8Array;
   /** the intent leaf and this TBS digest's place under its root */
   readonly intent: { leafHash: string; index: number; path: string[] };
-  readonly intake: Intake;
+  readonly intake: ManifestIntake;
 }
+export type ManifestIntake = Extract<Intake, { kind: "manifest" }>;
 
-/** One transaction's new rows share lot, profile and grant. @throws when a device, serial or profile is taken */
+/**
+ * One transaction's new rows share lot, profile, grant, issuer, intent leaf and manifest.
+ * @throws when a device, serial or profile is taken
+ */
 export async function insertIntents(
   tx: Tx,
   common: { lot: string; profile: string; grant: ActRef },
   intents: readonly NewIntent[],
 ): Promise<void> {
-  if (intents.length === 0) return;
+  const [first] = intents;
+  if (first === undefined) return;
+  const tbs = packed(intents.map((i) => i.tbs));
+  const intentPaths = packed(intents.map((i) => pathBytes(i.intent.path)));
+  const intakePaths = packed(intents.map((i) => pathBytes(i.intake.path)));
   await tx.query({
     name: "intent-insert",
-    text: `INSERT INTO issuance (lot, profile, grant_origin, grant_leaf, device, csr_sha256, issuer_key_id, serial, tbs, intent, intake)
-      SELECT $1, $2, $3, $4, d, c, k, s, t, n::jsonb, m::jsonb
-      FROM unnest($5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[], $10::text[], $11::text[])
-        AS r(d, c, k, s, t, n, m)`,
+    text: `INSERT INTO issuance (lot, profile, grant_origin, grant_leaf, issuer_key_id, intent_leaf, intake_digest,
+        device, csr_sha256, serial, intent_index, intake_index, tbs, intent_path, intake_path)
+      SELECT $1, $2, $3, $4, $5, $6, $7, d, c, s, ni, mi, substring($13::bytea FROM te - ts + 1 FOR ts),
+        substring($16::bytea FROM ne - ns + 1 FOR ns), substring($19::bytea FROM me - ms + 1 FOR ms)
+      FROM unnest($8::text[], $9::text[], $10::text[], $11::int[], $12::int[], $14::int[], $15::int[], $17::int[],
+        $18::int[], $20::int[], $21::int[]) AS r(d, c, s, ni, mi, te, ts, ne, ns, me, ms)`,
     values: [
       common.lot,
       common.profile,
       common.grant.origin,
       common.grant.leafHash,
+      first.issuerKeyId,
+      first.intent.leafHash,
+      first.intake.digest,
       intents.map((i) => i.device),
       intents.map((i) => i.csrSha256),
-      intents.map((i) => i.issuerKeyId),
       intents.map((i) => i.serial),
-      intents.map((i) => i.tbs),
-      intents.map((i) => JSON.stringify(i.intent)),
-      intents.map((i) => JSON.stringify(i.intake)),
+      intents.map((i) => i.intent.index),
+      intents.map((i) => i.intake.index),
+      tbs.bytes,
+      tbs.ends,
+      tbs.sizes,
+      intentPaths.bytes,
+      intentPaths.ends,
+      intentPaths.sizes,
+      intakePaths.bytes,
+      intakePaths.ends,
+      intakePaths.sizes,
     ],
   });
 }
+
+/** An audit path of hex hashes as it is stored: one hash behind the other. */
+export const pathBytes = (path: readonly string[]): Uint8Array => Buffer.from(path.join(""), "hex");
+const pathOf = (bytes: Uint8Array): string[] => toHex(bytes).match(/.{64}/g) ?? [];
 
 export interface Issuance extends NewIntent {
   readonly lot: string;
@@ -54,7 +81,6 @@ export interface Issuance extends NewIntent {
   readonly certificate: Uint8Array | null;
   /** retry key of the certified record, hex */
   readonly certifiedKey: string | null;
-  readonly released: boolean;
   /** why it is never signed */
   readonly abandoned: string | null;
 }
@@ -65,20 +91,23 @@ interface Row {
   issuer_key_id: string;
   serial: string;
   tbs: Uint8Array;
-  intent: NewIntent["intent"];
-  intake: Intake;
+  intent_leaf: string;
+  intent_index: number;
+  intent_path: Uint8Array;
+  intake_digest: string;
+  intake_index: number;
+  intake_path: Uint8Array;
   lot: string;
   profile: string;
   grant_origin: string;
   grant_leaf: string;
   certificate: Uint8Array | null;
   certified_key: string | null;
-  released: boolean;
   abandoned: string | null;
 }
 
-const COLUMNS = `device, csr_sha256, issuer_key_id, serial, tbs, intent, intake, lot, profile, grant_origin, grant_leaf,
-  certificate, certified_key, released, abandoned`;
+const COLUMNS = `device, csr_sha256, issuer_key_id, serial, tbs, intent_leaf, intent_index, intent_path, intake_digest,
+  intake_index, intake_path, lot, profile, grant_origin, grant_leaf, certificate, certified_key, abandoned`;
 
 function fromRow(row: Row): Issuance {
   return {
@@ -87,14 +116,13 @@ function fromRow(row: Row): Issuance {
     issuerKeyId: row.issuer_key_id,
     serial: row.serial,
     tbs: row.tbs,
-    intent: row.intent,
-    intake: row.intake,
+    intent: { leafHash: row.intent_leaf, index: row.intent_index, path: pathOf(row.intent_path) },
+    intake: { kind: "manifest", digest: row.intake_digest, index: row.intake_index, path: pathOf(row.intake_path) },
     lot: row.lot,
     profile: row.profile,
     grant: { origin: row.grant_origin, leafHash: row.grant_leaf },
     certificate: row.certificate,
     certifiedKey: row.certified_key,
-    released: row.released,
     abandoned: row.abandoned,
   };
 }
@@ -149,28 +177,30 @@ export async function storeCertificates(
   certified: readonly { device: string; certificate: Uint8Array; retryKey: string; leafHash: string }[],
 ): Promise<void> {
   if (certified.length === 0) return;
+  const certificates = packed(certified.map((c) => c.certificate));
   await tx.query({
     name: "issuance-store",
-    text: `UPDATE issuance i SET certificate = n.c, certified_key = n.k, certified_leaf = n.l
-      FROM unnest($2::text[], $3::bytea[], $4::text[], $5::text[]) AS n(d, c, k, l)
+    text: `UPDATE issuance i SET certificate = substring($3::bytea FROM n.e - n.s + 1 FOR n.s),
+        certified_key = n.k, certified_leaf = n.l
+      FROM unnest($2::text[], $4::int[], $5::int[], $6::text[], $7::text[]) AS n(d, e, s, k, l)
       WHERE i.device = n.d AND i.profile = $1 AND i.certificate IS NULL`,
     values: [
       profile,
       certified.map((c) => c.device),
-      certified.map((c) => c.certificate),
+      certificates.bytes,
+      certificates.ends,
+      certificates.sizes,
       certified.map((c) => c.retryKey),
       certified.map((c) => c.leafHash),
     ],
   });
 }
 
-/** Lets certificates out. The caller has seen their records under a signed checkpoint. */
-export async function releaseCertificates(tx: Tx, profile: string, devices: readonly string[]): Promise<void> {
-  if (devices.length === 0) return;
-  await tx.query({
-    name: "issuance-release",
-    text: `UPDATE issuance SET released = true
-      WHERE profile = $1 AND device = ANY($2) AND certificate IS NOT NULL AND NOT released`,
-    values: [profile, devices],
-  });
+/** Of these devices, those whose certificate may be shown: its record is under a signed checkpoint. */
+export async function releasedDevices(q: Queryable, profile: string, devices: readonly string[]): Promise<Set<string>> {
+  const { rows } = await q.query<{ device: string }>(
+    "SELECT device FROM released_issuance WHERE profile = $1 AND device = ANY($2)",
+    [profile, devices],
+  );
+  return new Set(rows.map((row) => row.device));
 }

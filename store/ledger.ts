@@ -1,5 +1,6 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { Queryable, Tx } from "./db.ts";
+import { packed, packedHashes } from "./packed.ts";
 
 /**
  * The ledger's tables. Ordering rules live here, in the statements: the first stored entry wins, the head moves by
@@ -32,10 +33,12 @@ export interface NewLine {
   readonly prev: readonly Uint8Array[];
 }
 export interface PendingAct {
+  /** of the row that it was queued in, with others maybe */
   readonly id: number;
   readonly retryKey: Uint8Array;
-  readonly entry: Uint8Array;
   readonly leafHash: Uint8Array;
+  /** the entry's bytes hash to the leaf hash, says Postgres */
+  readonly intact: boolean;
   readonly prev: readonly Uint8Array[];
 }
 
@@ -74,6 +77,9 @@ export async function moveHead(
   return rowCount === 1;
 }
 
+/** In one row of the queue at most: the sequencer takes whole rows. */
+const QUEUED_TOGETHER = 512;
+
 const key = (bytes: Uint8Array): string => Buffer.from(bytes).toString("hex");
 const byKey = <T extends { retryKey: Uint8Array }>(a: T, b: T): number => Buffer.compare(a.retryKey, b.retryKey);
 
@@ -84,27 +90,30 @@ const byKey = <T extends { retryKey: Uint8Array }>(a: T, b: T): number => Buffer
 export async function insertLines(tx: Tx, lines: readonly NewLine[]): Promise<Set<string>> {
   // One lock order for all writers: two batches that share keys can't deadlock.
   const sorted = lines.toSorted(byKey);
-  // The entries travel as one binary value: an array of bytea would be written, sent and parsed as hex text.
-  const ends: number[] = [];
-  for (const { entry } of sorted) ends.push((ends.at(-1) ?? 0) + entry.length);
-  const { rows } = await tx.query<{ retry_key: Uint8Array }>({
+  const entries = packed(sorted.map((l) => l.entry));
+  const prev = packed(sorted.map((l) => packedHashes(l.prev)));
+  const { rows } = await tx.query<{ retry_key: string }>({
     name: "ledger-insert-lines",
     text: `INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev)
-      SELECT r, t, substring($3::bytea FROM e - n + 1 FOR n), h, CASE WHEN p = '' THEN '{}'::bytea[]
-        ELSE (SELECT array_agg(decode(x, 'hex')) FROM unnest(string_to_array(p, ',')) x) END
-      FROM unnest($1::bytea[], $2::text[], $4::int[], $5::int[], $6::bytea[], $7::text[]) AS l(r, t, e, n, h, p)
-      ON CONFLICT (retry_key) DO NOTHING RETURNING retry_key`,
+      SELECT substring($1::bytea FROM 32 * o::int - 31 FOR 32), t, substring($3::bytea FROM e - n + 1 FOR n),
+        substring($6::bytea FROM 32 * o::int - 31 FOR 32),
+        CASE m WHEN 0 THEN '{}'::bytea[] WHEN 32 THEN ARRAY[substring($7::bytea FROM p - 31 FOR 32)]
+          ELSE (SELECT array_agg(substring($7::bytea FROM k FOR 32) ORDER BY k) FROM generate_series(p - m + 1, p, 32) k) END
+      FROM unnest($2::text[], $4::int[], $5::int[], $8::int[], $9::int[]) WITH ORDINALITY AS l(t, e, n, p, m, o)
+      ON CONFLICT (retry_key) DO NOTHING RETURNING encode(retry_key, 'hex') AS retry_key`,
     values: [
-      sorted.map((l) => l.retryKey),
+      packedHashes(sorted.map((l) => l.retryKey)),
       sorted.map((l) => l.type),
-      Buffer.concat(sorted.map((l) => l.entry)),
-      ends,
-      sorted.map((l) => l.entry.length),
-      sorted.map((l) => l.leafHash),
-      sorted.map((l) => l.prev.map(key).join(",")),
+      entries.bytes,
+      entries.ends,
+      entries.sizes,
+      packedHashes(sorted.map((l) => l.leafHash)),
+      prev.bytes,
+      prev.ends,
+      prev.sizes,
     ],
   });
-  const inserted = new Set(rows.map((row) => key(row.retry_key)));
+  const inserted = new Set(rows.map((row) => row.retry_key));
   await queueActs(
     tx,
     lines.filter((l) => inserted.has(key(l.retryKey))).map((l) => l.retryKey),
@@ -141,11 +150,13 @@ async function queueActs(tx: Tx, retryKeys: readonly Uint8Array[]): Promise<void
   if (retryKeys.length === 0) return;
   await tx.query({
     name: "ledger-queue",
-    text: `INSERT INTO ledger_pending (retry_key)
-      SELECT r FROM unnest($1::bytea[]) WITH ORDINALITY AS n(r, o) ORDER BY o`,
-    values: [retryKeys],
+    text: `WITH queued AS (
+        INSERT INTO ledger_pending (retry_keys)
+        SELECT substring($1::bytea FROM 32 * $2 * n + 1 FOR 32 * $2)
+        FROM generate_series(0, (octet_length($1::bytea) / 32 - 1) / $2) n ORDER BY n
+      ) SELECT pg_notify('${PENDING_CHANNEL}', '')`,
+    values: [packedHashes(retryKeys), QUEUED_TOGETHER],
   });
-  await tx.query(`NOTIFY ${PENDING_CHANNEL}`);
 }
 
 export async function readActs(db: Queryable, retryKeys: readonly Uint8Array[]): Promise<StoredAct[]> {
@@ -181,18 +192,46 @@ export async function unknownLeafHashes(db: Queryable, leafHashes: readonly Uint
 }
 
 /**
- * The oldest pending acts, locked. Never asked for as "id greater than the last": identity order isn't commit order,
- * so an act may appear below ids that were already taken.
+ * The oldest pending acts. Never asked for as "id greater than the last": identity order isn't commit order, so an act
+ * may appear below ids that were already taken. `limit` is kept to within the acts of one row.
  */
 export async function takePending(tx: Tx, limit: number): Promise<PendingAct[]> {
-  const { rows } = await tx.query<PendingAct>({
+  const { rows } = await tx.query<{
+    id: number;
+    retryKey: Uint8Array;
+    leafHash: Uint8Array;
+    prev: string;
+    intact: boolean;
+  }>({
     name: "ledger-take",
-    text: `SELECT p.id, a.retry_key AS "retryKey", a.entry, a.leaf_hash AS "leafHash", a.prev
-      FROM (SELECT id, retry_key FROM ledger_pending ORDER BY id LIMIT $1 FOR UPDATE) p
-      JOIN ledger_act a USING (retry_key) ORDER BY p.id`,
+    text: `WITH oldest AS (SELECT id, retry_keys FROM ledger_pending ORDER BY id LIMIT $1), taken AS (
+        SELECT id, retry_keys FROM (
+          SELECT id, retry_keys, sum(octet_length(retry_keys)) OVER (ORDER BY id) - octet_length(retry_keys) AS before
+          FROM oldest) t
+        WHERE before < 32 * $1)
+      SELECT t.id, a.retry_key AS "retryKey", a.leaf_hash AS "leafHash", a.prev::text AS prev, a.intact
+      FROM taken t CROSS JOIN generate_series(1, octet_length(t.retry_keys), 32) o
+        -- One look into the index each: how many keys there are, the planner can't know, and would read the whole table.
+        CROSS JOIN LATERAL (
+          SELECT retry_key, leaf_hash, prev, sha256('\\x00'::bytea || entry) = leaf_hash AS intact
+          FROM ledger_act WHERE retry_key = substring(t.retry_keys FROM o FOR 32) LIMIT 1) a
+      ORDER BY t.id, o`,
     values: [limit],
   });
-  return rows;
+  return rows.map(({ prev, ...act }) => ({
+    ...act,
+    prev: (prev.match(/[0-9a-f]{64}/g) ?? []).map((hex) => Buffer.from(hex, "hex")),
+  }));
+}
+
+/** The entries' bytes by retry key (hex). */
+export async function readEntriesOf(tx: Queryable, retryKeys: readonly Uint8Array[]): Promise<Map<string, Uint8Array>> {
+  if (retryKeys.length === 0) return new Map();
+  const { rows } = await tx.query<{ key: string; entry: Uint8Array }>(
+    "SELECT encode(retry_key, 'hex') AS key, entry FROM ledger_act WHERE retry_key = ANY($1) AND entry IS NOT NULL",
+    [retryKeys],
+  );
+  return new Map(rows.map((row) => [row.key, row.entry]));
 }
 
 /** Of these leaf hashes, those that are in the tree, as hex. */
@@ -227,8 +266,14 @@ export async function insertLeaves(
   await tx.query({
     name: "ledger-leaves",
     text: `INSERT INTO ledger_leaf (leaf_index, retry_key, leaf_hash)
-      SELECT $1::bigint + o - 1, r, h FROM unnest($2::bytea[], $3::bytea[]) WITH ORDINALITY AS n(r, h, o)`,
-    values: [first, leaves.map((l) => l.retryKey), leaves.map((l) => l.leafHash)],
+      SELECT $1::bigint + o - 1, substring($2::bytea FROM 32 * o - 31 FOR 32), substring($3::bytea FROM 32 * o - 31 FOR 32)
+      FROM generate_series(1, $4::int) o`,
+    values: [
+      first,
+      packedHashes(leaves.map((l) => l.retryKey)),
+      packedHashes(leaves.map((l) => l.leafHash)),
+      leaves.length,
+    ],
   });
 }
 
@@ -301,15 +346,15 @@ export async function readCheckpoint(db: Queryable, size?: number): Promise<Stor
 export async function readIncluded(
   db: Queryable,
   retryKeys: readonly Uint8Array[],
-): Promise<{ retryKey: Uint8Array; leafHash: Uint8Array; index: number; checkpointSize: number }[]> {
+): Promise<{ retryKey: string; leafHash: string; index: number; checkpointSize: number }[]> {
   const { rows } = await db.query<{
-    retryKey: Uint8Array;
-    leafHash: Uint8Array;
+    retryKey: string;
+    leafHash: string;
     index: number;
     checkpointSize: number;
   }>({
     name: "ledger-included",
-    text: `SELECT l.retry_key AS "retryKey", l.leaf_hash AS "leafHash", l.leaf_index AS index, c.size AS "checkpointSize"
+    text: `SELECT encode(l.retry_key, 'hex') AS "retryKey", encode(l.leaf_hash, 'hex') AS "leafHash", l.leaf_index AS index, c.size AS "checkpointSize"
       FROM (SELECT max(size) AS size FROM ledger_checkpoint) c, ledger_leaf l
       WHERE l.retry_key = ANY($1) AND l.leaf_index < c.size`,
     values: [retryKeys],
@@ -327,20 +372,20 @@ export async function readNewlyIncluded(
   limit: number,
 ): Promise<{
   size: number;
-  rows: { retryKey: Uint8Array; leafHash: Uint8Array; index: number; checkpointSize: number }[] | undefined;
+  rows: { retryKey: string; leafHash: string; index: number; checkpointSize: number }[] | undefined;
 }> {
   const size = (await db.query<{ size: number | null }>("SELECT max(size) AS size FROM ledger_checkpoint")).rows[0]
     ?.size;
   if (size == null || size <= from) return { size: from, rows: [] };
   if (size - from > limit) return { size, rows: undefined };
   const { rows } = await db.query<{
-    retryKey: Uint8Array;
-    leafHash: Uint8Array;
+    retryKey: string;
+    leafHash: string;
     index: number;
     checkpointSize: number;
   }>({
     name: "ledger-growth",
-    text: `SELECT retry_key AS "retryKey", leaf_hash AS "leafHash", leaf_index AS index, $2::bigint AS "checkpointSize"
+    text: `SELECT encode(retry_key, 'hex') AS "retryKey", encode(leaf_hash, 'hex') AS "leafHash", leaf_index AS index, $2::bigint AS "checkpointSize"
       FROM ledger_leaf WHERE leaf_index >= $1 AND leaf_index < $2`,
     values: [from, size],
   });

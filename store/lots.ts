@@ -139,7 +139,7 @@ export async function countLot(q: Queryable, id: string): Promise<LotCounts> {
     `SELECT count(*) FILTER (WHERE built) AS built,
        count(*) FILTER (WHERE NOT held) AS released,
        count(*) FILTER (WHERE NOT built) AS received,
-       (SELECT count(*) FROM issuance i WHERE i.lot = $1 AND i.released) AS certified,
+       (SELECT count(*) FROM released_issuance i WHERE i.lot = $1) AS certified,
        count(*) FILTER (WHERE EXISTS (SELECT 1 FROM injection j WHERE j.device = d.id AND j.leaf_hash IS NOT NULL)) AS injected,
        count(*) FILTER (WHERE stage = 'installed') AS installed,
        (SELECT count(*) FROM batch_result r JOIN batch b ON b.id = r.batch

@@ -96,7 +96,7 @@ export async function openIntents(
      WHERE ${condition} AND i.certificate IS NULL AND i.abandoned IS NULL
        AND i.created < now() - make_interval(secs => $${n + 1})
        AND NOT EXISTS (
-         SELECT 1 FROM batch b WHERE b.state = 'pending' AND b.manifest_sha256 = i.intake ->> 'digest')
+         SELECT 1 FROM batch b WHERE b.state = 'pending' AND b.manifest_sha256 = i.intake_digest)
      ORDER BY i.created LIMIT $${n + 2}`,
     [...values, olderThanMs / 1000, limit],
   );
@@ -123,7 +123,7 @@ export async function unloggedCertificates(q: Queryable, scope: Scope, limit: nu
     `SELECT i.certificate FROM issuance i
      WHERE ${condition} AND i.certificate IS NOT NULL
        AND NOT EXISTS (SELECT 1 FROM ledger_leaf l WHERE l.retry_key = decode(i.certified_key, 'hex'))
-       AND NOT EXISTS (SELECT 1 FROM ledger_pending p WHERE p.retry_key = decode(i.certified_key, 'hex'))
+       AND NOT EXISTS (SELECT 1 FROM ledger_pending p WHERE position(decode(i.certified_key, 'hex') IN p.retry_keys) > 0)
      LIMIT $${values.length + 1}`,
     [...values, limit],
   );

@@ -1,6 +1,8 @@
+import type { Intake } from "../lib/records/manifest.ts";
 import type { PrevRef } from "../lib/records/primitives.ts";
 import type { Receipt } from "../lib/records/receipt.ts";
 import type { Queryable, Tx } from "./db.ts";
+import { pathBytes } from "./issuance.ts";
 
 /** What comes back into the tables from the ledger, after a database was restored that is behind it. */
 
@@ -31,12 +33,23 @@ export async function adoptAct(tx: Tx, act: AdoptedAct): Promise<boolean> {
         leaf_hash = EXCLUDED.leaf_hash, prev = EXCLUDED.prev, refused = NULL`,
     values: [act.retryKey, act.type, act.statement, act.entry, act.leafHash, act.prev],
   });
-  await tx.query({
-    name: "recovery-unqueue",
-    text: "DELETE FROM ledger_pending WHERE retry_key = $1",
-    values: [act.retryKey],
-  });
   return known.rowCount === 1;
+}
+
+/** Takes out of the queue what is in the tree by now. */
+export async function unqueueSequenced(tx: Tx): Promise<void> {
+  await tx.query(
+    `WITH waiting AS (
+       SELECT p.id, string_agg(k.key, '' ORDER BY o) AS keys
+       FROM ledger_pending p CROSS JOIN generate_series(1, octet_length(p.retry_keys), 32) o
+         CROSS JOIN LATERAL (SELECT substring(p.retry_keys FROM o FOR 32) AS key) k
+       WHERE NOT EXISTS (SELECT 1 FROM ledger_leaf l WHERE l.retry_key = k.key)
+       GROUP BY p.id
+     ), done AS (
+       DELETE FROM ledger_pending p WHERE NOT EXISTS (SELECT 1 FROM waiting w WHERE w.id = p.id)
+     )
+     UPDATE ledger_pending p SET retry_keys = w.keys FROM waiting w WHERE w.id = p.id AND w.keys <> p.retry_keys`,
+  );
 }
 
 export async function adoptSlot(tx: Tx, lot: string, slot: number): Promise<void> {
@@ -50,8 +63,8 @@ export interface AdoptedCertificate {
   readonly issuerKeyId: string;
   readonly serial: string;
   readonly tbs: Uint8Array;
-  readonly intent: unknown;
-  readonly intake: unknown;
+  readonly intent: { readonly leafHash: string; readonly index: number; readonly path: readonly string[] };
+  readonly intake: Intake;
   readonly grant: { readonly origin: string; readonly leafHash: string };
   readonly certificate: Uint8Array;
   /** hex */
@@ -59,16 +72,22 @@ export interface AdoptedCertificate {
   readonly leafHash: string;
 }
 
-/** A certificate that the ledger holds is released: the checkpoint over it was published. */
+/** What the ledger holds. */
 export async function adoptCertificate(tx: Tx, issued: AdoptedCertificate): Promise<void> {
+  const { intent } = issued;
+  const intake = issued.intake.kind === "manifest" ? issued.intake : undefined;
   await tx.query({
     name: "recovery-certificate",
-    text: `INSERT INTO issuance (device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent, intake, grant_origin,
-        grant_leaf, certificate, certified_key, certified_leaf, released)
-      SELECT d.id, $2, $3, d.csr_sha256, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, true FROM device d WHERE d.id = $1
+    text: `INSERT INTO issuance (device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent_leaf, intent_index,
+        intent_path, intake_digest, intake_index, intake_path, grant_origin, grant_leaf, certificate, certified_key,
+        certified_leaf)
+      SELECT d.id, $2, $3, d.csr_sha256, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
+      FROM device d WHERE d.id = $1
       ON CONFLICT (device, profile) DO UPDATE SET issuer_key_id = EXCLUDED.issuer_key_id, serial = EXCLUDED.serial,
-        tbs = EXCLUDED.tbs, intent = EXCLUDED.intent, intake = EXCLUDED.intake, certificate = EXCLUDED.certificate,
-        certified_key = EXCLUDED.certified_key, certified_leaf = EXCLUDED.certified_leaf, released = true, abandoned = NULL`,
+        tbs = EXCLUDED.tbs, intent_leaf = EXCLUDED.intent_leaf, intent_index = EXCLUDED.intent_index,
+        intent_path = EXCLUDED.intent_path, intake_digest = EXCLUDED.intake_digest, intake_index = EXCLUDED.intake_index,
+        intake_path = EXCLUDED.intake_path, certificate = EXCLUDED.certificate, certified_key = EXCLUDED.certified_key,
+        certified_leaf = EXCLUDED.certified_leaf, abandoned = NULL`,
     values: [
       issued.device,
       issued.profile,
@@ -76,8 +95,12 @@ export async function adoptCertificate(tx: Tx, issued: AdoptedCertificate): Prom
       issued.issuerKeyId,
       issued.serial,
       issued.tbs,
-      JSON.stringify(issued.intent),
-      JSON.stringify(issued.intake),
+      intent.leafHash,
+      intent.index,
+      pathBytes(intent.path),
+      intake?.digest ?? null,
+      intake?.index ?? null,
+      intake === undefined ? null : pathBytes(intake.path),
       issued.grant.origin,
       issued.grant.leafHash,
       issued.certificate,

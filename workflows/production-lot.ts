@@ -11,12 +11,14 @@ import {
   batchesArrived,
   lotOpened,
   lotProgress,
+  type BatchRefusal,
   type LotActivities,
   type LotBatch,
   type Outcome,
   type ProductionLotInput,
 } from "../contracts/lots.ts";
 import { QUEUES } from "../contracts/queues.ts";
+import { refusalOf } from "./options.ts";
 import { outcome } from "./outcome.ts";
 
 const retry = { initialInterval: "500 milliseconds", maximumInterval: "30 seconds", backoffCoefficient: 2 } as const;
@@ -26,7 +28,7 @@ const { openLot, refuseBatch } = proxyActivities<LotActivities>({
   startToCloseTimeout: "2 minutes",
   retry,
 });
-const { recordBuilt, issueBatch } = proxyActivities<LotActivities>({
+const { recordBuilt, issueBatches } = proxyActivities<LotActivities>({
   taskQueue: QUEUES.site,
   startToCloseTimeout: "15 minutes",
   // Longer than a server's restart: a batch that is under way isn't started twice for that. And no longer: what a
@@ -35,7 +37,10 @@ const { recordBuilt, issueBatch } = proxyActivities<LotActivities>({
   retry,
 });
 
-const LANES = 6;
+/** While one group is at its ledger or its HSM, another is checked and stored. */
+const LANES = 3;
+/** Batches that one activity works on side by side. */
+const GROUP = 8;
 
 /**
  * One production lot, for as long as it is open: `lot/<id>`. Batches come by reference and run on parallel lanes; a run
@@ -77,14 +82,22 @@ async function lane(state: LotState): Promise<void> {
   for (;;) {
     await condition(() => state.queue.length > 0 || state.runEnds());
     if (state.runEnds()) return;
-    // Taken before the await: no other lane sees it.
-    const batch = state.take();
-    if (batch === undefined) continue;
-    const result = await outcome(() =>
-      batch.kind === "built" ? recordBuilt({ batch: batch.id }) : issueBatch({ batch: batch.id }),
-    );
-    if (!result.ok) await refuseBatch({ batch: batch.id, refused: result.error });
-    state.finish(batch);
+    // Taken before the await: no other lane sees them.
+    const batches = state.take(GROUP);
+    const ids = batches.map((batch) => batch.id);
+    const work = batches[0]?.kind === "built" ? recordBuilt : issueBatches;
+    for (const refusal of await refusals(ids, () => work({ batches: ids }))) await refuseBatch(refusal);
+    state.finish(batches);
+  }
+}
+
+/** A group whose activity is refused as a whole, which none is by itself, is refused batch by batch. */
+async function refusals(ids: readonly string[], work: () => Promise<BatchRefusal[]>): Promise<BatchRefusal[]> {
+  try {
+    return await work();
+  } catch (error) {
+    const refused = refusalOf(error);
+    return ids.map((batch) => ({ batch, refused }));
   }
 }
 
@@ -112,18 +125,19 @@ class LotState {
     }
   }
 
-  take(): LotBatch | undefined {
-    const batch = this.queue.shift();
-    if (batch === undefined) return undefined;
-    this.#running++;
-    this.#taken++;
-    return batch;
+  /** The next ones of one kind, as they came. */
+  take(most: number): LotBatch[] {
+    const other = this.queue.findIndex((batch) => batch.kind !== this.queue[0]?.kind);
+    const batches = this.queue.splice(0, Math.min(most, other === -1 ? most : other));
+    this.#running += batches.length;
+    this.#taken += batches.length;
+    return batches;
   }
 
-  finish(batch: LotBatch): void {
-    this.#running--;
-    this.done++;
-    this.#known.delete(batch.id);
+  finish(batches: readonly LotBatch[]): void {
+    this.#running -= batches.length;
+    this.done += batches.length;
+    for (const { id } of batches) this.#known.delete(id);
   }
 
   /** The history is long enough: what is under way ends, the rest is the next run's. */

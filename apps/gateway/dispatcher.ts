@@ -13,6 +13,8 @@ const OVERDUE_MS = 10_000;
 /** A batch may wait in its workflow's queue: it isn't announced again at once. */
 const REPEAT_MS = 300_000;
 const FAILED_PAUSE_MS = 500;
+/** Between two signals to one lot. */
+const GATHER_MS = 50;
 
 /**
  * Tells workflows of stored batches: gathered while a signal is under way, so that under load one signal brings many.
@@ -67,6 +69,8 @@ export class Dispatcher {
             signal: batchesArrived,
             signalArgs: [some],
           });
+          // The first goes at once. When more come after it the lot is at work, and they go together.
+          await new Promise((wake) => setTimeout(wake, GATHER_MS));
         } catch (error) {
           batches.unshift(...some);
           this.#onFault(error);

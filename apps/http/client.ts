@@ -21,6 +21,9 @@ declare module "fastify" {
   }
 }
 
+/** A connection has one client certificate, shown in its handshake; the server never asks for another. */
+const clients = new WeakMap<TLSSocket, ClientIdentity>();
+
 /**
  * The verified client of this connection.
  * @throws CountersignError `unauthorized` when there is no certificate, or it isn't the infrastructure CA's
@@ -29,6 +32,8 @@ export function clientOf(request: FastifyRequest): ClientIdentity {
   if (request.countersignClient !== undefined) return request.countersignClient;
   const socket = request.raw.socket;
   if (!(socket instanceof TLSSocket)) throw unauthorized("this endpoint needs HTTPS with a client certificate");
+  const known = clients.get(socket);
+  if (known !== undefined) return (request.countersignClient = known);
   const raw = socket.getPeerCertificate(false)?.raw;
   if (raw === undefined) throw unauthorized("this endpoint needs a client certificate; none was sent");
   // Node checked it against the infrastructure CA alone (signature, validity, clientAuth purpose); its own reason is
@@ -46,8 +51,9 @@ export function clientOf(request: FastifyRequest): ClientIdentity {
   }
   const spki = certificate.publicKey.export({ type: "spki", format: "der" });
   const spkiId = createHash("sha256").update(spki).digest("hex");
-  request.countersignClient = { commonName, role, spkiId, certificate };
-  return request.countersignClient;
+  const client = { commonName, role, spkiId, certificate };
+  clients.set(socket, client);
+  return (request.countersignClient = client);
 }
 
 /**

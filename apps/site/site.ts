@@ -140,6 +140,7 @@ async function launch(
   const policy = sitePolicy(config, db, identity);
   const guard = ledgerGuard(config, db, identity, policy);
   await assertLedgerWhole(db, identity, guard, logger);
+  const acts = new Acts({ db, origin: config.origin, party: config.party });
   const sequencer = new Sequencer({
     db,
     origin: config.origin,
@@ -148,6 +149,7 @@ async function launch(
     verify: nodeVerify,
     standing: async () => ({ root: config.role === "manufacturer", grants: await acceptedGrants(db) }),
     ...guard,
+    vouched: (leafHash) => acts.vouches(leafHash),
     onError(error) {
       logger.error({ err: error }, "the sequencer had a fault");
       // What it holds contradicts its signatures, or lacks some of what they are over: nothing is released any more, so
@@ -157,7 +159,6 @@ async function launch(
   });
   sequencer.start();
   started.add("sequencer", () => sequencer.stop());
-  const acts = new Acts({ db, origin: config.origin, party: config.party });
   started.add("acts", () => acts.close());
 
   const { witness, feed } = witnessSides(config, db, identity, policy, logger);

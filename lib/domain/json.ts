@@ -10,10 +10,15 @@ import { CountersignError } from "./errors.ts";
 export function canonicalJson(value: unknown): Uint8Array {
   let text: string | undefined;
   try {
-    text = canonicalize(value);
+    text = isPlainTextList(value) ? JSON.stringify(value) : canonicalize(value);
   } catch (cause) {
     throw new CountersignError("input-invalid", "the value has no canonical JSON form", { cause });
   }
   if (text === undefined) throw new CountersignError("input-invalid", "the value has no canonical JSON form");
   return utf8(text);
+}
+
+/** A list of printable ASCII has one JSON form, which JSON.stringify writes: names and digests, hashed for every act. */
+function isPlainTextList(value: unknown): value is string[] {
+  return Array.isArray(value) && value.every((item) => typeof item === "string" && /^[ -~]*$/.test(item));
 }

@@ -17,6 +17,7 @@ export class TreeEdge {
   /** partial tile by level; its index is floor(size / 256^(level + 1)) */
   readonly #levels: Uint8Array[][] = [];
   #size = 0;
+  #root: Uint8Array | undefined;
 
   /** @param tiles the hashes of every tile in `edgeTiles(size)`, in that order */
   constructor(size = 0, tiles: readonly (readonly Uint8Array[])[] = [], sha256: Sha256 = portableSha256) {
@@ -48,11 +49,16 @@ export class TreeEdge {
   clone(): TreeEdge {
     const copy = new TreeEdge(0, [], this.#sha256);
     copy.#size = this.#size;
+    copy.#root = this.#root;
     for (const level of this.#levels) copy.#levels.push([...level]);
     return copy;
   }
 
   root(): Uint8Array {
+    return (this.#root ??= this.#computeRoot());
+  }
+
+  #computeRoot(): Uint8Array {
     const hashes: Uint8Array[] = [];
     // Peaks from the largest down: the highest level's complete subtrees come first.
     for (let level = this.#levels.length - 1; level >= 0; level--) {
@@ -67,6 +73,7 @@ export class TreeEdge {
 
   /** Appends leaves and gives every tile that changed: the full ones, and the partial ones at the new edge. */
   append(leafHashes: readonly Uint8Array[]): HashTile[] {
+    this.#root = undefined;
     const changed: HashTile[] = [];
     const touched = new Set<number>();
     const push = (level: number, hash: Uint8Array): void => {

@@ -26,20 +26,24 @@ export function emptyRoot(sha256: Sha256 = portableSha256): Uint8Array {
   return sha256(new Uint8Array(0));
 }
 
+// What is hashed next, put together here: a tree is millions of short strings, each needed for one call.
+const leafInput = new Uint8Array(8 * 1024);
+const nodeInput = new Uint8Array(1 + 2 * HASH_SIZE);
+nodeInput[0] = 1;
+
 /** SHA-256(0x00 || entry) */
 export function leafHash(entry: Uint8Array, sha256: Sha256 = portableSha256): Uint8Array {
-  const input = new Uint8Array(entry.length + 1);
+  const length = entry.length + 1;
+  const input = length <= leafInput.length ? leafInput.subarray(0, length) : new Uint8Array(length);
   input.set(entry, 1);
   return sha256(input);
 }
 
 /** SHA-256(0x01 || left || right) */
 export function nodeHash(left: Uint8Array, right: Uint8Array, sha256: Sha256 = portableSha256): Uint8Array {
-  const input = new Uint8Array(1 + 2 * HASH_SIZE);
-  input[0] = 1;
-  input.set(left, 1);
-  input.set(right, 1 + HASH_SIZE);
-  return sha256(input);
+  nodeInput.set(left, 1);
+  nodeInput.set(right, 1 + HASH_SIZE);
+  return sha256(nodeInput);
 }
 
 /** Is `n` a tree size or index that this program can count? */

@@ -16,7 +16,7 @@ import { inTransaction } from "../../store/db.ts";
 import { advanceDevices, lockDevices, type Device } from "../../store/devices.ts";
 import { insertInstallations, installedIn } from "../../store/installations.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
-import { findIssuances } from "../../store/issuance.ts";
+import { releasedDevices } from "../../store/issuance.ts";
 import { storeBlob } from "../../store/ledger.ts";
 import { getLot } from "../../store/lots.ts";
 import { INCLUSION_TIMEOUT_MS, lotWorkflowId } from "../issuing/context.ts";
@@ -56,8 +56,7 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
     const open = items.filter((item) => !answered.has(item.index));
     const ids = open.map((item) => item.deviceId);
     const devices = new Map((await lockDevices(tx, ids, [])).map((device) => [device.id, device]));
-    const issued = await findIssuances(tx, lot.profile.name, ids);
-    const released = new Set(issued.filter((i) => i.released).map((i) => i.device));
+    const released = await releasedDevices(tx, lot.profile.name, ids);
     const before = await installedIn(tx, ids);
     const fresh: { item: Item; device: Device }[] = [];
     const again: Item[] = [];

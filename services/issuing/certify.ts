@@ -10,7 +10,6 @@ import {
   certifiedKeys,
   findIssuances,
   lockUnsigned,
-  releaseCertificates,
   storeCertificates,
   type Issuance,
   type NewIntent,
@@ -54,7 +53,6 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
   if (keys.length !== devices.length) throw new CountersignError("internal", `batch ${batchId} has unsigned intents`);
   await waitForLedger(context, keys, onProgress);
   await inTransaction(db, async (tx) => {
-    await releaseCertificates(tx, lot.profile.name, devices);
     await insertResults(
       tx,
       batchId,
@@ -81,7 +79,6 @@ export async function issueIntended(
   const keys = await certifiedKeys(db, lot.profile.name, devices);
   if (keys.length !== devices.length) throw new CountersignError("internal", "an intent was given up meanwhile");
   await waitForLedger(context, keys, onProgress);
-  await inTransaction(db, (tx) => releaseCertificates(tx, lot.profile.name, devices));
 }
 
 /** Signs exactly the stored bytes of those that have no certificate yet, and stores what came first. */

@@ -95,6 +95,8 @@ interface Planned {
   readonly item: CheckedItem;
   readonly serial: string;
   readonly linted: LintedTbs;
+  /** its bytes */
+  readonly tbs: Uint8Array;
 }
 
 function plan(authority: Authority, items: readonly CheckedItem[], now: Date) {
@@ -102,7 +104,8 @@ function plan(authority: Authority, items: readonly CheckedItem[], now: Date) {
   const refusals: Refused[] = [];
   for (const item of items) {
     try {
-      planned.push({ item, ...planCertificate(authority, item.deviceId, item.spki, now) });
+      const { serial, linted } = planCertificate(authority, item.deviceId, item.spki, now);
+      planned.push({ item, serial, linted, tbs: linted.bytes });
     } catch (error) {
       refusals.push(refusal(item.index, error, item.deviceId));
     }
@@ -137,7 +140,7 @@ async function writeIntents(
   planned: readonly Planned[],
 ): Promise<NewIntent[]> {
   const { root, paths } = inclusionProofs(
-    planned.map(({ linted }) => leafHash(nodeSha256(linted.bytes), nodeSha256)),
+    planned.map(({ tbs }) => leafHash(nodeSha256(tbs), nodeSha256)),
     nodeSha256,
   );
   const tbsRoot = toHex(root);
@@ -153,12 +156,12 @@ async function writeIntents(
     blobs: [{ name: "manifest", sha256: batch.manifestSha256, size: batch.manifest.length }],
     fields: { lot: lot.id, manifest: batch.manifestSha256, tbsRoot, count: planned.length },
   });
-  const intents = planned.map(({ item, serial, linted }, index) => ({
+  const intents = planned.map(({ item, serial, tbs }, index) => ({
     device: item.deviceId,
     csrSha256: item.csrSha256,
     issuerKeyId: authority.issuerKeyId,
     serial,
-    tbs: linted.bytes,
+    tbs,
     intent: { leafHash: record.leafHash, index, path: paths[index]!.map(toHex) },
     intake: item.intake,
   }));

@@ -5,8 +5,9 @@ import { DEVICE_ID, assertDeviceId } from "../../lib/domain/ids.ts";
 import { toHex } from "../../lib/domain/bytes.ts";
 import { inclusionProofs, leafHash } from "../../lib/ledger/tree.ts";
 import { checkCsr, parseCsr } from "../../lib/pki/csr.ts";
-import { csrItem, type Intake } from "../../lib/records/manifest.ts";
+import { csrItem } from "../../lib/records/manifest.ts";
 import type { Batch, ItemResult } from "../../store/batches.ts";
+import type { ManifestIntake } from "../../store/issuance.ts";
 import { nodeSha256 } from "../ledger/index.ts";
 
 /** One CSR of a batch that stands on its own feet: well-formed, a strong key, proof of possession, an allowed name. */
@@ -17,7 +18,7 @@ export interface CheckedItem {
   readonly spkiSha256: string;
   readonly csr: Uint8Array;
   readonly csrSha256: string;
-  readonly intake: Intake;
+  readonly intake: ManifestIntake;
 }
 
 export type Refused = ItemResult & { readonly error: NonNullable<ItemResult["error"]> };

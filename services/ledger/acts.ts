@@ -18,6 +18,7 @@ import {
   type NewLine,
   type StoredAct,
 } from "../../store/ledger.ts";
+import type { Vouched } from "./admission.ts";
 import { InclusionWatch, type Included, type WaitOptions } from "./inclusion.ts";
 import { nodeSha256, sha256Hex } from "./sha256.ts";
 
@@ -56,6 +57,9 @@ export function retryKeyOf(origin: string, workflowId: string, stepKey: string):
   return sha256Hex(canonicalJson([origin, workflowId, stepKey]));
 }
 
+/** Line records between their commit and the sequencer: more are simply read again. */
+const REMEMBERED = 32_768;
+
 /**
  * Puts one party's acts on the way into its ledger. Everything here is idempotent by retry key: the same content gives
  * the stored act, other content `act-conflict`. Safe to use from many processes at once.
@@ -66,6 +70,8 @@ export class Acts {
   readonly #db: Db;
   readonly #now: () => Date;
   readonly #watch: InclusionWatch;
+  /** line records that were built here, by leaf hash (hex), the newest last */
+  readonly #built = new Map<string, Vouched>();
 
   constructor(options: { db: Db; origin: string; party: string; now?: () => Date }) {
     this.#db = options.db;
@@ -73,6 +79,11 @@ export class Acts {
     this.party = options.party;
     this.#now = options.now ?? (() => new Date());
     this.#watch = new InclusionWatch(options.db);
+  }
+
+  /** The line record with this leaf hash (hex), if this object built and validated it not long ago. */
+  vouches(leafHash: string): Vouched | undefined {
+    return this.#built.get(leafHash);
   }
 
   async recordLine<T extends ActType>(tx: Tx, draft: ActDraft<T>): Promise<RecordedAct> {
@@ -104,6 +115,13 @@ export class Acts {
       throw new CountersignError("act-conflict", "two drafts of one call have the same workflow id and step key");
     }
     await this.#assertPrev(tx, lines);
+    for (const [i, line] of lines.entries()) {
+      this.#built.set(toHex(line.leafHash), { type: drafts[i]!.type, grant: drafts[i]!.grant });
+    }
+    for (const oldest of this.#built.keys()) {
+      if (this.#built.size <= REMEMBERED) break;
+      this.#built.delete(oldest);
+    }
     const inserted = await insertLines(tx, lines);
     const stored = new Map<string, StoredAct>();
     if (inserted.size < lines.length) {

@@ -1,7 +1,7 @@
 import { equalBytes, fromUtf8, toHex } from "../../lib/domain/bytes.ts";
 import type { SignatureAlgorithm, VerifySignature } from "../../lib/domain/signing.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
-import { ACT_CLASSES, ACT_TYPES } from "../../lib/records/acts.ts";
+import { ACT_CLASSES, ACT_TYPES, type ActType } from "../../lib/records/acts.ts";
 import { verifyDsse } from "../../lib/records/dsse.ts";
 import { parseEntry, predicateType as predicateTypeOf } from "../../lib/records/statement.ts";
 import type { ActRef } from "../../lib/records/primitives.ts";
@@ -28,6 +28,12 @@ export interface Standing {
   readonly grants: readonly ActRef[];
 }
 
+/** A line record of which the leaf hash alone says all: who vouches has built and validated it. */
+export interface Vouched {
+  readonly type: ActType;
+  readonly grant: ActRef | undefined;
+}
+
 /** What a party records before it has a grant. */
 const GRANTLESS: ReadonlySet<string> = new Set((["keyset", "ceremony"] as const).map(predicateTypeOf));
 
@@ -39,6 +45,10 @@ export interface AdmissionContext {
   readonly standing?: () => Promise<Standing>;
   /** of these leaf hashes, those (hex) that are in the tree */
   readonly sequenced: (leafHashes: readonly Uint8Array[]) => Promise<ReadonlySet<string>>;
+  /** the entries of these retry keys, by retry key (hex) */
+  readonly entries: (retryKeys: readonly Uint8Array[]) => Promise<ReadonlyMap<string, Uint8Array>>;
+  /** What this process knows of a line record that it built itself, for this ledger: its bytes needn't be read. */
+  readonly vouched?: ((leafHash: string) => Vouched | undefined) | undefined;
 }
 export interface Admission {
   readonly admitted: PendingAct[];
@@ -62,14 +72,22 @@ export async function admit(pending: readonly PendingAct[], context: AdmissionCo
   const present = new Set(await context.sequenced([...elsewhere.values()]));
   const standing = pending.length === 0 ? undefined : await context.standing?.();
   const mayAct = standing && { root: standing.root, grants: new Set(standing.grants.map(grantKey)) };
-  let keys: readonly ActKey[] | undefined;
+  const vouched = new Map(pending.map((act) => [act, context.vouched?.(toHex(act.leafHash))]));
+  const strangers = pending.filter((act) => vouched.get(act) === undefined);
+  const entries = await context.entries(strangers.map((act) => act.retryKey));
+  const keys = [...entries.values()].some(isSigned) ? await context.actKeys() : [];
 
   const admitted: PendingAct[] = [];
   const refused: Admission["refused"] = [];
   for (const act of pending) {
-    keys ??= isSigned(act.entry) ? await context.actKeys() : undefined;
+    const own = vouched.get(act);
+    const entry = own ? undefined : (entries.get(toHex(act.retryKey)) ?? new Uint8Array());
     const reason =
-      prevReason(act, present) ?? hashReason(act) ?? (await contentReason(act, keys ?? [], mayAct, context));
+      prevReason(act, present) ??
+      hashReason(act, entry) ??
+      (entry
+        ? await contentReason(entry, keys, mayAct, context)
+        : grantReason(predicateTypeOf(own!.type), own!.grant, mayAct));
     if (reason === undefined) {
       admitted.push(act);
       present.add(toHex(act.leafHash));
@@ -85,8 +103,8 @@ function prevReason(act: PendingAct, present: ReadonlySet<string>): string | und
   return missing === undefined ? undefined : `its previous act ${toHex(missing)} is not in the ledger`;
 }
 
-function hashReason(act: PendingAct): string | undefined {
-  return equalBytes(leafHash(act.entry, nodeSha256), act.leafHash)
+function hashReason(act: PendingAct, entry: Uint8Array | undefined): string | undefined {
+  return act.intact && (entry === undefined || equalBytes(leafHash(entry, nodeSha256), act.leafHash))
     ? undefined
     : "its bytes are not those of its leaf hash";
 }
@@ -103,14 +121,14 @@ const grantKey = ({ origin, leafHash: hash }: ActRef): string => `${origin} ${ha
  * looked at.
  */
 async function contentReason(
-  act: PendingAct,
+  entry: Uint8Array,
   keys: readonly ActKey[],
   mayAct: MayAct | undefined,
   { origin, verify }: AdmissionContext,
 ): Promise<string | undefined> {
   try {
-    if (!isSigned(act.entry)) return lineReason(act.entry, origin, mayAct);
-    const { act: statement, dsse } = parseEntry(act.entry);
+    if (!isSigned(entry)) return lineReason(entry, origin, mayAct);
+    const { act: statement, dsse } = parseEntry(entry);
     if (statement.origin !== origin) return `it names the ledger ${statement.origin}`;
     const ungranted = grantReason(predicateTypeOf(statement.type), statement.grant, mayAct);
     if (ungranted !== undefined) return ungranted;

@@ -161,7 +161,7 @@ export class InclusionWatch {
     const bytes = keys.map(fromHex);
     const included = await readIncluded(this.#db, bytes);
     this.#found(included);
-    const found = new Set(included.map((row) => toHex(row.retryKey)));
+    const found = new Set(included.map((row) => row.retryKey));
     const open = keys.filter((key) => !found.has(key));
     const known = new Map((await readActStates(this.#db, open.map(fromHex))).map((act) => [toHex(act.retryKey), act]));
     for (const key of open) {
@@ -185,16 +185,10 @@ export class InclusionWatch {
     this.#found(rows);
   }
 
-  #found(rows: readonly { retryKey: Uint8Array; leafHash: Uint8Array; index: number; checkpointSize: number }[]): void {
+  #found(rows: readonly Included[]): void {
     for (const row of rows) {
-      const retryKey = toHex(row.retryKey);
-      for (const waiter of this.#waiting.get(retryKey) ?? []) {
-        waiter.found.set(retryKey, {
-          retryKey,
-          leafHash: toHex(row.leafHash),
-          index: row.index,
-          checkpointSize: row.checkpointSize,
-        });
+      for (const waiter of this.#waiting.get(row.retryKey) ?? []) {
+        waiter.found.set(row.retryKey, row);
         if (waiter.found.size === waiter.distinct) waiter.settle();
       }
     }

@@ -57,7 +57,7 @@ function hubRegistered(n: number, hub = "hub"): ActDraft<"hub-registered"> {
 /** The ledger's own tables, and nobody else's: it stands by itself. */
 function ledgerMigrations(): string {
   const folder = tempDir("migrations");
-  for (const name of ["010-ledger.sql", "064-witness.sql"]) {
+  for (const name of ["010-ledger.sql", "011-ledger-rows.sql", "064-witness.sql"]) {
     copyFileSync(join(PROJECT_ROOT, "store/migrations", name), join(folder, name));
   }
   return folder;
@@ -255,7 +255,7 @@ describe("a party's ledger", () => {
       "INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev) VALUES ($1, 'hub-registered', $2, $3, '{}')",
       [key, statement, nodeSha256(Buffer.concat([Buffer.of(0), statement]))],
     );
-    await site.db.query("INSERT INTO ledger_pending (retry_key) VALUES ($1)", [key]);
+    await site.db.query("INSERT INTO ledger_pending (retry_keys) VALUES ($1)", [key]);
     await expect(site.wait([{ retryKey: toHex(key) }])).rejects.toMatchObject({ code: "act-invalid" });
   });
 

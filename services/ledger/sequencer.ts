@@ -15,6 +15,7 @@ import {
   PENDING_CHANNEL,
   readCheckpoint,
   readHead,
+  readEntriesOf,
   readTile,
   refuseAct,
   removePending,
@@ -24,7 +25,7 @@ import {
   trySequencerLock,
   upsertTiles,
 } from "../../store/ledger.ts";
-import { admit, type ActKey, type Standing } from "./admission.ts";
+import { admit, type ActKey, type Standing, type Vouched } from "./admission.ts";
 import { nodeSha256 } from "./sha256.ts";
 import { assertHoldsAll, type Sighting } from "./sighting.ts";
 
@@ -41,6 +42,8 @@ export interface SequencerOptions {
   readonly verify: VerifySignature;
   /** what the party may act under; without it no act's grant is looked at */
   readonly standing?: () => Promise<Standing>;
+  /** See `Acts.vouches`. */
+  readonly vouched?: (leafHash: string) => Vouched | undefined;
   /** between checkpoints under load; default 100. A few acts are taken at once. */
   readonly intervalMs?: number;
   /** acts in one transaction; default 4096 */
@@ -259,7 +262,7 @@ export class Sequencer {
       if (next.size > edge.size) await this.#sign(client, next);
       this.#heard = performance.now();
       edge = next;
-      if (taken === maxBatch) continue;
+      if (taken >= maxBatch) continue;
       const took = performance.now() - began;
       await this.#waitForWork();
       // Idle since the last batch, or a few acts in it: the next one is taken at once, so that someone who comes alone
@@ -294,6 +297,7 @@ export class Sequencer {
         const { admitted, refused } = await admit(pending, {
           ...this.#options,
           sequenced: (hashes) => sequencedLeafHashes(client, hashes),
+          entries: (keys) => readEntriesOf(client, keys),
         });
         for (const { act, reason } of refused) await refuseAct(client, act.retryKey, reason);
         if (admitted.length > 0) {
@@ -312,10 +316,7 @@ export class Sequencer {
             );
           }
         }
-        await removePending(
-          client,
-          pending.map((act) => act.id),
-        );
+        await removePending(client, [...new Set(pending.map((act) => act.id))]);
       }
       await this.#options.seam?.beforeCommit?.(next.size);
       await client.query("COMMIT");

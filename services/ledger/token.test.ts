@@ -24,7 +24,7 @@ beforeAll(async () => {
   token = await openToken({ module, uri: "pkcs11:token=factory-y", pin });
   db = connect((await testDatabase()).url);
   const folder = tempDir("migrations");
-  for (const name of ["010-ledger.sql", "064-witness.sql"]) {
+  for (const name of ["010-ledger.sql", "011-ledger-rows.sql", "064-witness.sql"]) {
     copyFileSync(join(PROJECT_ROOT, "store/migrations", name), join(folder, name));
   }
   await migrate(db, folder);

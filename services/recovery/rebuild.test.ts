@@ -193,8 +193,9 @@ async function state(at: Db): Promise<typeof before> {
   );
   await ask(
     "issuance",
-    `SELECT device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent, intake, grant_origin, grant_leaf,
-       certificate, certified_key, certified_leaf, released FROM issuance ORDER BY device`,
+    `SELECT device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent_leaf, intent_index, intent_path,
+       intake_digest, intake_index, intake_path, grant_origin, grant_leaf, certificate, certified_key, certified_leaf
+     FROM released_issuance ORDER BY device`,
   );
   await ask(
     "handoff",

@@ -22,7 +22,7 @@ import {
   upsertTiles,
   type LedgerHead,
 } from "../../store/ledger.ts";
-import { adoptAct, adoptQuota, startNewEpochs } from "../../store/recovery.ts";
+import { adoptAct, adoptQuota, startNewEpochs, unqueueSequenced } from "../../store/recovery.ts";
 import { forgetBaselines } from "../../store/signature-account.ts";
 import { Acts } from "../ledger/acts.ts";
 import { nodeSha256, sha256Hex } from "../ledger/sha256.ts";
@@ -170,9 +170,7 @@ async function replay(tx: Tx, reader: LogReader, head: LedgerHead, options: Rebu
     throw new CountersignError("state-conflict", "the head was moved by somebody else: stop the site first");
   }
   await storeCheckpoint(tx, { size, root, note: ownNote(reader) });
-  await tx.query(
-    "UPDATE issuance SET released = true WHERE certified_key IN (SELECT encode(retry_key, 'hex') FROM ledger_leaf) AND NOT released",
-  );
+  await unqueueSequenced(tx);
   return left;
 }
 

@@ -150,7 +150,9 @@ async function checkDatabase(db: Db, run: FaultRun, faults: Faults): Promise<Map
     tbs: Uint8Array;
     certificate: Uint8Array | null;
     released: boolean;
-  }>(`SELECT i.device, d.slot, i.tbs, i.certificate, i.released FROM issuance i JOIN device d ON d.id = i.device`);
+  }>(
+    `SELECT i.device, d.slot, i.tbs, i.certificate, EXISTS (SELECT FROM released_issuance r WHERE r.device = i.device AND r.profile = i.profile) AS released FROM issuance i JOIN device d ON d.id = i.device`,
+  );
   const stored = new Map<string, Uint8Array>();
   const serials = new Set<string>();
   const slots = new Set<number>();

@@ -1,0 +1,24 @@
+/**
+ * Many byte strings as one parameter, cut apart by the statement that takes them. An array of bytea would be written,
+ * sent and parsed as hex text, which costs more than storing it.
+ */
+
+/** Of any size: the slice of row n is `substring($bytes::bytea FROM e - s + 1 FOR s)` with its end e and size s. */
+export interface Packed {
+  readonly bytes: Buffer;
+  readonly ends: number[];
+  readonly sizes: number[];
+}
+
+export function packed(values: readonly Uint8Array[]): Packed {
+  const ends: number[] = [];
+  let end = 0;
+  for (const { length } of values) ends.push((end += length));
+  return { bytes: Buffer.concat(values, end), ends, sizes: values.map(({ length }) => length) };
+}
+
+/** SHA-256 values: the slice of row n, counted from 1, is `substring($bytes::bytea FROM 32 * n - 31 FOR 32)`. */
+export function packedHashes(hashes: readonly Uint8Array[]): Buffer {
+  if (hashes.some(({ length }) => length !== 32)) throw new RangeError("a SHA-256 value has 32 bytes");
+  return Buffer.concat(hashes, 32 * hashes.length);
+}
