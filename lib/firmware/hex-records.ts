@@ -78,7 +78,7 @@ function walk(file: Uint8Array, keep?: (record: HexRecord) => void): { segments:
   for (let at = 0; at < file.length;) {
     line++;
     const start = at;
-    while (at < file.length && file[at] !== CR && file[at] !== LF) at++;
+    at = lineEnd(file, start);
     const stop = trimEnd(file, start, at);
     const endingAt = at;
     if (file[at] === CR) at++;
@@ -181,6 +181,15 @@ function decodeLine(file: Uint8Array, start: number, stop: number, into: Uint8Ar
   if ((wrong | high | low) > 15) throw invalid(line, "the record holds something else than hex digits");
   if (((sum + high * 16 + low) & 0xff) !== 0) throw invalid(line, "the record's checksum is wrong");
   return header;
+}
+
+/** A whole record says itself where it ends; only other lines are searched. */
+function lineEnd(file: Uint8Array, start: number): number {
+  const end = start + 11 + 2 * (NIBBLE[file[start + 1]!]! * 16 + NIBBLE[file[start + 2]!]!);
+  if (file[end] === LF || file[end] === CR) return end;
+  let at = start;
+  while (at < file.length && file[at] !== CR && file[at] !== LF) at++;
+  return at;
 }
 
 function trimEnd(file: Uint8Array, start: number, end: number): number {

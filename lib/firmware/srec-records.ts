@@ -76,7 +76,7 @@ function walk(file: Uint8Array, keep?: (record: SRecord) => void): Omit<SrecImag
   for (let at = 0; at < file.length;) {
     line++;
     const start = at;
-    while (at < file.length && file[at] !== CR && file[at] !== LF) at++;
+    at = lineEnd(file, start);
     const stop = trimEnd(file, start, at);
     const endingAt = at;
     if (file[at] === CR) at++;
@@ -158,23 +158,33 @@ function decode(
   let sum = 0;
   let address = 0;
   const total = digits / 2;
-  for (let i = 0, from = start + 2; i < total; i++, from += 2) {
+  const dataFrom = start + 4 + 2 * addressBytes;
+  for (let from = start + 2; from < stop; from += 2) {
     const high = NIBBLE[file[from]!]!;
     const low = NIBBLE[file[from + 1]!]!;
     wrong |= high | low;
     const byte = high * 16 + low;
-    if (i === 0 && wrong < 16 && byte !== total - 1) {
+    sum += byte;
+    if (from >= dataFrom) into[at++] = byte;
+    else if (from > start + 2) address = address * 256 + byte;
+    else if (wrong < 16 && byte !== total - 1) {
       throw invalid(line, `the record should have ${byte} bytes behind its count and has ${total - 1}`);
     }
-    sum += byte;
-    if (i >= 1 && i <= addressBytes) address = address * 256 + byte;
-    else if (i > addressBytes && i < total - 1) into[at++] = byte;
   }
   if (wrong > 15) throw invalid(line, "the record holds something else than hex digits");
   const length = total - 2 - addressBytes;
   if (length < 0) throw invalid(line, "the record is too short for its address");
   if ((sum & 0xff) !== 0xff) throw invalid(line, "the record's checksum is wrong");
   return { type, address, length };
+}
+
+/** A whole record says itself where it ends; only other lines are searched. */
+function lineEnd(file: Uint8Array, start: number): number {
+  const end = start + 4 + 2 * (NIBBLE[file[start + 2]!]! * 16 + NIBBLE[file[start + 3]!]!);
+  if (file[end] === LF || file[end] === CR) return end;
+  let at = start;
+  while (at < file.length && file[at] !== CR && file[at] !== LF) at++;
+  return at;
 }
 
 function trimEnd(file: Uint8Array, start: number, end: number): number {
