@@ -6,8 +6,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Client, Connection } from "@temporalio/client";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { nodeVerify } from "../../hsm/index.ts";
-import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
+import { fromBase64, toBase64, utf8 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
+import { KEY_TYPE, noteKey, parseNote } from "../../lib/ledger/note.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import { issuerFromCertificate, selfIssuer } from "../../lib/pki/issuer.ts";
@@ -33,6 +34,7 @@ import { loadSiteConfig, type SiteConfig } from "./config.ts";
 import { initSite } from "./init.ts";
 import { Site } from "./site.ts";
 import { freePort } from "./stack/ports.ts";
+import { openConfigured } from "./tokens.ts";
 
 /**
  * A real child site (HTTPS, Postgres, Temporal, SoftHSM) and a parent whose every word is this test's: it holds the act
@@ -123,6 +125,7 @@ async function writeConfig(): Promise<SiteConfig> {
         publicUrl: `http://127.0.0.1:${publicPort}`,
         tls: { keyFile: "infra/gateway.key", certFile: "infra/gateway.pem", clientCaFile: "infra/ca.pem" },
       },
+      secondLogKey: "log-p256",
       imagesDir: "images",
       firmwareDir: "firmware",
     }),
@@ -458,6 +461,27 @@ describe("a child site", () => {
       grant: { quota: 10, used: 0 },
       crl: expect.stringContaining("X509 CRL"),
     });
+  });
+
+  it("signs its checkpoints on a second line by the key that its configuration names", async () => {
+    const response = await fetch(`${config.gateway.publicUrl}/ledger/checkpoint`);
+    const { text, signatures } = parseNote(new Uint8Array(await response.arrayBuffer()));
+    const own = signatures.filter(({ name }) => name === config.origin);
+    expect(own).toHaveLength(2);
+    const token = await openConfigured({ ...config.hsm, sessions: 1 }, config.hsm.tokens.site);
+    try {
+      const { spki } = await token.signer("log-p256");
+      expect(own[1]!.keyId).toBe(noteKey(config.origin, KEY_TYPE.ecdsa, spki).keyId);
+      const check = {
+        spki,
+        algorithm: "ecdsa-p256-sha256",
+        message: utf8(text),
+        signature: own[1]!.signature,
+      } as const;
+      expect(await nodeVerify(check)).toBe(true);
+    } finally {
+      await token.close();
+    }
   });
 
   it("doesn't change its root for a later grant", async () => {

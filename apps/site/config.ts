@@ -43,6 +43,9 @@ const hsmModule = {
     .optional(),
 };
 
+/** What the site's token holds for other uses. */
+const ROLE_KEYS = ["act", "log", "witness", "image", "infra", "ca", "root"];
+
 export const siteConfigSchema = z.strictObject({
   schema: z.literal("countersign/site/v1"),
   party: partyId,
@@ -101,6 +104,15 @@ export const siteConfigSchema = z.strictObject({
       logsFile: path.optional(),
     })
     .default({}),
+  /**
+   * Label of a P-256 key in the site's token, for this alone: it signs checkpoints too, on a second line, for readers that
+   * don't know Ed25519. Made by the site's set-up. Left out: one line.
+   */
+  secondLogKey: z
+    .string()
+    .regex(/^[a-z0-9-]{1,64}$/)
+    .refine((label) => !ROLE_KEYS.includes(label), "is the label of another key")
+    .optional(),
   /**
    * A copy of the site's ledger outside the database, never behind what was published; better on another disk. What a
    * restored database is held against, and rebuilt from.

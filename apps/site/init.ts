@@ -38,7 +38,7 @@ export async function initSite(file: string): Promise<void> {
   if (config.hsm.tokens.ca !== undefined) await ensureToken(config.hsm, config.hsm.tokens.ca);
   const token = await openConfigured({ ...config.hsm, sessions: 1 }, config.hsm.tokens.site);
   try {
-    await ensureKeys(token);
+    await ensureKeys(token, config.secondLogKey);
     await issueInfrastructure(config, token);
     await writePublicKeys(config, token);
   } finally {
@@ -59,10 +59,13 @@ export async function initSite(file: string): Promise<void> {
   }
 }
 
-async function ensureKeys(token: Token): Promise<void> {
+async function ensureKeys(token: Token, second: string | undefined): Promise<void> {
   if (!(await token.hasKey("act"))) await token.generateKey({ label: "act", algorithm: "ec-p256" });
   for (const label of ["log", "witness"]) {
     if (!(await token.hasKey(label))) await token.generateKey({ label, algorithm: "ed25519" });
+  }
+  if (second !== undefined && !(await token.hasKey(second))) {
+    await token.generateKey({ label: second, algorithm: "ec-p256" });
   }
   if (!(await token.hasKey("image"))) await token.generateImageKey({ label: "image", algorithm: "ec-p256" });
   if (!(await token.hasKey("infra"))) await token.generateCaKey({ label: "infra", algorithm: "ec-p256" });

@@ -145,6 +145,7 @@ async function launch(
     db,
     origin: config.origin,
     signer: identity.log,
+    ...(config.secondLogKey === undefined ? {} : { second: await token.signer(config.secondLogKey) }),
     actKeys: () => [actKey(identity.act.spki, identity.act.algorithm)],
     verify: nodeVerify,
     standing: async () => ({ root: config.role === "manufacturer", grants: await acceptedGrants(db) }),

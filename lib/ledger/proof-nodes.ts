@@ -4,7 +4,8 @@
  */
 import { inclusionRanges, nodeHash, verifyInclusion, type LeafRange } from "./tree.ts";
 
-const keyOf = ({ start, end }: LeafRange): string => `${start}-${end}`;
+/** Which of a tree's nodes a range is: no two of one height begin at one leaf. What a key finds is verified again. */
+const keyOf = ({ start, end }: LeafRange): number => start * 64 + Math.ceil(Math.log2(end - start));
 
 const joined = (a: LeafRange, b: LeafRange): LeafRange => ({
   start: Math.min(a.start, b.start),
@@ -23,7 +24,7 @@ function* wayUp(index: number, size: number): Generator<{ node: LeafRange; sibli
 /** For who writes such proofs, in the order in which they will be read. */
 export class ProofWriter {
   readonly #size: number;
-  readonly #known = new Set<string>();
+  readonly #known = new Set<number>();
 
   constructor(size: number) {
     this.#size = size;
@@ -46,7 +47,7 @@ export class ProofWriter {
 export class ProofReader {
   readonly #size: number;
   readonly #root: Uint8Array;
-  readonly #known = new Map<string, Uint8Array>();
+  readonly #known = new Map<number, Uint8Array>();
 
   /** @param root of a tree of `size` leaves, authenticated */
   constructor(size: number, root: Uint8Array) {
