@@ -478,7 +478,7 @@ describe("a child site", () => {
         message: utf8(text),
         signature: own[1]!.signature,
       } as const;
-      expect(await nodeVerify(check)).toBe(true);
+      expect(nodeVerify(check)).toBe(true);
     } finally {
       await token.close();
     }
