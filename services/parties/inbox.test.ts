@@ -243,7 +243,11 @@ describe("a join", () => {
     [
       "whose image-signing key has no proof",
       "possession-unproven",
-      () => withKeyset(({ proofs: { imageSigning: _, ...proofs }, ...keyset }) => ({ ...keyset, proofs })),
+      () =>
+        withKeyset((keyset) => {
+          const { ca, infrastructure, log, witness } = keyset.proofs;
+          return { ...keyset, proofs: { ca, infrastructure, log, witness } };
+        }),
     ],
     [
       "that uses one key for two roles",
