@@ -427,7 +427,7 @@ describe("countersign openings and erase", () => {
     const lot = await openLot(5);
     const [device, other] = testDevices(2) as [TestDevice, TestDevice];
     await all(await Station.at(station).then((s) => s.sign(lot, [device, other].map(pemOf))));
-    const ids = [device.id, other.id, "dev-nowhere"];
+    const ids = [device.id, other.id, "dev-elsewhere"];
     await postInstallations(technician, { lot, deviceIds: ids, place: "Line 1, Hall B" });
     const at = ["--site", PARTY];
     const file = join(tempDir("openings"), "shown.json");
@@ -463,12 +463,12 @@ describe("countersign openings and erase", () => {
     expect(await acts()).toEqual(before);
     const { rows } = await site.db.query("SELECT device FROM opening WHERE device = ANY($1)", [ids]);
     expect(rows.map((row: { device: string }) => row.device).sort()).toEqual(
-      [other.id, other.id, "dev-nowhere", "dev-nowhere"].sort(),
+      [other.id, other.id, "dev-elsewhere", "dev-nowhere"].sort(),
     );
 
     expect(await countersign(["erase", "dev-unknown", ...at])).toMatchObject({ code: 1 });
     // What came for a device that isn't here is erased too.
-    expect(await operator.post("/api/v1/devices/dev-nowhere/erasures", {})).toMatchObject({
+    expect(await operator.post("/api/v1/devices/dev-elsewhere/erasures", {})).toMatchObject({
       erased: ["place", "time"],
     });
   }, 60_000);
