@@ -17,10 +17,13 @@ export interface HubCa {
   codeExpiresAt: Date;
   createdAt: Date;
   verifiedAt: Date | null;
+  disabledAt: Date | null;
+  /** Whether a device's first connect creates it, or it must have been created before. */
+  enrolment: "first-connect" | "registered";
 }
 
 const CA_COLUMNS = `name, state, certificate, sha256, code, code_expires_at AS "codeExpiresAt",
-  created_at AS "createdAt", verified_at AS "verifiedAt"`;
+  created_at AS "createdAt", verified_at AS "verifiedAt", disabled_at AS "disabledAt", enrolment`;
 
 /**
  * Adds an unverified CA or, when the name is there unverified already, gives it the new code if the old one has
@@ -92,6 +95,43 @@ export async function verifyCa(
   throw new CountersignError("state-conflict", `the CA ${proven.name} was changed meanwhile; look at it and try again`);
 }
 
+/** Undefined when there is no such CA. */
+export async function setCaDisabled(db: Queryable, name: string, disabled: boolean): Promise<HubCa | undefined> {
+  const { rows } = await db.query<HubCa>(
+    `UPDATE hub_ca SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END WHERE name = $1
+     RETURNING ${CA_COLUMNS}`,
+    [name, disabled],
+  );
+  return rows[0];
+}
+
+/** Undefined when there is no such CA. */
+export async function setCaEnrolment(
+  db: Queryable,
+  name: string,
+  enrolment: HubCa["enrolment"],
+): Promise<HubCa | undefined> {
+  const { rows } = await db.query<HubCa>(`UPDATE hub_ca SET enrolment = $2 WHERE name = $1 RETURNING ${CA_COLUMNS}`, [
+    name,
+    enrolment,
+  ]);
+  return rows[0];
+}
+
+/**
+ * False when there is no such CA.
+ * @throws CountersignError `state-conflict` while devices of it are here: another owner of its name would have them
+ */
+export async function removeCa(db: Queryable, name: string): Promise<boolean> {
+  try {
+    return (await db.query("DELETE FROM hub_ca WHERE name = $1", [name])).rowCount === 1;
+  } catch (cause) {
+    if ((cause as { code?: string }).code !== "23503") throw cause;
+    const message = `devices of the CA ${name} are registered here: disable it, or remove them first`;
+    throw new CountersignError("state-conflict", message, { cause });
+  }
+}
+
 export interface ChainLink {
   /** SHA-256 of the DER, lower-case hex. */
   sha256: string;
@@ -117,16 +157,23 @@ const DEVICE_COLUMNS = `device_id AS "deviceId", state, created_at AS "createdAt
 /**
  * Records a connect whose chain was validated; creates the device on its first one. Nothing changes when it is
  * refused.
- * @throws CountersignError `hub-device-disabled`; `hub-device-mismatch` when the ID belongs to another CA's device, or
+ * @throws CountersignError `hub-device-disabled`; `hub-device-unregistered`; `hub-device-mismatch` when the ID belongs to another CA's device, or
  *   to another key: a device keeps its key for good, until it is removed here
  */
 export async function admitDevice(
   db: Queryable,
-  connect: { deviceId: string; caName: string; keySha256: string; chain: readonly ChainLink[] },
+  connect: {
+    deviceId: string;
+    caName: string;
+    keySha256: string;
+    chain: readonly ChainLink[];
+    enrolment: HubCa["enrolment"];
+  },
 ): Promise<HubDevice> {
   const { rows } = await db.query<HubDevice>(
     `INSERT INTO hub_device (device_id, state, ca_name, first_connected_at, last_connected_at, chain, key_sha256)
-     VALUES ($1, 'enabled', $2, now(), now(), $3, $4)
+     SELECT $1, 'enabled', $2, now(), now(), $3::jsonb, $4
+     WHERE $5 = 'first-connect' OR EXISTS (SELECT FROM hub_device WHERE device_id = $1)
      ON CONFLICT (device_id) DO UPDATE SET
        ca_name = excluded.ca_name,
        first_connected_at = coalesce(hub_device.first_connected_at, excluded.first_connected_at),
@@ -136,7 +183,7 @@ export async function admitDevice(
      WHERE hub_device.state = 'enabled' AND coalesce(hub_device.ca_name, excluded.ca_name) = excluded.ca_name
        AND coalesce(hub_device.key_sha256, excluded.key_sha256) = excluded.key_sha256
      RETURNING ${DEVICE_COLUMNS}`,
-    [connect.deviceId, connect.caName, JSON.stringify(connect.chain), connect.keySha256],
+    [connect.deviceId, connect.caName, JSON.stringify(connect.chain), connect.keySha256, connect.enrolment],
   );
   const row = rows[0];
   if (row !== undefined) return row;
@@ -144,10 +191,14 @@ export async function admitDevice(
   if (existing?.state === "disabled") {
     throw new CountersignError("hub-device-disabled", `the device ${connect.deviceId} is disabled on this hub`);
   }
+  if (existing === undefined) {
+    const message = `the device ${connect.deviceId} isn't registered, and devices of ${connect.caName} must be first`;
+    throw new CountersignError("hub-device-unregistered", message);
+  }
   const whose =
-    existing?.caName === connect.caName
+    existing.caName === connect.caName
       ? "with another key: if its board was replaced, remove the device here first"
-      : `of another registered CA (${existing?.caName ?? "?"})`;
+      : `of another registered CA (${existing.caName ?? "?"})`;
   const message = `the ID ${connect.deviceId} belongs to a device ${whose}`;
   throw new CountersignError("hub-device-mismatch", message);
 }

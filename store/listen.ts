@@ -45,14 +45,19 @@ export async function listen(
 
 /**
  * Listens until `close`, over however many connections that takes. What was notified while there was none is lost: the
- * caller polls as well. The first connection is made before this resolves.
+ * caller is told '' once there is one again, and polls as well. The first connection is made before this resolves.
  */
-export async function keepListening(db: Db, channel: string, onNotify: () => void): Promise<Subscription> {
+export async function keepListening(
+  db: Db,
+  channel: string,
+  onNotify: (payload: string) => void,
+): Promise<Subscription> {
   let current: Subscription | undefined;
   let timer: NodeJS.Timeout | undefined;
   let closed = false;
   const again = (): void => {
-    if (!closed) timer = setTimeout(() => void subscribe().catch(again), AGAIN_MS);
+    if (closed) return;
+    timer = setTimeout(() => void subscribe().then(() => onNotify(""), again), AGAIN_MS);
   };
   async function subscribe(): Promise<void> {
     const made = await listen(db, channel, onNotify, again);

@@ -17,8 +17,28 @@ export interface HubCaShown {
   sha256: string | null;
   createdAt: string;
   verifiedAt: string | null;
+  disabledAt: string | null;
+  enrolment: "first-connect" | "registered";
   code?: string;
   codeExpiresAt?: string;
+}
+
+export interface HubBlockShown {
+  kind: "certificate" | "key";
+  sha256: string;
+  name: string | null;
+  reason: string;
+  blockedBy: string;
+  createdAt: string;
+}
+
+export interface HubCrlShown {
+  name: string;
+  url: string | null;
+  thisUpdate: string | null;
+  nextUpdate: string | null;
+  fault: string | null;
+  lookedAt: string | null;
 }
 
 export interface HubDeviceShown {
@@ -66,6 +86,55 @@ export class HubClient {
   /** Both PEM: the CA, and a certificate with the code as CN that the CA's key has signed. */
   verifyCa(name: string, ca: string, verification: string): Promise<HubCaShown> {
     return this.#call("POST", `/api/v1/cas/${encodeURIComponent(name)}/verify`, { ca, verification });
+  }
+
+  ca(name: string): Promise<HubCaShown> {
+    return this.#call("GET", caPath(name));
+  }
+
+  setCa(name: string, verb: "enable" | "disable"): Promise<HubCaShown> {
+    return this.#call("POST", `${caPath(name)}/${verb}`, {});
+  }
+
+  setEnrolment(name: string, enrolment: string): Promise<HubCaShown> {
+    return this.#call("PUT", `${caPath(name)}/enrolment`, { enrolment });
+  }
+
+  async removeCa(name: string): Promise<void> {
+    await this.#call("DELETE", caPath(name));
+  }
+
+  /** By a PEM certificate, or by the digest of one or of a key. */
+  block(
+    what: { certificate: string; kind?: string } | { sha256: string; kind: string },
+    reason: string,
+  ): Promise<HubBlockShown> {
+    return this.#call("POST", "/api/v1/blocks", { ...what, reason });
+  }
+
+  async blocks(): Promise<HubBlockShown[]> {
+    return (await this.#call<{ blocks: HubBlockShown[] }>("GET", "/api/v1/blocks")).blocks;
+  }
+
+  async unblock(sha256: string): Promise<void> {
+    await this.#call("DELETE", `/api/v1/blocks/${encodeURIComponent(sha256)}`);
+  }
+
+  followCrl(crl: { name: string; issuer: string; url?: string }): Promise<HubCrlShown> {
+    return this.#call("POST", "/api/v1/crls", crl);
+  }
+
+  /** @param crl base64 of its DER */
+  pushCrl(name: string, crl: string): Promise<HubCrlShown & { taken: boolean }> {
+    return this.#call("PUT", `/api/v1/crls/${encodeURIComponent(name)}`, { crl });
+  }
+
+  async crls(): Promise<HubCrlShown[]> {
+    return (await this.#call<{ crls: HubCrlShown[] }>("GET", "/api/v1/crls")).crls;
+  }
+
+  async unfollowCrl(name: string): Promise<void> {
+    await this.#call("DELETE", `/api/v1/crls/${encodeURIComponent(name)}`);
   }
 
   async cas(): Promise<HubCaShown[]> {
@@ -117,6 +186,10 @@ export class HubClient {
     const bytes = await exchange(this.#peer, { method, path, ...sent });
     return bytes.length === 0 ? (undefined as T) : jsonOf<T>(this.#peer, bytes);
   }
+}
+
+function caPath(name: string): string {
+  return `/api/v1/cas/${encodeURIComponent(name)}`;
 }
 
 function devicePath(id: string): string {

@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
@@ -6,16 +5,14 @@ import { validatePath } from "../../lib/pki/path.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import { webCryptoVerify } from "../../lib/pki/verify.ts";
 import type { Db } from "../../store/db.ts";
-import { admitDevice, listCas, type ChainLink, type HubDevice } from "../../store/hub.ts";
+import { sha256Hex } from "../../services/ledger/sha256.ts";
+import { admitDevice, type ChainLink, type HubDevice } from "../../store/hub.ts";
+
+import type { Connection, LiveEntry } from "./live.ts";
+import { linkOf, type Registry } from "./registry.ts";
 
 /** Leaf and intermediates a device may upload; more is refused before any of it is parsed. */
 export const MAX_CHAIN = 8;
-
-interface RegisteredRoot {
-  caName: string;
-  sha256: string;
-  certificate: Certificate;
-}
 
 /**
  * Decides who is let in. The TLS handshake has proven possession of the leaf's key; nothing else about the uploaded
@@ -23,60 +20,76 @@ interface RegisteredRoot {
  */
 export class Admission {
   readonly #db: Db;
+  readonly registry: Registry;
   readonly #onPath: (path: readonly Certificate[]) => void;
-  #roots: RegisteredRoot[] = [];
 
   /** @param onPath told of each valid path, also of one whose device isn't let in for another reason; must not throw */
-  constructor(db: Db, onPath: (path: readonly Certificate[]) => void = () => undefined) {
+  constructor(db: Db, registry: Registry, onPath: (path: readonly Certificate[]) => void = () => undefined) {
     this.#db = db;
+    this.registry = registry;
     this.#onPath = onPath;
-  }
-
-  /** Takes the verified CAs from the database; called at start and after each verification. */
-  async loadRoots(): Promise<void> {
-    const cas = await listCas(this.#db);
-    this.#roots = cas.flatMap((ca) =>
-      ca.state === "verified" && ca.certificate !== null && ca.sha256 !== null
-        ? [{ caName: ca.name, sha256: ca.sha256, certificate: parseCertificate(ca.certificate) }]
-        : [],
-    );
   }
 
   /**
    * @param chain DER as uploaded, leaf first
    * @param claimed the device ID of CONNECT: client ID and username already agree on it
-   * @throws CountersignError `hub-no-path`, `hub-device-mismatch`, `hub-device-disabled`
+   * @param connection ended by itself when, from now on, the device, a CA of its path or any of its certificates is
+   *   disabled, removed or revoked
+   * @throws CountersignError `hub-no-path`, `hub-revoked`, `hub-ca-disabled`, `hub-crl-stale`, `hub-device-mismatch`,
+   *   `hub-device-disabled`, `hub-device-unregistered`
    */
-  async admit(chain: readonly Uint8Array[], claimed: string, at: Date): Promise<HubDevice> {
+  async admit(chain: readonly Uint8Array[], claimed: string, at: Date, connection: Connection): Promise<HubDevice> {
+    const entry = this.registry.live.enter(claimed, connection);
+    try {
+      return await this.#judge(chain, at, entry);
+    } catch (error) {
+      this.registry.live.leave(entry);
+      throw error;
+    }
+  }
+
+  async #judge(chain: readonly Uint8Array[], at: Date, entry: LiveEntry): Promise<HubDevice> {
+    const claimed = entry.deviceId;
     if (chain.length === 0) throw noPath("the device sent no certificate");
     if (chain.length > MAX_CHAIN) throw noPath(`the device sent more than ${MAX_CHAIN} certificates`);
     const parsed = chain.map(parseUploaded);
+    const { cas } = this.registry;
     const result = await validatePath({
       chain: parsed,
-      roots: this.#roots.map((root) => root.certificate),
+      roots: cas.map((ca) => ca.certificate),
       at,
       crls: [],
       purpose: "clientAuth",
+      // Any CA may be registered, an intermediate by itself too.
+      partialChain: true,
       verify: webCryptoVerify,
     });
     if (!result.ok) throw noPath(`no valid path to a registered CA: ${result.reason} (${result.message})`);
     this.#onPath(result.path);
+    const path = result.path.map(linkOf);
     const leaf = parsed[0];
-    const anchor = result.path.at(-1);
-    const root = anchor === undefined ? undefined : this.#roots.find((one) => one.sha256 === sha256(anchor.der));
-    if (leaf === undefined || root === undefined) throw noPath("no valid path to a registered CA");
+    const ca = cas.find((one) => one.sha256 === path.at(-1)?.sha256);
+    if (leaf === undefined || ca === undefined) throw noPath("no valid path to a registered CA");
     if (leaf.basicConstraints?.ca === true) throw noPath("the first certificate is a CA's, not a device's");
     const named = leaf.subject.cn;
     if (named === undefined || !DEVICE_ID.test(named) || named !== claimed) {
       const shown = JSON.stringify((named ?? "").slice(0, 80));
       throw new CountersignError("hub-device-mismatch", `the certificate names ${shown}, the connection ${claimed}`);
     }
-    return admitDevice(this.#db, {
+    // From here on a change that is loaded ends the connection; what was loaded before is asked here.
+    entry.path = path;
+    const denial = this.registry.denial(path, at);
+    if (denial !== undefined) throw denial;
+    const device = await admitDevice(this.#db, {
       deviceId: claimed,
-      caName: root.caName,
+      caName: ca.name,
       keySha256: keyId(leaf.spki),
       chain: result.path.map(chainLink),
+      enrolment: ca.enrolment,
     });
+    entry.admitted = true;
+    if (entry.touched) await this.registry.recheck([claimed]);
+    return device;
   }
 }
 
@@ -97,9 +110,7 @@ function chainLink(certificate: Certificate): ChainLink {
   };
 }
 
-export function sha256(der: Uint8Array): string {
-  return createHash("sha256").update(der).digest("hex");
-}
+export const sha256: (der: Uint8Array) => string = sha256Hex;
 
 function noPath(message: string, cause?: unknown): CountersignError {
   return new CountersignError("hub-no-path", message, { cause });

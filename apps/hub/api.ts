@@ -20,16 +20,16 @@ import {
 import { requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";
 import type { HttpsServer } from "../http/server.ts";
-import type { Admission } from "./admission.ts";
 import type { MqttListener } from "./mqtt.ts";
+import type { Registry } from "./registry.ts";
 import { offer, verify } from "./registration.ts";
 
-const CaName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, "1 to 64 of A-Z a-z 0-9 . _ -");
+export const CaName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, "1 to 64 of A-Z a-z 0-9 . _ -");
 const DeviceId = z.string().regex(DEVICE_ID, "not a device ID");
-const Pem = z.string().min(1).max(20_000);
+export const Pem = z.string().min(1).max(20_000);
 const OfferBody = z.strictObject({ name: CaName, certificate: Pem.optional() });
 const VerifyBody = z.strictObject({ ca: Pem, verification: Pem });
-const CaParams = z.strictObject({ name: CaName });
+export const CaParams = z.strictObject({ name: CaName });
 const DeviceParams = z.strictObject({ id: DeviceId });
 const CreateBody = z.strictObject({ deviceId: DeviceId });
 const Page = z.strictObject({
@@ -41,9 +41,9 @@ const Last = z.strictObject({ limit: z.coerce.number().int().min(1).max(1000).de
 /** The management API, `/api/v1`: for the hub's operators only. */
 export function managementApi(
   server: HttpsServer,
-  hub: { db: Db; admission: Admission; mqtt: MqttListener; codeHours: number },
+  hub: { db: Db; registry: Registry; mqtt: MqttListener; codeHours: number },
 ): void {
-  const { db, admission, mqtt } = hub;
+  const { db, registry, mqtt } = hub;
   const operator = { preHandler: requireClient("operator") };
 
   server.get("/healthz", async () => ({ ok: true }));
@@ -74,7 +74,7 @@ export function managementApi(
     const { name } = parseInput(CaParams, request.params, "path");
     const body = parseInput(VerifyBody, request.body, "request body");
     const ca = await verify(db, { name, ...body }, new Date());
-    await admission.loadRoots();
+    await registry.reload();
     request.log.info({ ca: name, sha256: ca.sha256 }, "CA verified");
     return shownCa(ca);
   });
@@ -100,14 +100,14 @@ export function managementApi(
     server.post(`/api/v1/devices/:id/${verb}`, operator, async (request) => {
       const { id } = parseInput(DeviceParams, request.params, "path");
       const device = found(await setDeviceState(db, id, state), `device ${id}`);
-      if (state === "disabled") mqtt.disconnect(id);
+      await registry.recheck([id]);
       return shownDevice(device);
     });
   }
   server.delete("/api/v1/devices/:id", operator, async (request, reply) => {
     const { id } = parseInput(DeviceParams, request.params, "path");
     found((await removeDevice(db, id)) || undefined, `device ${id}`);
-    mqtt.disconnect(id);
+    await registry.recheck([id]);
     return reply.code(204).send();
   });
   server.get("/api/v1/devices/:id/telemetry", operator, async (request) => {
@@ -123,13 +123,13 @@ export function managementApi(
 }
 
 /** The code is shown while it is of use: to operators only, who must put it into a certificate. */
-function shownCa(ca: HubCa): Record<string, unknown> {
-  const { name, state, sha256, createdAt, verifiedAt } = ca;
+export function shownCa(ca: HubCa): Record<string, unknown> {
+  const { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment } = ca;
   const open = state === "unverified" ? { code: ca.code, codeExpiresAt: ca.codeExpiresAt } : {};
-  return { name, state, sha256, createdAt, verifiedAt, ...open };
+  return { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment, ...open };
 }
 
-function found<T>(value: T | undefined, what: string): T {
+export function found<T>(value: T | undefined, what: string): T {
   if (value === undefined) throw new CountersignError("not-found", `the hub has no ${what}`);
   return value;
 }

@@ -48,6 +48,15 @@ export const HubConfigSchema = z.strictObject({
     .positive()
     .max(24 * 30)
     .default(24),
+  /** Revocation lists of the CAs that devices come under (`hub crl add`). */
+  crls: z
+    .strictObject({
+      /** How often those with a URL are looked at. */
+      everySeconds: z.number().min(0.1).max(86_400).default(30),
+      /** A list that has run out: let devices in by what it last said and raise an alarm, or keep them out. */
+      stale: z.enum(["alarm", "refuse"]).default("alarm"),
+    })
+    .prefault({}),
   log: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).default("info"),
   /**
    * Sites that are told which of their certificates devices were seen with, so that they can hold them against their

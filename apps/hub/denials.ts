@@ -47,3 +47,25 @@ export class DenialWindow {
 }
 
 const MAX_KEYS = 10_000;
+
+/** Connections of each source that nobody is admitted on yet. */
+export class PendingConnections {
+  readonly #ports = new Map<string, Set<number | undefined>>();
+
+  of(source: string): number {
+    return this.#ports.get(source)?.size ?? 0;
+  }
+
+  add(source: string, port: number | undefined): void {
+    let ports = this.#ports.get(source);
+    if (ports === undefined) this.#ports.set(source, (ports = new Set()));
+    ports.add(port);
+  }
+
+  /** Admitted, or gone. */
+  settle(source: string, port: number | undefined): void {
+    const ports = this.#ports.get(source);
+    ports?.delete(port);
+    if (ports?.size === 0) this.#ports.delete(source);
+  }
+}

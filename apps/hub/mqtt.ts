@@ -6,7 +6,7 @@ import { Aedes, type AuthenticateError, type Client, type PublishPacket } from "
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import type { Logger } from "../http/logger.ts";
 import { type Admission, MAX_CHAIN } from "./admission.ts";
-import { DenialWindow } from "./denials.ts";
+import { DenialWindow, PendingConnections } from "./denials.ts";
 import { PacketGuard } from "./packet-guard.ts";
 import type { TelemetryWriter } from "./telemetry.ts";
 import { deviceIdOfUsername, parseEventTopic } from "./topics.ts";
@@ -28,14 +28,15 @@ export interface MqttListener {
   readonly connected: number;
   /** Refusals since the start, by reason. */
   readonly refusals: Readonly<Record<string, number>>;
-  /** Ends the connection of a device, if it has one. */
-  disconnect(deviceId: string): void;
   close(): Promise<void>;
 }
 
 /** MQTT return codes (3.1.1 section 3.2.2.3). */
 const SERVER_UNAVAILABLE = 3;
 const NOT_AUTHORIZED = 5;
+
+/** Of a source that was refused often: enough for a good device beside it to come in when it tries again. */
+const MAX_PENDING_OF_SUSPECT = 32;
 
 /** A session per connection; its device is known once admitted. */
 interface Session {
@@ -52,12 +53,14 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
   const connected = new Map<string, Session>();
   const refusals = Object.create(null) as Record<string, number>;
   const bySource = new DenialWindow({ limit: 200, windowMs: 10_000 });
-  const byCertificate = new DenialWindow({ limit: 5, windowMs: 10_000 });
+  const byIdentity = new DenialWindow({ limit: 5, windowMs: 10_000 });
+  // Connections of a source that aren't admitted yet
+  const pending = new PendingConnections();
 
   const refuse = (session: Session, reason: string, message: string, key: string): void => {
     refusals[reason] = (refusals[reason] ?? 0) + 1;
     bySource.add(session.source);
-    const count = byCertificate.add(key);
+    const count = byIdentity.add(key);
     if (count <= 5) logger.warn({ reason, source: session.source, deviceId: session.deviceId, count }, message);
   };
 
@@ -79,19 +82,20 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
       const session = sessions.get(client.conn);
       if (session === undefined) return done(authError(NOT_AUTHORIZED), false);
       const { socket } = session.guard;
-      const key = leafKey(socket, session.source);
+      // Who shares an address with a bad client isn't answered for it, nor the owner of a certificate for its copies.
+      const key = `${session.source} ${leafKey(socket)}`;
       // A retry loop gets its answer without another path validation.
-      if (byCertificate.exceeded(key)) {
+      if (byIdentity.exceeded(key)) {
         refuse(session, "hub-rate-limited", "too many refusals", key);
         return done(authError(NOT_AUTHORIZED), false);
       }
       admit(client, session, username).then(
         (deviceId) => {
-          byCertificate.forget(key);
+          byIdentity.forget(key);
           // It left while it was judged: nothing would take it off the list again.
           if (session.guard.destroyed) return done(null, false);
           session.deviceId = deviceId;
-          // From here on `disconnect` finds it: a device disabled while it comes in doesn't slip through.
+          pending.settle(session.source, socket.remotePort);
           connected.set(deviceId, session);
           session.guard.once("close", () => {
             if (connected.get(deviceId) === session) connected.delete(deviceId);
@@ -147,7 +151,7 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
     if (client.id !== deviceId) {
       throw new CountersignError("hub-device-mismatch", "client ID and username name different devices");
     }
-    await options.admission.admit(uploadedChain(socket), deviceId, new Date());
+    await options.admission.admit(uploadedChain(socket), deviceId, new Date(), session.guard);
     return deviceId;
   }
 
@@ -176,12 +180,17 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
   server.maxConnections = options.maxConnections;
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
-    if (bySource.exceeded(socket.remoteAddress ?? "")) {
+    const source = socket.remoteAddress ?? "";
+    // Others may share the address of one that floods: it is slowed down, never locked out.
+    if (bySource.exceeded(source) && pending.of(source) >= MAX_PENDING_OF_SUSPECT) {
       refusals["hub-source-limited"] = (refusals["hub-source-limited"] ?? 0) + 1;
       socket.destroy();
       return;
     }
     sockets.add(socket);
+    const { remotePort } = socket;
+    pending.add(source, remotePort);
+    socket.once("close", () => pending.settle(source, remotePort));
     socket.once("close", () => sockets.delete(socket));
   });
   server.on("tlsClientError", (error, socket) => {
@@ -209,9 +218,6 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
       return connected.size;
     },
     refusals,
-    disconnect(deviceId) {
-      connected.get(deviceId)?.guard.destroy();
-    },
     async close() {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       await new Promise<void>((resolve) => broker.close(() => resolve()));
@@ -233,10 +239,10 @@ function uploadedChain(socket: TLSSocket): Uint8Array[] {
   return chain;
 }
 
-/** What refusals are counted by: the certificate shown, or the source where none was. */
-function leafKey(socket: TLSSocket, source: string): string {
+/** The identity that refusals are counted by, beside the source: the certificate shown, if any. */
+function leafKey(socket: TLSSocket): string {
   const raw = socket.getPeerCertificate(false)?.raw;
-  return raw === undefined ? `source:${source}` : createHash("sha256").update(raw).digest("hex");
+  return raw === undefined ? "" : createHash("sha256").update(raw).digest("hex");
 }
 
 function bodyOf(packet: PublishPacket): Uint8Array {

@@ -51,7 +51,7 @@ export class PacketGuard extends Duplex {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     // Let a refusal that was just written leave first, but don't wait for a peer that doesn't read.
     this.socket.destroySoon();
-    setTimeout(() => this.socket.destroy(), 1_000).unref();
+    setTimeout(() => this.socket.destroy(), 500).unref();
     done(error);
   }
 

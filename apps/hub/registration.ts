@@ -68,7 +68,14 @@ export async function verify(
   if (verification.basicConstraints?.ca === true) {
     throw new CountersignError("certificate-invalid", "the verification certificate must not be a CA's");
   }
-  const result = await validatePath({ chain: [verification], roots: [ca], at: now, crls: [], verify: webCryptoVerify });
+  const result = await validatePath({
+    chain: [verification],
+    roots: [ca],
+    at: now,
+    crls: [],
+    partialChain: true,
+    verify: webCryptoVerify,
+  });
   if (!result.ok) {
     const message = `the verification certificate is not one of this CA: ${result.reason} (${result.message})`;
     throw new CountersignError("hub-ca-not-verified", message);

@@ -114,7 +114,9 @@ async function issued(lot: string, id: string, key: ThrowawayKey): Promise<Uint8
 async function alarms(): Promise<string[]> {
   const { size } = (await readHead(site.db))!;
   const acts = (await readEntries(site.db, 0, size)).map((entry) => parseEntry(entry).act);
-  return acts.flatMap((act) => (act.type === "alarm" && act.fields.what === "unlogged-certificate" ? [act.fields.evidence.certificate] : []));
+  return acts.flatMap((act) =>
+    act.type === "alarm" && act.fields.what === "unlogged-certificate" ? [act.fields.evidence.certificate] : [],
+  );
 }
 
 async function sightings(): Promise<(string | null)[]> {

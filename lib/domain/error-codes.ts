@@ -110,6 +110,10 @@ export const ERROR_KINDS = {
   "hub-no-path": "refused",
   "hub-device-mismatch": "refused",
   "hub-device-disabled": "refused",
+  "hub-device-unregistered": "refused",
+  "hub-ca-disabled": "refused",
+  "hub-revoked": "refused",
+  "hub-crl-stale": "refused",
   "hub-refused": "refused",
 
   // Components

@@ -24,10 +24,11 @@ export interface TestHub {
   orphan(): Promise<number | null>;
 }
 
-/** @param settings of the MQTT side; @param more further parts of the configuration */
+/** @param settings of the MQTT side; @param more further parts of the configuration; @param databaseUrl another hub's, to be a second process of it */
 export async function startTestHub(
   settings: Record<string, unknown> = {},
   more: Record<string, unknown> = {},
+  databaseUrl?: string,
 ): Promise<TestHub> {
   const home = tempDir("hub");
   const dir = join(home, "hub");
@@ -36,7 +37,7 @@ export async function startTestHub(
   const san = [{ type: "dns", value: "localhost" } as const, { type: "ip", value: "127.0.0.1" } as const];
   const server = await testCertificate("CN=hub", { issuer: infraCa, eku: [SERVER_AUTH], san });
   const operator = await testCertificate("CN=alice, OU=operator", { issuer: infraCa, eku: [CLIENT_AUTH] });
-  const { url } = await testDatabase();
+  const url = databaseUrl ?? (await testDatabase()).url;
   const { password } = new URL(url);
   const bare = new URL(url);
   bare.password = "";

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { HubClient, type HubCaShown, type HubDeviceShown } from "../hub-client.ts";
 import { print, printJson, table } from "../output.ts";
+import { registerHubRevocation } from "./hub-revocation.ts";
 import { SiteClient } from "../site-client.ts";
 
 interface Json {
@@ -74,10 +75,11 @@ export function registerHub(program: Command): void {
       withHub(async (client) => {
         const cas = await client.cas();
         if (options.json) return printJson(cas);
-        print(table([["NAME", "STATE", "SHA-256"], ...cas.map(caRow)]));
+        print(table([["NAME", "STATE", "ENROLMENT", "SHA-256"], ...cas.map(caRow)]));
       }),
     );
 
+  registerHubRevocation(hub, ca);
   const device = hub.command("device").description("the devices the hub knows");
   device
     .command("create")
@@ -166,7 +168,7 @@ async function verifyCa(
   return found;
 }
 
-async function withHub<T>(work: (client: HubClient) => Promise<T>): Promise<void> {
+export async function withHub<T>(work: (client: HubClient) => Promise<T>): Promise<void> {
   const client = await HubClient.open();
   try {
     await work(client);
@@ -175,7 +177,7 @@ async function withHub<T>(work: (client: HubClient) => Promise<T>): Promise<void
   }
 }
 
-async function readPem(file: string): Promise<string> {
+export async function readPem(file: string): Promise<string> {
   try {
     return await readFile(file, "utf8");
   } catch (cause) {
@@ -184,7 +186,7 @@ async function readPem(file: string): Promise<string> {
 }
 
 function caRow(ca: HubCaShown): string[] {
-  return [ca.name, ca.state, ca.sha256 ?? "-"];
+  return [ca.name, ca.disabledAt === null ? ca.state : "disabled", ca.enrolment, ca.sha256 ?? "-"];
 }
 
 function deviceRow(device: HubDeviceShown): string[] {

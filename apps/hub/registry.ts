@@ -1,0 +1,223 @@
+import { CountersignError } from "../../lib/domain/errors.ts";
+import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import { parseCrl, type Crl } from "../../lib/pki/crl-parse.ts";
+import { keyId } from "../../lib/pki/spki.ts";
+import { sha256Hex } from "../../services/ledger/sha256.ts";
+import type { Db } from "../../store/db.ts";
+import { type HubCa, listCas } from "../../store/hub.ts";
+import { enabledAmong, listBlocks, listCrls, REGISTRY_CHANNEL } from "../../store/hub-revocations.ts";
+import { keepListening, type Subscription } from "../../store/listen.ts";
+import type { Logger } from "../http/logger.ts";
+import { LiveDevices, type LiveEntry } from "./live.ts";
+
+/** What a certificate of a path is recognised by. */
+export interface Link {
+  /** of the DER, lower-case hex */
+  readonly sha256: string;
+  /** SHA-256 of the SPKI, lower-case hex */
+  readonly keyId: string;
+  readonly serial: string;
+}
+
+export interface RegisteredCa {
+  readonly name: string;
+  readonly sha256: string;
+  readonly certificate: Certificate;
+  readonly disabled: boolean;
+  readonly enrolment: HubCa["enrolment"];
+}
+
+interface KnownCrl {
+  readonly name: string;
+  readonly sha256: string;
+  readonly issuerKeyId: string;
+  readonly crl: Crl;
+}
+
+interface State {
+  readonly cas: readonly RegisteredCa[];
+  readonly certificates: ReadonlyMap<string, string>;
+  readonly keys: ReadonlyMap<string, string>;
+  /** by their issuer's key */
+  readonly crls: ReadonlyMap<string, readonly KnownCrl[]>;
+}
+
+const EMPTY: State = { cas: [], certificates: new Map(), keys: new Map(), crls: new Map() };
+const LOOK_MS = 10_000;
+/** Notifications of this long are answered by one query: disabling ten thousand devices is one look, not ten thousand. */
+const GATHER_MS = 5;
+
+export interface RegistrySettings {
+  /** A CA's newest CRL has run out: let its devices in by what it said, or keep them out */
+  readonly staleCrl: "alarm" | "refuse";
+}
+
+/**
+ * Who may be here: registered CAs, blocks and CRLs as this process knows them, and the connections held against them.
+ * Every hub process on the database hears of a change when it commits, and looks by itself now and then besides.
+ */
+export class Registry {
+  readonly live = new LiveDevices();
+  readonly #db: Db;
+  readonly #logger: Logger;
+  readonly #settings: RegistrySettings;
+  #state = EMPTY;
+  #crlsByDigest = new Map<string, KnownCrl>();
+  readonly #staleTold = new Set<string>();
+  readonly #touched = new Set<string>();
+  #all = false;
+  #gathering: NodeJS.Timeout | undefined;
+  #loading: Promise<void> | undefined;
+  #next: Promise<void> | undefined;
+  #poll: NodeJS.Timeout | undefined;
+  #subscription: Subscription | undefined;
+
+  constructor(db: Db, logger: Logger, settings: RegistrySettings = { staleCrl: "alarm" }) {
+    this.#db = db;
+    this.#logger = logger;
+    this.#settings = settings;
+  }
+
+  /** Reads everything and listens for changes until `stop`. */
+  async start(): Promise<void> {
+    this.#subscription = await keepListening(this.#db, REGISTRY_CHANNEL, (deviceId) => this.#hear(deviceId));
+    await this.reload();
+    this.#poll = setInterval(() => this.#hear(""), LOOK_MS);
+  }
+
+  stop(): void {
+    clearInterval(this.#poll);
+    clearTimeout(this.#gathering);
+    this.#subscription?.close();
+  }
+
+  get cas(): readonly RegisteredCa[] {
+    return this.#state.cas;
+  }
+
+  /** Resolves when what was committed before the call holds here, and whom it keeps out is cut off. */
+  reload(): Promise<void> {
+    // A load that runs already may have read too early.
+    if (this.#loading !== undefined) {
+      this.#next ??= this.#loading
+        .catch(() => undefined)
+        .then(() => {
+          this.#next = undefined;
+          return this.reload();
+        });
+      return this.#next;
+    }
+    this.#loading = this.#load().finally(() => (this.#loading = undefined));
+    return this.#loading;
+  }
+
+  /** Cuts off those of these devices that are no longer let in. */
+  async recheck(deviceIds: readonly string[]): Promise<void> {
+    const here = deviceIds.filter((id) => this.live.of(id).length > 0);
+    if (here.length === 0) return;
+    // Whose answer is still on its way from the database is looked at again when it is here.
+    for (const id of here) for (const entry of this.live.of(id)) entry.touched ||= !entry.admitted;
+    const enabled = await enabledAmong(this.#db, here);
+    for (const id of here) {
+      if (enabled.has(id)) continue;
+      for (const entry of this.live.of(id)) if (entry.admitted) this.#end(entry, "disabled or removed");
+    }
+  }
+
+  /**
+   * Why this path isn't let in, by what is known now.
+   * @param path leaf first, the registered CA last
+   */
+  denial(path: readonly Link[], at: Date): CountersignError | undefined {
+    const { cas, certificates, keys, crls } = this.#state;
+    const anchor = cas.find((ca) => ca.sha256 === path.at(-1)?.sha256);
+    if (anchor === undefined) return new CountersignError("hub-no-path", "its registered CA was removed");
+    if (anchor.disabled) return new CountersignError("hub-ca-disabled", `the CA ${anchor.name} is disabled`);
+    for (const [i, link] of path.entries()) {
+      const reason = certificates.get(link.sha256) ?? keys.get(link.keyId);
+      if (reason !== undefined) return revoked(i, `blocked on this hub: ${reason}`);
+      const issuer = path[i + 1];
+      if (issuer === undefined) continue;
+      for (const { name, crl } of crls.get(issuer.keyId) ?? []) {
+        const entry = crl.revoked.get(link.serial);
+        if (entry !== undefined)
+          return revoked(i, `revoked by ${name} at ${entry.revokedAt.toISOString()}, ${entry.reason}`);
+        if (at >= crl.nextUpdate && !this.#toleratesStale(name, crl.nextUpdate)) {
+          return new CountersignError("hub-crl-stale", `the CRL ${name} ran out at ${crl.nextUpdate.toISOString()}`);
+        }
+      }
+    }
+    return undefined;
+  }
+
+  #toleratesStale(name: string, since: Date): boolean {
+    if (this.#settings.staleCrl === "refuse") return false;
+    if (!this.#staleTold.has(name)) {
+      this.#staleTold.add(name);
+      this.#logger.error({ crl: name, since }, "a CRL has run out: devices are let in by what it last said");
+    }
+    return true;
+  }
+
+  #hear(deviceId: string): void {
+    if (deviceId === "") this.#all = true;
+    else this.#touched.add(deviceId);
+    this.#gathering ??= setTimeout(() => {
+      this.#gathering = undefined;
+      const all = this.#all;
+      const ids = all ? this.live.ids() : [...this.#touched];
+      this.#all = false;
+      this.#touched.clear();
+      Promise.all([all ? this.reload() : undefined, this.recheck(ids)]).catch((error: unknown) =>
+        this.#logger.error({ err: error }, "the registry can't be read; what was known holds"),
+      );
+    }, GATHER_MS);
+  }
+
+  async #load(): Promise<void> {
+    const [cas, blocks, rows] = await Promise.all([listCas(this.#db), listBlocks(this.#db), listCrls(this.#db)]);
+    const known = new Map<string, KnownCrl>();
+    const crls = new Map<string, KnownCrl[]>();
+    for (const { name, issuer, crl } of rows) {
+      if (crl === null) continue;
+      const sha256 = sha256Hex(crl);
+      const one = this.#crlsByDigest.get(`${name} ${sha256}`) ?? {
+        name,
+        sha256,
+        issuerKeyId: keyId(parseCertificate(issuer).spki),
+        crl: parseCrl(crl),
+      };
+      if (!this.#crlsByDigest.has(`${name} ${sha256}`)) this.#staleTold.delete(name);
+      known.set(`${name} ${sha256}`, one);
+      crls.set(one.issuerKeyId, [...(crls.get(one.issuerKeyId) ?? []), one]);
+    }
+    this.#crlsByDigest = known;
+    const of = (kind: string): Map<string, string> =>
+      new Map(blocks.filter((block) => block.kind === kind).map((block) => [block.sha256, block.reason]));
+    this.#state = { cas: cas.flatMap(registered), certificates: of("certificate"), keys: of("key"), crls };
+    const now = new Date();
+    for (const entry of this.live.entries()) {
+      const denial = entry.path && this.denial(entry.path, now);
+      if (denial !== undefined) this.#end(entry, denial.message);
+    }
+  }
+
+  #end({ deviceId, connection }: LiveEntry, reason: string): void {
+    this.#logger.warn({ deviceId, reason }, "connection ended");
+    connection.destroy();
+  }
+}
+
+export function linkOf(certificate: Certificate): Link {
+  return { sha256: sha256Hex(certificate.der), keyId: keyId(certificate.spki), serial: certificate.serial };
+}
+
+function registered(ca: HubCa): RegisteredCa[] {
+  if (ca.state !== "verified" || ca.certificate === null || ca.sha256 === null) return [];
+  const { name, sha256, disabledAt, enrolment } = ca;
+  return [{ name, sha256, certificate: parseCertificate(ca.certificate), disabled: disabledAt !== null, enrolment }];
+}
+
+function revoked(index: number, why: string): CountersignError {
+  return new CountersignError("hub-revoked", `certificate ${index} of its chain is ${why}`, { details: { index } });
+}

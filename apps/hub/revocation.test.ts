@@ -1,0 +1,292 @@
+import "reflect-metadata";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { randomBytes } from "node:crypto";
+import { connect as tlsConnect } from "node:tls";
+import * as x509 from "@peculiar/x509";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { connect, type Db } from "../../store/db.ts";
+import { registerTestCa, startTestHub, type TestHub } from "../../test/support/hub-process.ts";
+import { connectFleet, fleetDevices, type Fleet } from "../../test/support/mqtt-fleet.ts";
+import { CLIENT_AUTH, testCertificate, type TestCertificate } from "../../test/support/test-pki.ts";
+import { connectDevice } from "../device/connect.ts";
+
+/** HUB_FLEET=1000 measures with as many; the default run keeps to seconds. */
+const EACH = Number(process.env["HUB_FLEET"] ?? 60) / 2;
+
+let hub: TestHub;
+let other: TestHub;
+let db: Db;
+let root: TestCertificate;
+let factory: TestCertificate;
+let technician: TestCertificate;
+let neighbour: TestCertificate;
+let files: Server;
+const served = new Map<string, Uint8Array>();
+const open: Fleet[] = [];
+
+beforeAll(async () => {
+  files = createServer((request, response) => {
+    const body = served.get(request.url ?? "");
+    response.writeHead(body === undefined ? 404 : 200).end(body);
+  });
+  await new Promise<void>((resolve) => files.listen(0, "127.0.0.1", resolve));
+  hub = await startTestHub({}, { crls: { everySeconds: 0.2 } });
+  other = await startTestHub({}, {}, hub.databaseUrl);
+  db = connect(hub.databaseUrl);
+  root = await testCertificate("CN=root", { ca: true });
+  factory = await testCertificate("CN=factory", { ca: true, issuer: root });
+  technician = await testCertificate("CN=technician", { ca: true, issuer: factory, pathLength: 0 });
+  neighbour = await testCertificate("CN=neighbour", { ca: true, issuer: factory, pathLength: 0 });
+  await registerTestCa(hub, "company-x", root);
+});
+
+afterAll(async () => {
+  for (const fleet of open) fleet.end();
+  files.close();
+  await db?.end();
+  await other?.stop();
+  await hub?.stop();
+});
+
+const leafFor = (id: string, issuer = technician) => testCertificate(`CN=${id}`, { issuer, eku: [CLIENT_AUTH] });
+
+async function visit(id: string, leaf: TestCertificate, above: TestCertificate[], at = hub) {
+  return connectDevice({
+    deviceId: id,
+    hub: at.address,
+    ca: at.infraCa.pem,
+    chain: leaf.pem + above.map(({ pem }) => pem).join(""),
+    credentials: { key: leaf.keyPem },
+    messages: 1,
+    timeoutMs: 10_000,
+  });
+}
+
+const refused = { code: "hub-refused" };
+
+async function refusals(at = hub): Promise<Record<string, number>> {
+  return (await at.api("GET", "/api/v1/status")).body["refusals"] as Record<string, number>;
+}
+
+async function crlOf(ca: TestCertificate, revoked: TestCertificate[], number: number): Promise<Uint8Array> {
+  const crl = await x509.X509CrlGenerator.create({
+    issuer: ca.subject,
+    thisUpdate: new Date(Date.now() - 60_000 + number * 1000),
+    nextUpdate: new Date(Date.now() + 3_600_000),
+    signingAlgorithm: { name: "ECDSA", hash: "SHA-256" },
+    signingKey: ca.keys.privateKey,
+    entries: revoked.map(({ pem }) => ({
+      serialNumber: new x509.X509Certificate(pem).serialNumber,
+      revocationDate: new Date(Date.now() - 60_000),
+      reason: x509.X509CrlReason.keyCompromise,
+    })),
+    extensions: [
+      await x509.AuthorityKeyIdentifierExtension.create(ca.keys.publicKey),
+      new x509.Extension("2.5.29.20", false, Uint8Array.of(2, 1, number)),
+    ],
+  });
+  return new Uint8Array(crl.rawData);
+}
+
+describe("revoking", () => {
+  it("a CA ends all its devices' connections within a second, in every hub process, and no sibling's", async () => {
+    const ids = (prefix: string, n: number) => Array.from({ length: n }, (_, i) => `${prefix}-${i}`);
+    const mine = await fleetDevices(ids("z", EACH), technician, [factory]);
+    const theirs = await fleetDevices(ids("n", EACH), neighbour, [factory]);
+    const elsewhere = await fleetDevices(ids("other", 5), technician, [factory]);
+    const fleet = await connectFleet(
+      hub,
+      mine.flatMap((one, i) => [one, theirs[i]!]),
+    );
+    open.push(fleet);
+    expect(fleet).toMatchObject({ up: 2 * EACH, refused: {} });
+    const far = await connectFleet(other, elsewhere);
+    open.push(far);
+    expect(far.up).toBe(5);
+
+    const asked = Date.now();
+    const block = await hub.api("POST", "/api/v1/blocks", { certificate: technician.pem, reason: "key lost" });
+    const answered = Date.now();
+    expect(block).toMatchObject({ status: 201, body: { kind: "key", name: "technician", blockedBy: "alice" } });
+    const closed = await fleet.closed(EACH);
+    const farClosed = await far.closed(5);
+    const took = Math.max(...Object.values(closed)) - asked;
+    const farTook = Math.max(...Object.values(farClosed)) - asked;
+    process.stdout.write(
+      `${2 * EACH} connected in ${fleet.seconds} s; ${EACH} ended ${Math.round(took)} ms after the request ` +
+        `(answered after ${answered - asked} ms), 5 on another hub process after ${Math.round(farTook)} ms\n`,
+    );
+    expect(Object.keys(closed).every((id) => id.startsWith("z-"))).toBe(true);
+    expect(took).toBeLessThan(1_000);
+    expect(farTook).toBeLessThan(1_000);
+    expect((await hub.api("GET", "/api/v1/status")).body["connected"]).toBe(EACH);
+
+    // Nobody comes back, not after a crash either, and a renewed CA certificate for the same key is no way around.
+    const leaf = await leafFor("z-new");
+    await expect(visit("z-new", leaf, [technician, factory])).rejects.toMatchObject(refused);
+    const renewed = await testCertificate("CN=technician", { ca: true, issuer: factory, keys: technician.keys });
+    await expect(visit("z-new", leaf, [renewed, factory], other)).rejects.toMatchObject(refused);
+    await hub.crashAndRestart();
+    await expect(visit("z-new", leaf, [technician, factory])).rejects.toMatchObject(refused);
+    expect((await refusals())["hub-revoked"]).toBe(1);
+    await visit("n-new", await leafFor("n-new", neighbour), [neighbour, factory]);
+
+    expect((await hub.api("DELETE", `/api/v1/blocks/${String(block.body["sha256"])}`)).status).toBe(204);
+    await visit("z-new", leaf, [technician, factory]);
+  }, 120_000);
+
+  it("by a CRL that is handed in, whatever in the chain it names; an older one changes nothing back", async () => {
+    await hub.api("POST", "/api/v1/crls", { name: "factory", issuer: factory.pem });
+    const put = async (crl: Uint8Array) =>
+      hub.api("PUT", "/api/v1/crls/factory", { crl: Buffer.from(crl).toString("base64") });
+    const before = await crlOf(factory, [], 1);
+    expect((await put(before)).body).toMatchObject({ taken: true, fault: null });
+    const leaf = await leafFor("dev-crl");
+    await visit("dev-crl", leaf, [technician, factory]);
+    const fleet = await connectFleet(hub, await fleetDevices(["crl-a", "crl-b"], technician, [factory]));
+    open.push(fleet);
+    const asked = Date.now();
+    expect((await put(await crlOf(factory, [technician], 2))).body).toMatchObject({ taken: true });
+    expect(Math.max(...Object.values(await fleet.closed(2))) - asked).toBeLessThan(1_000);
+    await expect(visit("dev-crl", leaf, [technician, factory])).rejects.toMatchObject(refused);
+    expect((await put(before)).body["taken"]).toBe(false);
+    await expect(visit("dev-crl", leaf, [technician, factory], other)).rejects.toMatchObject(refused);
+    expect((await put(await crlOf(neighbour, [], 3))).body["code"]).toBe("crl-invalid");
+    expect((await hub.api("PUT", "/api/v1/crls/factory", { crl: "AAAA" })).status).toBe(400);
+    expect((await put(await crlOf(factory, [], 4))).body["taken"]).toBe(true);
+    await visit("dev-crl", leaf, [technician, factory]);
+  });
+
+  it("by a CRL at its public address, followed; one that can't be had changes nothing", async () => {
+    const leaf = await leafFor("dev-followed");
+    const url = `http://127.0.0.1:${(files.address() as AddressInfo).port}/technician.crl`;
+    await hub.api("POST", "/api/v1/crls", { name: "technician", issuer: technician.pem, url });
+    await visit("dev-followed", leaf, [technician, factory]);
+    served.set("/technician.crl", await crlOf(technician, [leaf], 1));
+    await expect.poll(async () => (await crls())["technician"]?.thisUpdate, { timeout: 5_000 }).not.toBeNull();
+    await expect(visit("dev-followed", leaf, [technician, factory])).rejects.toMatchObject(refused);
+    served.set("/technician.crl", randomBytes(500));
+    await expect.poll(async () => (await crls())["technician"]?.fault, { timeout: 5_000 }).not.toBeNull();
+    await expect(visit("dev-followed", leaf, [technician, factory], other)).rejects.toMatchObject(refused);
+    // Its sibling isn't on the list.
+    await visit("dev-beside", await leafFor("dev-beside"), [technician, factory]);
+    expect((await hub.api("DELETE", "/api/v1/crls/technician")).status).toBe(204);
+    await visit("dev-followed", leaf, [technician, factory]);
+  });
+
+  async function crls(): Promise<Record<string, { thisUpdate: string | null; fault: string | null }>> {
+    const { body } = await hub.api("GET", "/api/v1/crls");
+    return Object.fromEntries((body["crls"] as { name: string }[]).map((one) => [one.name, one])) as never;
+  }
+
+  it("a registered CA by disabling it; removed only when it has no devices", async () => {
+    const mine = await testCertificate("CN=elsewhere", { ca: true });
+    await registerTestCa(hub, "elsewhere", mine);
+    const leaf = await leafFor("dev-ca", mine);
+    // Registered on one hub process, known on the other a moment later.
+    await expect
+      .poll(() =>
+        visit("dev-ca", leaf, [mine], other).then(
+          () => "in",
+          () => "out",
+        ),
+      )
+      .toBe("in");
+    const fleet = await connectFleet(other, await fleetDevices(["ca-a"], mine, []));
+    open.push(fleet);
+    const asked = Date.now();
+    expect((await hub.api("POST", "/api/v1/cas/elsewhere/disable", {})).body["disabledAt"]).not.toBeNull();
+    expect(Math.max(...Object.values(await fleet.closed(1))) - asked).toBeLessThan(1_000);
+    await expect(visit("dev-ca", leaf, [mine])).rejects.toMatchObject(refused);
+    await hub.api("POST", "/api/v1/cas/elsewhere/enable", {});
+    await visit("dev-ca", leaf, [mine]);
+    expect((await hub.api("DELETE", "/api/v1/cas/elsewhere")).body["code"]).toBe("state-conflict");
+    for (const id of ["dev-ca", "ca-a"]) expect((await hub.api("DELETE", `/api/v1/devices/${id}`)).status).toBe(204);
+    expect((await hub.api("DELETE", "/api/v1/cas/elsewhere")).status).toBe(204);
+    await expect(visit("dev-ca", leaf, [mine])).rejects.toMatchObject(refused);
+  });
+
+  it("one device, connected to another hub process, leaves its siblings alone", async () => {
+    const fleet = await connectFleet(other, await fleetDevices(["one-a", "one-b"], technician, [factory]));
+    open.push(fleet);
+    const asked = Date.now();
+    await hub.api("POST", "/api/v1/devices/one-a/disable", {});
+    const closed = await fleet.closed(1);
+    expect(Object.keys(closed)).toEqual(["one-a"]);
+    expect(closed["one-a"]! - asked).toBeLessThan(1_000);
+  });
+
+  it("isn't undone by what an operator doesn't say right", async () => {
+    for (const [path, body] of [
+      ["/api/v1/blocks", { sha256: "xyz", kind: "key", reason: "r" }],
+      ["/api/v1/blocks", { certificate: "no PEM", reason: "r" }],
+      ["/api/v1/blocks", { certificate: technician.keyPem, reason: "r" }],
+      ["/api/v1/blocks", { certificate: technician.pem }],
+      ["/api/v1/crls", { name: "x", issuer: factory.pem, url: "file:///etc/passwd" }],
+    ] as const) {
+      expect((await hub.api("POST", path, body)).status).toBe(400);
+    }
+    expect((await hub.api("DELETE", `/api/v1/blocks/${"0".repeat(64)}`)).status).toBe(404);
+    expect((await hub.api("POST", "/api/v1/cas/nobody/disable", {})).status).toBe(404);
+  });
+});
+
+describe("an intermediate registered by itself", () => {
+  it("lets its devices in without the root, also a leaf alone", async () => {
+    const unknown = await testCertificate("CN=unknown root", { ca: true });
+    const mid = await testCertificate("CN=mid", { ca: true, issuer: unknown });
+    await registerTestCa(hub, "mid", mid);
+    await visit("dev-mid", await leafFor("dev-mid", mid), [mid]);
+    await visit("dev-mid-alone", await leafFor("dev-mid-alone", mid), []);
+    const beside = await testCertificate("CN=beside", { ca: true, issuer: unknown });
+    await expect(
+      visit("dev-beside-mid", await leafFor("dev-beside-mid", beside), [beside, unknown]),
+    ).rejects.toMatchObject(refused);
+  });
+});
+
+describe("a CA whose devices must be registered", () => {
+  it("takes those that were created before, and no other", async () => {
+    const strict = await testCertificate("CN=strict", { ca: true });
+    await registerTestCa(hub, "strict", strict);
+    await hub.api("PUT", "/api/v1/cas/strict/enrolment", { enrolment: "registered" });
+    const leaf = await leafFor("dev-strict", strict);
+    await expect(visit("dev-strict", leaf, [strict])).rejects.toMatchObject(refused);
+    expect((await refusals())["hub-device-unregistered"]).toBe(1);
+    expect((await hub.api("GET", "/api/v1/devices/dev-strict")).status).toBe(404);
+    await hub.api("POST", "/api/v1/devices", { deviceId: "dev-strict" });
+    await visit("dev-strict", leaf, [strict]);
+  });
+});
+
+describe("a flood of bad certificates", () => {
+  it("keeps no good device out, from the same address", async () => {
+    const stranger = await testCertificate("CN=stranger", { ca: true });
+    const bad = await fleetDevices(
+      Array.from({ length: 260 }, (_, i) => `bad-${i}`),
+      stranger,
+      [],
+    );
+    const flood = await connectFleet(hub, bad);
+    open.push(flood);
+    expect(flood.up).toBe(0);
+    expect(flood.refused["bad-1"]).toMatch(/CONNACK/);
+    expect((await refusals())["hub-no-path"]).toBeGreaterThan(200);
+    await visit("dev-good", await leafFor("dev-good"), [technician, factory]);
+    // Forty that shake no hands hold their source's places only until they hang up.
+    const mute = Array.from({ length: 40 }, () =>
+      tlsConnect({ host: "127.0.0.1", port: hub.mqttPort, rejectUnauthorized: false }).on("error", () => undefined),
+    );
+    await expect.poll(async () => (await refusals())["hub-source-limited"] ?? 0).toBeGreaterThan(0);
+    for (const socket of mute) socket.destroy();
+    await expect
+      .poll(async () =>
+        visit("dev-good-2", await leafFor("dev-good-2"), [technician, factory]).then(
+          () => "in",
+          () => "out",
+        ),
+      )
+      .toBe("in");
+  });
+});
