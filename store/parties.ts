@@ -76,6 +76,11 @@ export async function listPeers(q: Queryable): Promise<Peer[]> {
   return rows.map(toPeer);
 }
 
+/** Nobody else pins a party until this transaction is over. */
+export async function lockPeers(tx: Tx): Promise<void> {
+  await tx.query("LOCK TABLE peer IN SHARE ROW EXCLUSIVE MODE");
+}
+
 /**
  * Pins a party's act key.
  * @throws CountersignError `state-conflict` when the party is known by another key or in another role

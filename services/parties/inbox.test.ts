@@ -8,6 +8,7 @@ import { isCountersignError } from "../../lib/domain/errors.ts";
 import type { Body, Invitation } from "../../lib/records/message.ts";
 import { findDelegation } from "../../store/delegations.ts";
 import type { Db } from "../../store/db.ts";
+import { createHead } from "../../store/ledger.ts";
 import { findPeer } from "../../store/parties.ts";
 import {
   Correspondent,
@@ -276,6 +277,31 @@ describe("a join", () => {
     expect(await kept()).toEqual(NOTHING);
     // The nonce is still good for the right one.
     await inbox.receive((await write()).wire);
+  });
+
+  it("that takes another party's log for its own is refused, of two at once as well", async () => {
+    const claimed = { ...stranger, identity: { ...stranger.identity, origin: child.identity.origin } };
+    const second = await invite(db, parent, "mallory");
+    const taking = await joinBody(claimed, second);
+    const outcomes = await Promise.allSettled([
+      inbox.receive((await write()).wire),
+      inbox.receive((await new Correspondent(claimed, "company-x").write("join", taking)).wire),
+    ]);
+    expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+    const refused = outcomes.find(({ status }) => status === "rejected") as PromiseRejectedResult;
+    expect(refused.reason).toMatchObject({ code: "possession-unproven" });
+    expect(await kept()).toEqual({ peers: 1, messages: 1, delegations: 1, spent: 1 });
+  });
+
+  it("that takes the site's own log is refused", async () => {
+    const { origin } = child.identity;
+    await createHead(db, origin, new Uint8Array(32));
+    try {
+      expect(await codeOf(inbox.receive((await write()).wire))).toBe("possession-unproven");
+      expect(await kept()).toEqual(NOTHING);
+    } finally {
+      await db.query("DELETE FROM ledger_head");
+    }
   });
 
   it("by an expired invitation is refused", async () => {

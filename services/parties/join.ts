@@ -7,7 +7,15 @@ import { pemDecode } from "../../lib/pki/pem.ts";
 import { profileNamed } from "../../lib/pki/profiles.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import type { Body } from "../../lib/records/message.ts";
-import { lockInvitation, pinPeer, spendInvitation, type StoredInvitation } from "../../store/parties.ts";
+import { readHead } from "../../store/ledger.ts";
+import {
+  listPeers,
+  lockInvitation,
+  lockPeers,
+  pinPeer,
+  spendInvitation,
+  type StoredInvitation,
+} from "../../store/parties.ts";
 import { storeJoin, type JoinedChild } from "../../store/delegations.ts";
 import type { Tx } from "../../store/db.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
@@ -113,6 +121,20 @@ export async function checkJoin(sender: string, body: Body<"join">, verify: Veri
   };
 }
 
+/**
+ * A log's origin is its name: what witnesses have cosigned is kept under it. A child that took another's could sign in
+ * its place with a key of its own, and lock it out. The caller holds the lock on the peers.
+ */
+async function assertOriginFree(tx: Tx, child: string, origin: string): Promise<void> {
+  const taken = (await readHead(tx))?.origin === origin;
+  const holder = taken ? "this site" : (await listPeers(tx)).find(({ contact }) => contact.origin === origin)?.party;
+  if (holder === undefined) return;
+  throw new CountersignError(
+    "possession-unproven",
+    `the join of ${child} is refused: the log ${origin} is that of ${holder}`,
+  );
+}
+
 /** Spends the invitation, pins the child and keeps its request: all of it or nothing, with the caller's transaction. */
 export async function admitChild(
   tx: Tx,
@@ -121,6 +143,8 @@ export async function admitChild(
   const { checked, body } = join;
   const invitation = await lockInvitation(tx, body.invitation);
   checkInvitation(invitation, { sender: checked.child, nonce: body.nonce, now: join.now });
+  await lockPeers(tx);
+  await assertOriginFree(tx, checked.child, body.contact.origin);
   const act = fromBase64(body.contact.act);
   await pinPeer(tx, {
     party: checked.child,

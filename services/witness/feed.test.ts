@@ -6,7 +6,7 @@ import { createPlainServer, type HttpServer } from "../../apps/http/server.ts";
 import { registerLedger } from "../../apps/gateway/routes/ledger.ts";
 import { openCheckpoint } from "../../lib/ledger/checkpoint.ts";
 import { ed25519Raw, formatVkey, KEY_TYPE, noteKey, type NoteKey } from "../../lib/ledger/note.ts";
-import { formatPolicy, openUnderPolicy, parsePolicy } from "../../lib/ledger/policy.ts";
+import { formatPolicy, meetsQuorum, openUnderPolicy, parsePolicy } from "../../lib/ledger/policy.ts";
 import { LogSite } from "../../test/support/log-site.ts";
 import { MemoryLog, opensslVerify, testKey } from "../../test/support/memory-log.ts";
 import { siteDatabase } from "../../test/support/parties.ts";
@@ -237,6 +237,44 @@ describe("a site's witness policy", () => {
       [formatPolicy(log, [own], "all", new Map([[own, "http://127.0.0.1:1"]])), /own: it never counts/],
     ] as const) {
       expect(() => configuredPolicy(text, { log, witness: own })).toThrow(why);
+    }
+  });
+
+  it("stands whatever its peers call their witnesses, and whichever keys they share", async () => {
+    const db = await siteDatabase();
+    try {
+      const raw = () => ed25519Raw(testKey("ed25519").spki);
+      const vkey = (name: string, key = raw()) => formatVkey(noteKey(name, KEY_TYPE.cosignature, key));
+      const shared = raw();
+      const names = [
+        ["child", "a", vkey(theirs.name)],
+        ["child", "b", vkey("none")],
+        ["child", "c", vkey("quorum-of-witnesses")],
+        ["child", "d", vkey("any")],
+        ["child", "e", vkey("del\u007f")],
+        ["child", "f", vkey("f", shared)],
+        ["child", "g", vkey("g", shared)],
+        ["child", "h", vkey("h", log.publicKey)],
+        ["parent", "x", formatVkey(theirs)],
+      ] as const;
+      for (const [direction, party, witness] of names) {
+        const contact = { publicUrl: "http://127.0.0.1:2", witness };
+        await db.query(
+          "INSERT INTO peer (party, direction, contact, act_spki, act_key_id) VALUES ($1, $2, $3, '', '')",
+          [party, direction, JSON.stringify(contact)],
+        );
+      }
+      const found = await peersPolicy(db, log)();
+      const keys = [...found.witnesses.values()];
+      expect(keys.map(({ name }) => name)).toEqual([
+        theirs.name,
+        ...["none", "quorum-of-witnesses", "any", "del\u007f", "f"],
+      ]);
+      expect(found.witnesses.get(theirs.name)!.keyId).toBe(theirs.keyId);
+      expect(meetsQuorum(found, new Set())).toBe(false);
+      for (const key of keys) expect(meetsQuorum(found, new Set([key]))).toBe(true);
+    } finally {
+      await db.end();
     }
   });
 
