@@ -11,6 +11,7 @@ import {
   formatNote,
   formatSignatureLine,
   KEY_TYPE,
+  MAX_COSIGNATURE_TIME,
   MAX_NOTE_SIGNATURES,
   noteKey,
   parseNote,
@@ -37,8 +38,8 @@ export interface Cosignature {
  * @throws CountersignError `note-invalid` for a time that no cosignature can have, `key-unsupported`, and the signer's
  */
 export async function cosign(text: string, name: string, signer: Signer, time: number): Promise<NoteSignature> {
-  if (!Number.isSafeInteger(time) || time < 0) {
-    throw new CountersignError("note-invalid", `${time} is no time in whole seconds since 1970`);
+  if (!Number.isSafeInteger(time) || time < 0 || time > MAX_COSIGNATURE_TIME) {
+    throw new CountersignError("note-invalid", `${time} is no time in whole seconds since 1970, before the year 10000`);
   }
   const { keyId } = noteKey(name, KEY_TYPE.cosignature, ed25519Raw(signer.spki));
   const stamp = new Uint8Array(8);

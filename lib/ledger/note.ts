@@ -191,12 +191,15 @@ export function cosignatureMessage(text: string, time: number): Uint8Array {
   return utf8(`cosignature/v1\ntime ${time}\n${text}`);
 }
 
-/** A cosignature's time in seconds; undefined unless it is u64 time + 64 bytes and the time is countable. */
+/** The end of the year 9999: what RFC 3339, and a Date, can still say. */
+export const MAX_COSIGNATURE_TIME = 253_402_300_799;
+
+/** A cosignature's time in seconds; undefined unless it is u64 time + 64 bytes and the time is one that can be written. */
 export function cosignatureTime(signature: Uint8Array): number | undefined {
   if (signature.length !== 72) return undefined;
   const view = new DataView(signature.buffer, signature.byteOffset, 8);
   const time = view.getBigUint64(0);
-  return time <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(time) : undefined;
+  return time <= BigInt(MAX_COSIGNATURE_TIME) ? Number(time) : undefined;
 }
 
 /**

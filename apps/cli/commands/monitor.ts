@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { InvalidArgumentError, type Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
+import { visible } from "../../../lib/ledger/audit/report/escape.ts";
 import { monitorRound, type MonitorRound } from "../../../lib/ledger/monitor/monitor.ts";
 import { webCryptoVerify } from "../../../lib/pki/verify.ts";
 import { readPolicy } from "../evidence/folder.ts";
@@ -18,6 +19,7 @@ interface Options {
   seen?: string[];
   every: number;
   lag: number;
+  patience?: number;
   evidence: string;
   once?: boolean;
   json?: boolean;
@@ -25,7 +27,7 @@ interface Options {
 
 const HELP = `
 Ledgers and witnesses are found in the running stack, in the policy's own URLs, or as --ledger and --witness say.
-Exit codes: 0 nothing is wrong; 1 something is; 3 nothing is wrong with what could be reached, but not all could.
+Exit codes: 0 nothing is wrong; 1 something is; 3 nothing is wrong with what was reached, but not all was, or to its end.
 
 Example:
   $ countersign monitor --policy out/policy.json --once
@@ -42,6 +44,7 @@ export function registerMonitor(program: Command): void {
     .option("--seen <path>", "certificates that were met (PEM file or folder), to be found in a ledger", collect)
     .option("--every <seconds>", "between rounds", seconds, 10)
     .option("--lag <seconds>", "for how long a witness may leave something uncosigned", seconds, 300)
+    .option("--patience <seconds>", "for how long one ledger may keep a round (default: 60, with --once 3600)", seconds)
     .option("--evidence <dir>", "where to write what proves a fork", ".")
     .option("--once", "one round, then stop")
     .option("--json", "a JSON document a round")
@@ -67,6 +70,7 @@ async function monitor(options: Options): Promise<void> {
       sha256: nodeSha256,
       rootSha256,
       lagMs: options.lag * 1000,
+      patienceMs: (options.patience ?? (options.once === true ? 3600 : 60)) * 1000,
       signal,
     };
     do {
@@ -90,10 +94,11 @@ function conclude({ alarms, ledgers }: MonitorRound): void {
     const count = `${alarms.length} alarm${alarms.length === 1 ? "" : "s"}`;
     throw new CountersignError("audit-failed", `${count}, the first: ${first.party}: ${first.message}`);
   }
-  const away = ledgers.filter(({ state }) => state === "unreachable");
+  const away = ledgers.filter(({ state }) => state === "unreachable" || state === "behind");
   if (away.length === 0) return;
+  const what = away.some(({ state }) => state === "unreachable") ? "out of reach" : "not followed to the end";
   const names = away.map(({ party }) => party).join(", ");
-  throw new CountersignError("component-unreachable", `out of reach: ${names}: ${away[0]!.error ?? ""}`);
+  throw new CountersignError("component-unreachable", `${what}: ${names}: ${away[0]!.error ?? ""}`);
 }
 
 async function report(round: MonitorRound, options: Options): Promise<void> {
@@ -115,7 +120,7 @@ async function report(round: MonitorRound, options: Options): Promise<void> {
           party,
           String(entries),
           String(fresh),
-          state === "followed" ? "" : `${state}${error === undefined ? "" : `: ${error}`}`,
+          state === "followed" ? "" : visible(`${state}${error === undefined ? "" : `: ${error}`}`),
         ]),
       ]),
     );
@@ -125,14 +130,15 @@ async function report(round: MonitorRound, options: Options): Promise<void> {
     }
   } else {
     for (const { party, state, error } of round.ledgers)
-      if (state === "unreachable") note(`${party}: ${error ?? state}`);
+      if (state === "unreachable" || state === "behind") note(visible(`${party}: ${error ?? state}`));
   }
   for (const { sha256, state, party } of round.seen) {
     if (state !== "logged") print(`certificate ${sha256}: ${state}${party === undefined ? "" : ` (${party})`}`);
   }
   for (const { code, party, message, since, fresh } of round.alarms) {
     if (options.once || fresh)
-      print(`${paint("red", "alarm")} ${party}: ${message} [${code}] since ${since.toISOString()}`);
+      // What a ledger or a certificate is called must not steer the terminal.
+      print(`${paint("red", "alarm")} ${party}: ${visible(message)} [${code}] since ${since.toISOString()}`);
   }
   if (options.once && ok) print(`${paint("green", "followed")} nothing is wrong`);
 }

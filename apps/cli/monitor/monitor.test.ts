@@ -326,7 +326,7 @@ describe("a monitor", () => {
     expect(codes(await round(at(240)))).toEqual([]);
   });
 
-  it("is stopped between two commits and takes the rest in later, none twice", async () => {
+  it("is stopped between two bundles and takes the rest in later, none twice", async () => {
     const { z } = world;
     const template = certified(z)[0]!;
     for (let i = 0; i < 2500; i++) again(template, z, { lot: `lot-${i}` });
@@ -344,10 +344,68 @@ describe("a monitor", () => {
     ];
     await expect(round({ logs, signal: stopping.signal })).rejects.toThrow();
     const { next } = (await store.position(z.id))!;
-    expect(next).toBe(2048);
+    expect(next).toBe(7 * 256);
     const rest = await round({ logs: [logOf(z)] });
-    expect(rest.ledgers[0]).toMatchObject({ entries: z.log.entries.length, fresh: z.log.entries.length - 2048 });
+    expect(rest.ledgers[0]).toMatchObject({ entries: z.log.entries.length, fresh: z.log.entries.length - next });
     expect(rest.alarms).toEqual([]);
+  });
+
+  it("lets a slow ledger hold the others up for no longer than its time, and goes on with it", async () => {
+    const { y, z } = world;
+    const template = certified(z)[0]!;
+    for (let i = 0; i < 700; i++) again(template, z, { lot: `lot-${i}` });
+    await z.publish();
+    const slow: MonitoredLog = {
+      ...logOf(z),
+      fetch: async (path) => {
+        if (path.startsWith("tile/entries/")) await new Promise((served) => setTimeout(served, 600));
+        return z.log.fetch(path);
+      },
+    };
+    const logs = [slow, logOf(y)];
+    const before = performance.now();
+    const first = await round({ logs, patienceMs: 400 });
+    expect(performance.now() - before).toBeLessThan(5000);
+    expect(first.ledgers).toMatchObject([{ state: "behind", fresh: 256 }, { state: "followed" }]);
+    expect(first.ledgers[0]!.error).toMatch(/takes too long: the next round goes on/);
+    let last = first;
+    for (let rounds = 0; rounds < 5 && last.ledgers[0]!.state === "behind"; rounds++) {
+      last = await round({ logs, patienceMs: 400 });
+    }
+    expect(last.ledgers[0]).toMatchObject({ state: "followed", entries: z.log.entries.length });
+    expect(last.alarms).toEqual([]);
+  });
+
+  it("keeps a bounded number of alarms over a ledger that is wrong throughout", async () => {
+    for (let i = 0; i < 1500; i++) world.z.put(utf8(`not an act ${i}`));
+    await world.z.publish();
+    const { alarms } = await round();
+    expect(alarms).toHaveLength(257);
+    expect(alarms.at(-1)!.message).toMatch(/^and more of its entries from \d+ on/);
+    world.z.put(utf8("nor is this"));
+    await world.z.publish();
+    expect((await round()).alarms.filter(({ fresh }) => fresh)).toEqual([]);
+  });
+
+  it("survives whatever a log serves as cosigned, and compares its history too", async () => {
+    const { z } = world;
+    const signer = testKey("ed25519");
+    const witness = noteKey("late.example/w", KEY_TYPE.cosignature, ed25519Raw(signer.spki));
+    const logs = [{ ...logOf(z), witnesses: [witness] }];
+    const note = z.log.resources.get("checkpoint")!;
+    const line = await cosign(parseNote(note).text, witness.name, signer, 1_700_000_000);
+    // Beyond the year 9999: not the time that was signed, yet well formed.
+    line.signature.fill(0, 0, 1).fill(0x1f, 1, 8);
+    z.log.resources.set("cosigned/newest", withSignatures(note, [line]));
+    expect(codes(await round({ logs }))).toEqual(["ledger-invalid technician-z"]);
+    z.log.resources.set("cosigned/newest", utf8("junk"));
+    const found = await round({ logs });
+    expect(found.ledgers).toMatchObject([{ state: "followed" }]);
+    expect(found.alarms[0]!.message).toMatch(/serves as cosigned\/newest doesn't hold/);
+    const fork = new MemoryLog(z.origin, z.log.signer);
+    await fork.append([utf8("another")]);
+    z.log.resources.set("cosigned/newest", fork.resources.get("checkpoint")!);
+    expect(codes(await round({ logs }))).toEqual(["ledger-forked technician-z"]);
   });
 
   it("shares its file with no other monitor, and takes no other file for it", async () => {
@@ -398,7 +456,8 @@ describe("a monitor", () => {
     expect(away.stdout).toMatch(/company-x +\d+ +\d+/);
     served.away.clear();
 
-    writeFileSync(join(seen, "secret.pem"), pem(secretly(world.y)));
+    const hostile = issue(world.y.ca, "hub-verification", { commonName: "DEV-\u202e9" }, throwawayKey().spki);
+    writeFileSync(join(seen, "secret.pem"), pem(hostile));
     const { y } = world;
     const fork = new MemoryLog(y.origin, y.log.signer);
     await fork.append([...y.log.entries.toReversed(), utf8("x")]);
@@ -409,6 +468,7 @@ describe("a monitor", () => {
     const forked = await run(...ledgers);
     expect(forked.code).toBe(1);
     expect(forked.stderr).toMatch(/2 alarms, the first: factory-y/);
+    expect(forked.stdout).toContain("DEV-<U+202E>9");
     const evidence = JSON.parse(readFileSync(join(dir, "split-view-factory-y.json"), "utf8")) as unknown;
     expect(await checkSplitView(evidence, opensslVerify, y.log.key)).toBeDefined();
     expect(existsSync(join(dir, "m.db"))).toBe(true);

@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS alarm (id INTEGER PRIMARY KEY, code TEXT NOT NULL, pa
 /** Of the file's form: another one is another program's, or an older one's. */
 const VERSION = 1;
 const APPLICATION = 0x636f756e; // "coun"
+/** A ledger's entries at fault that are told one by one: one that is wrong throughout must not fill the disk. */
+const MAX_ALARMS_A_CODE = 256;
 
 /**
  * A monitor's memory in one SQLite file: what was taken in and how far is one transaction, so that a monitor that is
@@ -165,7 +167,23 @@ export class MonitorFile implements MonitorStore {
     this.#raise(alarm);
   }
 
-  #raise({ code, party, subject, message, index, evidence }: Alarm): void {
+  #raise(alarm: Alarm): void {
+    if (alarm.index !== undefined && this.#isFull(alarm)) {
+      const message = `and more of its entries from ${alarm.index} on: ${alarm.message}`;
+      this.#run(
+        `INSERT INTO alarm (code, party, subject, message, entry, since) VALUES (?, ?, '', ?, ?, ?) ON CONFLICT DO NOTHING`,
+        ...[alarm.code, alarm.party, message, alarm.index, Date.now()],
+      );
+    } else this.#insert(alarm);
+  }
+
+  #isFull({ code, party, subject }: Alarm): boolean {
+    const open = "SELECT count(*) AS n, max(subject = ?) AS known FROM alarm WHERE code = ? AND party = ?";
+    const { n, known } = this.#get(open, subject, code, party)!;
+    return known !== 1 && (n as number) >= MAX_ALARMS_A_CODE;
+  }
+
+  #insert({ code, party, subject, message, index, evidence }: Alarm): void {
     this.#run(
       `INSERT INTO alarm (code, party, subject, message, entry, evidence, since) VALUES (?, ?, ?, ?, ?, ?, ?)
        ON CONFLICT (code, party, subject) DO UPDATE SET message = excluded.message`,

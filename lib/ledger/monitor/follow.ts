@@ -26,6 +26,8 @@ export interface FollowContext {
   readonly rootSha256?: string;
   /** ends it between two commits of the store */
   readonly signal?: AbortSignal;
+  /** when a log has kept the round for long enough, on the clock of performance.now(); absent: never */
+  readonly until?: number;
 }
 
 /** Entries between two commits of the store: what a crash costs, and what is held in memory. */
@@ -33,6 +35,24 @@ const ENTRIES_A_COMMIT = 1024;
 /** Entries are read in order: a tile is asked for again only by its neighbours. */
 const TILES = 16;
 const CONDITIONS = ["ledger-rolled-back", "ledger-invalid"] as const;
+
+/**
+ * The same log, for one round: a server that answers slowly, or has no end of entries, takes no more than its time.
+ * Its fetch throws CountersignError `timeout` after that, and the reason of an aborted `signal`.
+ */
+export function forOneRound(monitored: MonitoredLog, { until, signal }: FollowContext): MonitoredLog {
+  const { party, views } = monitored;
+  const inTime = <T>(work: () => Promise<T>): Promise<T> => {
+    signal?.throwIfAborted();
+    if (until === undefined || performance.now() < until) return work();
+    throw new CountersignError("timeout", `the ledger of ${party} takes too long: the next round goes on with it`);
+  };
+  return {
+    ...monitored,
+    fetch: async (path) => inTime(() => monitored.fetch(path)),
+    ...(views && { views: new Map([...views].map(([name, view]) => [name, async () => inTime(view)])) }),
+  };
+}
 
 /**
  * Follows a log from where the last round left it to its newest checkpoint: signature, consistency with what was seen
@@ -68,12 +88,12 @@ export async function followLog(monitored: MonitoredLog, context: FollowContext)
 }
 
 /** Does the log continue a checkpoint of it that was seen before, here or by a witness? If not, says so. */
-async function holds(
+export async function holds(
   reader: LogReader,
   note: Uint8Array,
   witness: string,
   { party, log }: MonitoredLog,
-  { store, verify }: FollowContext,
+  { store, verify }: Pick<FollowContext, "store" | "verify">,
 ): Promise<boolean> {
   const found = await continues(reader, { note }, { log, verify });
   if (found.ok) {
@@ -125,13 +145,17 @@ async function takeEntries(
   const reused = (fact: SlotFact, holder: SlotHolder): Alarm => slotReused(party, fact, holder);
   let batch = new EntryBatch(context);
   let next = from;
-  for await (const entry of reader.entries(from)) {
-    await batch.add(entry);
-    next = entry.index + 1;
-    if (next % ENTRIES_A_COMMIT > 0) continue;
-    await store.take(party, next, batch, reused);
-    batch = new EntryBatch(context);
-    signal?.throwIfAborted();
+  try {
+    for await (const entry of reader.entries(from)) {
+      await batch.add(entry);
+      next = entry.index + 1;
+      if (next % ENTRIES_A_COMMIT > 0) continue;
+      await store.take(party, next, batch, reused);
+      batch = new EntryBatch(context);
+      signal?.throwIfAborted();
+    }
+  } finally {
+    // Also of a log that breaks off, or is too slow for a whole batch in one round: what was verified is taken in.
+    if (next > from && next % ENTRIES_A_COMMIT > 0) await store.take(party, next, batch, reused);
   }
-  if (next > from) await store.take(party, next, batch, reused);
 }

@@ -1,9 +1,9 @@
 import { isCountersignError } from "../../domain/errors.ts";
 import type { VerifySignature } from "../../domain/signing.ts";
 import { parseEntry } from "../../records/statement.ts";
-import { openCheckpoint } from "../checkpoint.ts";
+import { openCheckpoint, type SignedCheckpoint } from "../checkpoint.ts";
 import type { LogReader } from "../reader.ts";
-import type { MonitoredLog } from "./follow.ts";
+import { holds, type MonitoredLog } from "./follow.ts";
 import type { MonitorStore, WitnessMark } from "./store.ts";
 
 export interface WitnessView {
@@ -29,7 +29,7 @@ export async function checkWitnesses(
 ): Promise<WitnessView[]> {
   const { party, witnesses } = monitored;
   const { store, now, lagMs } = context;
-  const found = await cosignedIn(reader, monitored, context.verify);
+  const found = await cosignedIn(reader, monitored, context);
   const views: WitnessView[] = [];
   for (const { name } of witnesses) {
     const before = await store.witness(party, name);
@@ -57,15 +57,18 @@ export async function checkWitnesses(
   return views;
 }
 
-/** Under the newest checkpoint, and under the newest that a quorum has cosigned, where the log serves that too. */
+/**
+ * Under the newest checkpoint, and under the newest that a quorum has cosigned, where the log serves that too: that one
+ * has to be of the same history, and says nothing where it isn't.
+ */
 async function cosignedIn(
   reader: LogReader,
-  { fetch, log, witnesses }: MonitoredLog,
-  verify: VerifySignature,
+  monitored: MonitoredLog,
+  context: { store: MonitorStore; verify: VerifySignature },
 ): Promise<Map<string, { size: number; time: number }>> {
   const checkpoints = [reader.checkpoint];
-  const note = await fetch("cosigned/newest");
-  if (note !== undefined) checkpoints.unshift(await openCheckpoint(note, log, verify, witnesses));
+  const served = await cosignedOf(reader, monitored, context);
+  if (served !== undefined) checkpoints.unshift(served);
   const found = new Map<string, { size: number; time: number }>();
   for (const { size, signatures } of checkpoints) {
     for (const { key, time } of signatures) {
@@ -73,6 +76,31 @@ async function cosignedIn(
     }
   }
   return found;
+}
+
+const COSIGNED = "cosigned/newest";
+
+async function cosignedOf(
+  reader: LogReader,
+  monitored: MonitoredLog,
+  context: { store: MonitorStore; verify: VerifySignature },
+): Promise<SignedCheckpoint | undefined> {
+  const { party, fetch, log, witnesses } = monitored;
+  const { store, verify } = context;
+  const alarm = { code: "ledger-invalid", party, subject: COSIGNED } as const;
+  const note = await fetch(COSIGNED);
+  let opened: SignedCheckpoint | undefined;
+  try {
+    opened = note && (await openCheckpoint(note, log, verify, witnesses));
+  } catch (error) {
+    if (!isCountersignError(error)) throw error;
+    await store.raise({ ...alarm, message: `what it serves as ${COSIGNED} doesn't hold: ${error.message}` });
+    return undefined;
+  }
+  await store.settle(alarm);
+  // A longer one is of entries that came after this round's checkpoint: the next round sees them.
+  if (opened === undefined || opened.size > reader.size) return opened;
+  return (await holds(reader, opened.note, "", monitored, context)) ? opened : undefined;
 }
 
 /** When the act at this place says that it was made; now, when it can't be read. */
