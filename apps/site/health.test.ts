@@ -74,7 +74,7 @@ it("a well site is ready, and its metrics say what waits", async () => {
     `INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev)
      VALUES (decode(repeat('ab', 32), 'hex'), 'built', 'x', 'y', '{}')`,
   );
-  await db.query("INSERT INTO ledger_pending (retry_key) SELECT retry_key FROM ledger_act");
+  await db.query("INSERT INTO ledger_pending (retry_keys) SELECT retry_key FROM ledger_act");
   const samples = await metrics();
   expect(Object.fromEntries(samples)).toMatchObject({
     'countersign_token_up{token="site",process="site"}': 1,
