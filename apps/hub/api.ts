@@ -30,7 +30,8 @@ export const Pem = z.string().min(1).max(20_000);
 const OfferBody = z.strictObject({ name: CaName, certificate: Pem.optional() });
 const VerifyBody = z.strictObject({ ca: Pem, verification: Pem });
 export const CaParams = z.strictObject({ name: CaName });
-const DeviceParams = z.strictObject({ id: DeviceId });
+export const DeviceParams = z.strictObject({ id: DeviceId });
+export const EnrolmentBody = z.strictObject({ enrolment: z.enum(["first-connect", "registered"]) });
 const CreateBody = z.strictObject({ deviceId: DeviceId });
 const Page = z.strictObject({
   after: z.string().max(64).default(""),

@@ -11,6 +11,7 @@ import type { HubConfig } from "./config.ts";
 import { listenMqtt } from "./mqtt.ts";
 import { CrlFollower } from "./crls.ts";
 import { Registry } from "./registry.ts";
+import { hubPages } from "./pages.ts";
 import { Reporter } from "./reporter.ts";
 import { revocationApi } from "./revocation-api.ts";
 import { Sightings } from "./sightings.ts";
@@ -63,6 +64,7 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 64 * 1024 });
     managementApi(api, { db, registry, mqtt, codeHours: config.codeHours });
     revocationApi(api, { db, registry });
+    hubPages(api, { db, registry, codeHours: config.codeHours });
     opened.push(() => api.close());
     await api.listen({ host: config.host, port: config.api.port });
     const apiPort = (api.server.address() as AddressInfo).port;

@@ -18,7 +18,7 @@ import {
 import { clientOf, requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";
 import type { HttpsServer } from "../http/server.ts";
-import { CaName, CaParams, found, Pem, shownCa } from "./api.ts";
+import { CaName, CaParams, EnrolmentBody, found, Pem, shownCa } from "./api.ts";
 import { crlBytes, takeCrl } from "./crls.ts";
 import { linkOf, type Registry } from "./registry.ts";
 
@@ -38,7 +38,6 @@ const CrlBody = z.strictObject({
     .optional(),
 });
 const PushBody = z.strictObject({ crl: z.string().min(1).max(6_000_000) });
-const EnrolmentBody = z.strictObject({ enrolment: z.enum(["first-connect", "registered"]) });
 
 const MAX_BLOCKS = 100_000;
 const MAX_CRLS = 200;

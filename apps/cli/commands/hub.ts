@@ -87,7 +87,16 @@ export function registerHub(program: Command): void {
     .description("make a device known before its first connect (a first connect does so by itself)")
     .addHelpText("after", "\nExample:\n  $ countersign hub device create dev-1-0001")
     .option("--json", "machine-readable")
-    .action((id: string, options: Json) => withHub(async (client) => shown(await client.createDevice(id), options)));
+    .option("--auth-method <method>", "as in Azure's command line; x509_ca is the only one", "x509_ca")
+    .action((id: string, options: Json & { authMethod: string }) => {
+      if (options.authMethod !== "x509_ca") {
+        throw new CountersignError(
+          "usage",
+          "devices are known by certificates of a registered CA: --auth-method x509_ca",
+        );
+      }
+      return withHub(async (client) => shown(await client.createDevice(id), options));
+    });
   device
     .command("list")
     .description("all devices")
