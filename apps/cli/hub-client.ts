@@ -53,6 +53,25 @@ export interface HubDeviceShown {
   telemetry?: number;
 }
 
+export interface HubMessageShown {
+  id: number;
+  system: Record<string, string>;
+  properties: Record<string, string>;
+  /** base64 */
+  body: string;
+  enqueuedAt: string;
+  expiresAt: string;
+  deliveries: number;
+}
+
+export interface HubTwinShown {
+  deviceId: string;
+  desired: Record<string, unknown>;
+  desiredVersion: number;
+  reported: Record<string, unknown>;
+  reportedVersion: number;
+}
+
 const MAX_ANSWER_BYTES = 16 << 20;
 
 /** The hub's management API as its operator sees it. */
@@ -164,6 +183,36 @@ export class HubClient {
 
   async removeDevice(id: string): Promise<void> {
     await this.#call("DELETE", devicePath(id));
+  }
+
+  /** @param message its body in base64 */
+  sendMessage(
+    id: string,
+    message: { body: string; properties: Record<string, string>; messageId?: string; expirySeconds?: number },
+  ): Promise<HubMessageShown> {
+    return this.#call("POST", `${devicePath(id)}/messages`, message);
+  }
+
+  /** What waits for the device. */
+  async messages(id: string): Promise<HubMessageShown[]> {
+    return (await this.#call<{ messages: HubMessageShown[] }>("GET", `${devicePath(id)}/messages`)).messages;
+  }
+
+  twin(id: string): Promise<HubTwinShown> {
+    return this.#call("GET", `${devicePath(id)}/twin`);
+  }
+
+  /** @param patch RFC 7396 */
+  setDesired(id: string, patch: unknown): Promise<HubTwinShown> {
+    return this.#call("PATCH", `${devicePath(id)}/twin`, { desired: patch });
+  }
+
+  invoke(
+    id: string,
+    method: string,
+    call: { payload: unknown; timeoutSeconds: number },
+  ): Promise<{ status: number; payload: unknown }> {
+    return this.#call("POST", `${devicePath(id)}/methods/${encodeURIComponent(method)}`, call);
   }
 
   status(): Promise<{

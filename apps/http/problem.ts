@@ -31,6 +31,7 @@ const STATUS_OF_CODE: Partial<Record<ErrorCode, number>> = {
   "envelope-out-of-order": 409,
   "lot-not-open": 409,
   "invitation-spent": 409,
+  "hub-device-offline": 409,
 };
 
 const TITLE_OF_KIND = {

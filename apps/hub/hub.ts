@@ -16,6 +16,8 @@ import { Reporter } from "./reporter.ts";
 import { revocationApi } from "./revocation-api.ts";
 import { Sightings } from "./sightings.ts";
 import { TelemetryWriter } from "./telemetry.ts";
+import { Traffic } from "./traffic.ts";
+import { trafficApi } from "./traffic-api.ts";
 
 export interface Hub {
   apiPort: number;
@@ -59,12 +61,15 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     const admission = new Admission(db, registry, (seen) => sightings?.see(seen));
     const telemetry = new TelemetryWriter(db);
     opened.push(() => telemetry.idle());
-    const mqtt = await listenMqtt({ ...config.mqtt, host: config.host, tls, admission, telemetry, logger });
+    const traffic = new Traffic(db, logger);
+    const door = { host: config.host, tls, admission, telemetry, traffic, db, logger };
+    const mqtt = await listenMqtt({ ...config.mqtt, ...door });
     opened.push(() => mqtt.close());
-    const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 64 * 1024 });
+    const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 256 * 1024 });
     managementApi(api, { db, registry, mqtt, codeHours: config.codeHours });
     revocationApi(api, { db, registry });
     hubPages(api, { db, registry, codeHours: config.codeHours });
+    trafficApi(api, { db, traffic });
     opened.push(() => api.close());
     await api.listen({ host: config.host, port: config.api.port });
     const apiPort = (api.server.address() as AddressInfo).port;

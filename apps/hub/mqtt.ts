@@ -2,14 +2,18 @@ import { constants, createHash } from "node:crypto";
 import type { EventEmitter } from "node:events";
 import type { AddressInfo, Socket } from "node:net";
 import { createServer, type DetailedPeerCertificate, type TLSSocket } from "node:tls";
-import { Aedes, type AuthenticateError, type Client, type PublishPacket } from "aedes";
+import { Aedes, type AuthenticateError, type Client } from "aedes";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
+import type { Db } from "../../store/db.ts";
 import type { Logger } from "../http/logger.ts";
 import { type Admission, MAX_CHAIN } from "./admission.ts";
 import { DenialWindow, PendingConnections } from "./denials.ts";
+import { forwardOwn, MqttLink } from "./mqtt-link.ts";
+import { MqttSessions } from "./mqtt-sessions.ts";
 import { PacketGuard } from "./packet-guard.ts";
 import type { TelemetryWriter } from "./telemetry.ts";
-import { deviceIdOfUsername, parseEventTopic } from "./topics.ts";
+import { deviceIdOfUsername } from "./topics.ts";
+import type { Traffic } from "./traffic.ts";
 
 export interface MqttOptions {
   host: string;
@@ -20,6 +24,9 @@ export interface MqttOptions {
   tls: { key: string; cert: string };
   admission: Admission;
   telemetry: TelemetryWriter;
+  traffic: Traffic;
+  /** Where subscriptions outlive connections. */
+  db: Db;
   logger: Logger;
 }
 
@@ -44,9 +51,10 @@ interface Session {
   source: string;
   hasWill: boolean;
   deviceId?: string;
+  link?: MqttLink;
 }
 
-/** The device's front door: MQTT 3.1.1 over TLS, telemetry in, nothing else yet. */
+/** The device's front door: IoT Hub's MQTT 3.1.1 over TLS. */
 export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
   const { logger } = options;
   const sessions = new WeakMap<object, Session>();
@@ -65,6 +73,9 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
   };
 
   const broker = await Aedes.createBroker({
+    persistence: new MqttSessions(options.db, (client, messageId) =>
+      sessions.get((client as Client).conn)?.link?.acknowledged(messageId),
+    ),
     connectTimeout: options.connectTimeoutMs,
     drainTimeout: 20_000,
     keepaliveLimit: 1_800,
@@ -96,6 +107,7 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
           if (session.guard.destroyed) return done(null, false);
           session.deviceId = deviceId;
           pending.settle(session.source, socket.remotePort);
+          session.link = new MqttLink(client, deviceId);
           connected.set(deviceId, session);
           session.guard.once("close", () => {
             if (connected.get(deviceId) === session) connected.delete(deviceId);
@@ -113,32 +125,35 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
 
     authorizePublish(client, packet, done) {
       const session = client === null ? undefined : sessions.get(client.conn);
-      const deviceId = session?.deviceId;
-      if (session === undefined || deviceId === undefined) return done(new Error("not admitted"));
-      const topic = packet.qos === 2 ? undefined : parseEventTopic(packet.topic, deviceId);
-      if (topic === undefined) {
-        refuse(session, "hub-topic-refused", "publish refused", deviceId);
-        return done(new Error("publish refused"));
-      }
+      const link = session?.link;
+      if (session === undefined || link === undefined) return done(new Error("not admitted"));
       // The broker keeps retained messages in memory for ever; telemetry is kept in the database only.
       packet.retain = false;
-      // PUBACK is written when this calls back: the row is committed by then.
-      options.telemetry.write({ deviceId, ...topic, body: bodyOf(packet) }).then(
+      // PUBACK is written when this calls back: what was said is committed by then.
+      link.said(packet, options).then(
         () => done(null),
         (error: unknown) => {
-          logger.error({ err: error, deviceId }, "telemetry not stored");
-          done(error instanceof Error ? error : new Error("telemetry not stored"));
+          const { deviceId } = session;
+          if (errorCodeOf(error) === "hub-refused") {
+            refuse(session, "hub-topic-refused", "publish refused", deviceId ?? "");
+          } else logger.error({ err: error, deviceId }, "what a device said is not stored");
+          done(error instanceof Error ? error : new Error("not stored"));
         },
       );
     },
 
-    // Nothing is sent to devices yet; null answers SUBACK 128.
-    authorizeSubscribe(client, _subscription, callback) {
+    // Null answers SUBACK 128.
+    authorizeSubscribe(client, subscription, callback) {
       const session = sessions.get(client.conn);
+      if (session?.link?.hear(subscription.topic, subscription.qos)) {
+        // QoS 2 is granted as 1.
+        if (subscription.qos === 2) subscription.qos = 1;
+        return callback(null, subscription);
+      }
       if (session !== undefined) refuse(session, "hub-topic-refused", "subscribe refused", session.deviceId ?? "");
       callback(null, null);
     },
-    authorizeForward: () => null,
+    authorizeForward: (_client, packet) => forwardOwn(packet),
   });
 
   async function admit(client: Client, session: Session, username: string | undefined): Promise<string> {
@@ -157,7 +172,22 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
 
   broker.on("clientReady", (client) => {
     const session = sessions.get(client.conn);
-    if (session !== undefined) logger.info({ deviceId: session.deviceId, source: session.source }, "device connected");
+    if (session?.link === undefined || session.deviceId === undefined) return;
+    const { deviceId, link, guard } = session;
+    logger.info({ deviceId, source: session.source }, "device connected");
+    if (guard.destroyed) return;
+    guard.once("close", () => {
+      options.traffic.detach(deviceId, link);
+      link.closed();
+    });
+    options.traffic.attach(deviceId, link);
+  });
+  broker.on("subscribe", (_subscriptions, client) => {
+    const deviceId = sessions.get(client.conn)?.deviceId;
+    if (deviceId !== undefined) options.traffic.ready(deviceId);
+  });
+  broker.on("unsubscribe", (filters, client) => {
+    for (const filter of filters) sessions.get(client.conn)?.link?.unhear(filter);
   });
   // Not among its typed events; unheard it would end the process.
   (broker as EventEmitter).on("error", (error: unknown) => logger.error({ err: error }, "broker"));
@@ -243,10 +273,6 @@ function uploadedChain(socket: TLSSocket): Uint8Array[] {
 function leafKey(socket: TLSSocket): string {
   const raw = socket.getPeerCertificate(false)?.raw;
   return raw === undefined ? "" : createHash("sha256").update(raw).digest("hex");
-}
-
-function bodyOf(packet: PublishPacket): Uint8Array {
-  return typeof packet.payload === "string" ? Buffer.from(packet.payload) : packet.payload;
 }
 
 function authError(returnCode: number): AuthenticateError {

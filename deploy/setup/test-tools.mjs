@@ -13,7 +13,7 @@ export function prepareTestTools() {
   const wanted = sha256OfFile(REQUIREMENTS);
   if (installed() === wanted) return;
   say(
-    "installing the tests' judges into .cache/python (PyPI esp-secure-cert-tool, intelhex, bincopy, uf2utils, imgtool, pyelftools, pkilint)",
+    "installing the tests' judges into .cache/python (PyPI esp-secure-cert-tool, intelhex, bincopy, uf2utils, imgtool, pyelftools, pkilint, azure-iot-device)",
   );
   if (
     !run(python, ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--use-pep517", "-r", REQUIREMENTS])

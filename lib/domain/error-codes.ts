@@ -109,6 +109,7 @@ export const ERROR_KINDS = {
   "hub-code-wrong": "refused",
   "hub-no-path": "refused",
   "hub-device-mismatch": "refused",
+  "hub-device-offline": "refused",
   "hub-device-disabled": "refused",
   "hub-device-unregistered": "refused",
   "hub-ca-disabled": "refused",

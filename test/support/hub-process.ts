@@ -1,4 +1,5 @@
 import { type ChildProcess, fork } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { join } from "node:path";
@@ -24,17 +25,31 @@ export interface TestHub {
   orphan(): Promise<number | null>;
 }
 
-/** @param settings of the MQTT side; @param more further parts of the configuration; @param databaseUrl another hub's, to be a second process of it */
+/** A loopback address of one's own, for clients whose port can't be chosen. */
+export function ownLoopback(): string {
+  const part = (): number => 1 + randomInt(254);
+  return `127.${part()}.${part()}.${part()}`;
+}
+
+/**
+ * @param settings of the MQTT side
+ * @param more further parts of the configuration
+ * @param databaseUrl another hub's, to be a second process of it
+ * @param options.ips further addresses that the server certificate names
+ */
 export async function startTestHub(
   settings: Record<string, unknown> = {},
   more: Record<string, unknown> = {},
   databaseUrl?: string,
+  options: { ips?: string[] } = {},
 ): Promise<TestHub> {
   const home = tempDir("hub");
   const dir = join(home, "hub");
   mkdirSync(dir);
   const infraCa = await testCertificate("CN=hub infrastructure", { ca: true, pathLength: 0 });
-  const san = [{ type: "dns", value: "localhost" } as const, { type: "ip", value: "127.0.0.1" } as const];
+  const host = typeof more["host"] === "string" ? more["host"] : "127.0.0.1";
+  const ips = [...new Set([host, "127.0.0.1", ...(options.ips ?? [])])];
+  const san = [{ type: "dns", value: "localhost" } as const, ...ips.map((value) => ({ type: "ip", value }) as const)];
   const server = await testCertificate("CN=hub", { issuer: infraCa, eku: [SERVER_AUTH], san });
   const operator = await testCertificate("CN=alice, OU=operator", { issuer: infraCa, eku: [CLIENT_AUTH] });
   const url = databaseUrl ?? (await testDatabase()).url;
@@ -64,7 +79,7 @@ export async function startTestHub(
       log: "warn",
       ...more,
       operator: {
-        url: `https://127.0.0.1:${hub.apiPort || 1}`,
+        url: `https://${host}:${hub.apiPort || 1}`,
         ca: "ca.pem",
         cert: "operator.pem",
         key: "operator.key",
@@ -86,7 +101,7 @@ export async function startTestHub(
     });
     Object.assign(hub, { apiPort: ready.apiPort, mqttPort: ready.mqttPort });
     // Once the ports are known, the file says them, for the command line.
-    config.operator.url = `https://127.0.0.1:${ready.apiPort}`;
+    config.operator.url = `https://${host}:${ready.apiPort}`;
     writeFileSync(file, JSON.stringify(config));
   };
   const end = (signal: NodeJS.Signals): Promise<number | null> =>
@@ -103,7 +118,7 @@ export async function startTestHub(
       return hub.mqttPort;
     },
     get address() {
-      return `localhost:${hub.mqttPort}`;
+      return host === "127.0.0.1" ? `localhost:${hub.mqttPort}` : `${host}:${hub.mqttPort}`;
     },
     infraCa,
     databaseUrl: url,
@@ -113,7 +128,7 @@ export async function startTestHub(
         const text = body === undefined ? undefined : JSON.stringify(body);
         const call = request(
           {
-            host: "127.0.0.1",
+            host,
             port: hub.apiPort,
             method,
             path,

@@ -5,6 +5,7 @@ import { HubClient, type HubCaShown, type HubDeviceShown } from "../hub-client.t
 import { print, printJson, table } from "../output.ts";
 import { registerHubRevocation } from "./hub-revocation.ts";
 import { SiteClient } from "../site-client.ts";
+import { registerHubTraffic } from "./hub-traffic.ts";
 
 interface Json {
   json?: boolean;
@@ -140,6 +141,7 @@ export function registerHub(program: Command): void {
         if (options.json) printJson({ deviceId: id, removed: true });
       }),
     );
+  registerHubTraffic(device);
 }
 
 interface VerifyOptions {

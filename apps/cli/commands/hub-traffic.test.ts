@@ -1,0 +1,69 @@
+import azureDevice from "azure-iot-device";
+import azureMqtt from "azure-iot-device-mqtt";
+import { Command } from "commander";
+import { afterAll, afterEach, beforeAll, expect, it, vi } from "vitest";
+import { registerTestCa, startTestHub, type TestHub } from "../../../test/support/hub-process.ts";
+import { CLIENT_AUTH, testCertificate } from "../../../test/support/test-pki.ts";
+import { registerHub } from "./hub.ts";
+
+let hub: TestHub;
+let client: azureDevice.Client;
+
+beforeAll(async () => {
+  hub = await startTestHub();
+  process.env["COUNTERSIGN_HOME"] = hub.home;
+  const root = await testCertificate("CN=root", { ca: true });
+  await registerTestCa(hub, "company-x", root);
+  const leaf = await testCertificate("CN=dev-1", { issuer: root, eku: [CLIENT_AUTH] });
+  client = azureDevice.Client.fromConnectionString(`HostName=${hub.address};DeviceId=dev-1;x509=true`, azureMqtt.Mqtt);
+  await client.setOptions({ cert: leaf.pem, key: leaf.keyPem, ca: hub.infraCa.pem });
+  await client.open();
+});
+
+afterAll(async () => {
+  await client?.close();
+  await hub?.stop();
+});
+afterEach(() => vi.restoreAllMocks());
+
+async function device(...argv: string[]): Promise<string> {
+  let out = "";
+  const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
+    out += String(text);
+    return true;
+  });
+  try {
+    const program = new Command("countersign");
+    registerHub(program);
+    await program.parseAsync(["hub", "device", ...argv], { from: "user" });
+    return out.trimEnd();
+  } finally {
+    spy.mockRestore();
+  }
+}
+
+it("sends a message, which waits until the device takes it", async () => {
+  expect(await device("send", "dev-1", "turn left", "--property", "speed=3")).toMatch(/^message \d+ waits for dev-1/);
+  expect(JSON.parse(await device("messages", "dev-1", "--json"))).toMatchObject([{ properties: { speed: "3" } }]);
+  const got = await new Promise<azureDevice.Message>((resolve) => client.on("message", resolve));
+  expect(String(got.data)).toBe("turn left");
+  await vi.waitFor(async () => expect(JSON.parse(await device("messages", "dev-1", "--json"))).toEqual([]));
+});
+
+it("shows and changes a twin", async () => {
+  expect(await device("twin", "dev-1", "--desired", '{"interval": 30}')).toContain('version 2)   {"interval":30}');
+  expect(JSON.parse(await device("twin", "dev-1", "--json"))).toMatchObject({
+    desired: { interval: 30 },
+    reported: {},
+  });
+  await expect(device("twin", "dev-1", "--desired", "{")).rejects.toMatchObject({ code: "usage" });
+  await expect(device("twin", "dev-1", "--desired", '{"a.b": 1}')).rejects.toMatchObject({ code: "input-invalid" });
+  await expect(device("twin", "dev-2")).rejects.toMatchObject({ code: "not-found" });
+});
+
+it("calls a method", async () => {
+  await expect(device("invoke", "dev-1", "reboot")).rejects.toMatchObject({ code: "hub-device-offline" });
+  client.onDeviceMethod("reboot", (request, response) => void response.send(200, request.payload));
+  await vi.waitFor(async () => expect(await device("invoke", "dev-1", "reboot", "--payload", "[1]")).toBe("200 [1]"));
+  await expect(device("invoke", "dev-1", "silent", "--timeout", "1")).rejects.toMatchObject({ code: "timeout" });
+});
