@@ -2,6 +2,7 @@ import type { WorkflowClient } from "@temporalio/client";
 import type { Identity } from "../../services/parties/identity.ts";
 import type { Inbox } from "../../services/parties/inbox.ts";
 import type { WitnessStatus } from "../../services/witness/feed.ts";
+import type { WitnessMemory } from "../../services/witness/memory.ts";
 import type { Witness } from "../../services/witness/witness.ts";
 import type { Db } from "../../store/db.ts";
 import type { ComponentState } from "./readiness.ts";
@@ -18,6 +19,7 @@ export interface GatewayDeps {
   readonly hubConfigured: boolean;
   readonly inbox: Inbox;
   readonly witness: Pick<Witness, "addCheckpoint">;
+  readonly witnessMemory?: WitnessMemory | undefined;
   /** the witnesses of this site's own log */
   readonly witnesses: () => Promise<readonly WitnessStatus[]>;
   /** this site's own Temporal namespace */

@@ -102,8 +102,13 @@ export const siteConfigSchema = z.strictObject({
       policyFile: path.optional(),
       /** tlog-policy whose `log` lines name logs that this site's witness cosigns beside its parent's and children's */
       logsFile: path.optional(),
+      /**
+       * What this site's witness cosigned last of each log, outside the database: a restored one must not make it cosign
+       * another history. Better on another disk.
+       */
+      dir: path.default("witness"),
     })
-    .default({}),
+    .prefault({}),
   /**
    * Label of a P-256 key in the site's token, for this alone: it signs checkpoints too, on a second line, for readers that
    * don't know Ed25519. Made by the site's set-up. Left out: one line.
@@ -162,6 +167,7 @@ export function loadSiteConfig(file: string): SiteConfig {
     witness: {
       ...(witness.policyFile === undefined ? {} : { policyFile: at(witness.policyFile) }),
       ...(witness.logsFile === undefined ? {} : { logsFile: at(witness.logsFile) }),
+      dir: at(witness.dir),
     },
     ledgerDir: at(config.ledgerDir),
     imagesDir: at(config.imagesDir),

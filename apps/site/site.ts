@@ -162,7 +162,7 @@ async function launch(
   started.add("sequencer", () => sequencer.stop());
   started.add("acts", () => acts.close());
 
-  const { witness, feed } = witnessSides(config, db, identity, policy, logger);
+  const { witness, witnessMemory, feed } = witnessSides(config, db, identity, policy, logger);
   await feed.start();
   started.add("witness feed", () => feed.stop());
   const cosigned: Cosigned = (size) => feed.cosigned(size);
@@ -247,6 +247,7 @@ async function launch(
       hubConfigured: config.hub !== undefined,
       inbox: new Inbox({ db, party: config.party, verify: nodeVerify }),
       witness,
+      witnessMemory,
       witnesses: () => feed.status(),
       workflows: workflow,
       components: () => siteComponents(health),

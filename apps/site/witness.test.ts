@@ -26,8 +26,8 @@ describe("a site's witness settings", () => {
     db = await siteDatabase();
   });
   afterAll(() => db.end());
-  const sides = (witness: SiteConfig["witness"]) => {
-    const config = { witness } as SiteConfig;
+  const sides = (witness: Omit<SiteConfig["witness"], "dir">) => {
+    const config = { witness: { ...witness, dir: join(dir, "memory") } } as SiteConfig;
     return witnessSides(config, db, identity, sitePolicy(config, db, identity), pino({ level: "silent" }));
   };
   const file = (name: string, text: string): string => {

@@ -6,6 +6,7 @@ import { parsePolicy } from "../../lib/ledger/policy.ts";
 import { logVkey, witnessVkey, type Identity } from "../../services/parties/identity.ts";
 import { WitnessFeed } from "../../services/witness/feed.ts";
 import { witnessedLogKeys } from "../../services/witness/logs.ts";
+import { WitnessMemory } from "../../services/witness/memory.ts";
 import { configuredPolicy, peersPolicy, type SitePolicy } from "../../services/witness/policy.ts";
 import { Witness } from "../../services/witness/witness.ts";
 import type { Db } from "../../store/db.ts";
@@ -15,6 +16,7 @@ import type { SiteConfig } from "./config.ts";
 /** A site's two sides of witnessing: it cosigns others' checkpoints, and gets its own cosigned. */
 export interface WitnessSides {
   readonly witness: Witness;
+  readonly witnessMemory: WitnessMemory;
   readonly feed: WitnessFeed;
 }
 
@@ -37,10 +39,12 @@ export function witnessSides(
 ): WitnessSides {
   const log = parseVkey(logVkey(identity));
   const own = parseVkey(witnessVkey(identity));
-  const { logsFile } = config.witness;
+  const { logsFile, dir } = config.witness;
+  const witnessMemory = new WitnessMemory(dir);
   const logs: readonly NoteKey[] = logsFile === undefined ? [] : parsePolicy(read(logsFile)).logs;
   const witness = new Witness({
     db,
+    memory: witnessMemory,
     name: own.name,
     signer: identity.witness,
     verify: nodeVerify,
@@ -54,7 +58,7 @@ export function witnessSides(
     policy,
     onFault: (name, error) => logger.warn({ witness: name, err: error }, "a witness doesn't cosign now"),
   });
-  return { witness, feed };
+  return { witness, witnessMemory, feed };
 }
 
 function read(file: string): string {

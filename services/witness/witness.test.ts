@@ -1,3 +1,5 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { pino } from "pino";
 import { createPlainServer } from "../../apps/http/server.ts";
@@ -12,7 +14,9 @@ import { MemoryLog, opensslVerify, testKey } from "../../test/support/memory-log
 import { siteDatabase } from "../../test/support/parties.ts";
 import type { Db } from "../../store/db.ts";
 import { listEvidence, witnessedLog } from "../../store/witness.ts";
-import { witnessedPath } from "./heads.ts";
+import { tempDir } from "../../test/support/index.ts";
+import { witnessedCheckpoint, witnessedPath } from "./heads.ts";
+import { WitnessMemory } from "./memory.ts";
 import { Witness } from "./witness.ts";
 
 const NAME = "witness.example/w";
@@ -227,5 +231,66 @@ describe("add-checkpoint over HTTP", () => {
     expect((await witnessedLog(db, "token.example/log"))?.size).toBe(3);
     expect(await post(body(0, note))).toMatchObject({ status: 409, text: "3\n" });
     expect((await post(body(3, note))).status).toBe(200);
+  });
+});
+
+describe("a witness whose database was restored", () => {
+  const log = new MemoryLog("restored.example/log");
+  const memory = new WitnessMemory(join(tempDir("witness"), "memory"));
+  let db: Db;
+  let witness: Witness;
+  beforeAll(async () => {
+    db = await siteDatabase();
+    witness = new Witness({ db, memory, name: NAME, signer, verify: opensslVerify, logKeys: async () => [log.key] });
+  });
+  afterAll(() => db.end());
+  const ask = async (from: MemoryLog, oldSize: number) => {
+    const reader = await LogReader.open({ fetch: from.fetch, log: log.key, verify: opensslVerify });
+    const proof = oldSize === 0 || oldSize >= reader.size ? [] : await reader.consistencyProof(oldSize);
+    return witness.addCheckpoint(formatAddCheckpoint({ oldSize, proof, checkpoint: reader.checkpoint.note }));
+  };
+
+  it("goes on from what it cosigned, not from what the database still knows", async () => {
+    await log.append(entries(0, 5));
+    expect(await ask(log, 0)).toMatchObject({ status: 200 });
+    const backup = await db.query("SELECT * FROM witness_log");
+    await log.append(entries(5, 5));
+    expect(await ask(log, 5)).toMatchObject({ status: 200 });
+    const newest = (await log.fetch("checkpoint"))!;
+
+    const fork = new MemoryLog(log.key.name, log.signer);
+    await fork.append([...entries(0, 5), ...entries(90, 5)]);
+    for (const forget of [
+      () =>
+        db.query("UPDATE witness_log SET size = 5, root = $1, note = $2", [backup.rows[0].root, backup.rows[0].note]),
+      () => db.query("DELETE FROM witness_log"),
+    ]) {
+      await forget();
+      expect(await ask(fork, 5)).toEqual({ status: 409, size: 10 });
+      const shown = await witnessedCheckpoint(db, memory, witnessedPath(log.key.name).split("/")[0]!);
+      expect(toHex(shown!)).toBe(toHex(newest));
+    }
+    expect((await listEvidence(db)).map(({ reason }) => reason)).toEqual(["fork"]);
+    await fork.append(entries(100, 5));
+    expect(await ask(fork, 10)).toMatchObject({ status: 422 });
+    // The honest one goes on, and with it the database.
+    await log.append(entries(10, 5));
+    expect(await ask(log, 10)).toMatchObject({ status: 200 });
+    expect((await witnessedLog(db, log.key.name))?.size).toBe(15);
+    expect((await memory.last(log.key.name))?.size).toBe(15);
+  });
+
+  it("cosigns nothing that it can't remember, and nothing at all with a damaged memory", async () => {
+    const file = join(memory.folder, witnessedPath(log.key.name));
+    const kept = readFileSync(file);
+    await log.append(entries(15, 1));
+    writeFileSync(file, "damaged");
+    await expect(ask(log, 15)).rejects.toMatchObject({ code: "internal" });
+    expect((await witnessedLog(db, log.key.name))?.size).toBe(15);
+    writeFileSync(file, kept);
+    expect(await ask(log, 15)).toMatchObject({ status: 200 });
+    const older = parseNote(kept).text.split("\n")[1];
+    await memory.keep(log.key.name, { size: Number(older), root: new Uint8Array(32), note: kept });
+    expect((await memory.last(log.key.name))?.size).toBe(16);
   });
 });

@@ -2,16 +2,20 @@ import { equalBytes, utf8 } from "../../lib/domain/bytes.ts";
 import { isCountersignError } from "../../lib/domain/errors.ts";
 import type { Signer, VerifySignature } from "../../lib/domain/signing.ts";
 import { parseAddCheckpoint, type AddCheckpoint } from "../../lib/ledger/add-checkpoint.ts";
-import { parseCheckpoint, type Checkpoint } from "../../lib/ledger/checkpoint.ts";
+import type { Checkpoint } from "../../lib/ledger/checkpoint.ts";
 import { cosign, formatSignatureLines } from "../../lib/ledger/cosignature.ts";
 import { parseNote, verifyNote, type Note, type NoteKey } from "../../lib/ledger/note.ts";
 import { emptyRoot, verifyConsistency } from "../../lib/ledger/tree.ts";
 import type { Db } from "../../store/db.ts";
 import { advanceWitnessed, keepEvidence, witnessedLog, type WitnessedLog } from "../../store/witness.ts";
 import { nodeSha256 } from "../ledger/sha256.ts";
+import { cosignedText } from "./heads.ts";
+import { furthest, type WitnessMemory } from "./memory.ts";
 
 export interface WitnessOptions {
   readonly db: Db;
+  /** what it has cosigned, outside the database; absent: a restored database makes it forget */
+  readonly memory?: WitnessMemory | undefined;
   /** the witness's key name */
   readonly name: string;
   /** its Ed25519 key, which signs nothing else */
@@ -37,7 +41,7 @@ export type WitnessAnswer =
 /**
  * A C2SP tlog-witness: cosigns a log's checkpoint when it continues the last one that it cosigned. The new state is
  * durable before the cosignature exists, and moves by compare-and-set: two requests at once can't roll it back, also not
- * in two processes.
+ * in two processes. Nor can a restored database, where it has a memory outside of that.
  */
 export class Witness {
   readonly #options: WitnessOptions;
@@ -48,14 +52,14 @@ export class Witness {
 
   /** @throws CountersignError `hsm-*` and what the database throws: nothing was cosigned, and asking again is safe */
   async addCheckpoint(body: Uint8Array): Promise<WitnessAnswer> {
-    const { db, name, signer, now } = this.#options;
+    const { db, memory, name, signer, now } = this.#options;
     let request: AddCheckpoint;
     let note: Note;
     let checkpoint: Checkpoint;
     try {
       request = parseAddCheckpoint(body);
       note = parseNote(request.checkpoint);
-      checkpoint = checkpointOf(note.text);
+      checkpoint = cosignedText(note.text);
     } catch (error) {
       if (!isCountersignError(error)) throw error;
       return { status: 400, message: error.message };
@@ -70,7 +74,8 @@ export class Witness {
       return { status: 400, message: `the old size ${request.oldSize} exceeds the checkpoint's ${size}` };
     }
 
-    const known = await witnessedLog(db, origin);
+    const stored = await witnessedLog(db, origin);
+    const known = furthest(stored, await memory?.last(origin));
     const last = known ?? { size: 0, root: emptyRoot(nodeSha256) };
     if (size === last.size && !equalBytes(root, last.root)) {
       // Two signatures of the log's key over one size and two roots: a fork, whatever the old size says.
@@ -86,8 +91,10 @@ export class Witness {
 
     // The time is taken before the state moves: at that time nothing larger had been cosigned.
     const time = Math.floor((now?.() ?? new Date()).getTime() / 1000);
-    const moved = await advanceWitnessed(db, origin, known, { size, root, note: request.checkpoint });
+    const next = { size, root, note: request.checkpoint };
+    const moved = await advanceWitnessed(db, origin, stored, next);
     if (!moved) return { status: 409, size: (await witnessedLog(db, origin))?.size ?? 0 };
+    await memory?.keep(origin, next);
     return { status: 200, lines: formatSignatureLines([await cosign(note.text, name, signer, time)]) };
   }
 
@@ -115,14 +122,4 @@ export class Witness {
     const fresh = await keepEvidence(this.#options.db, { origin, sha256, reason, request, known: known?.note });
     if (fresh) this.#options.onEvidence?.({ origin, reason });
   }
-}
-
-/** A checkpoint of anybody's log: lines of extensions may follow the three, and are cosigned with them. */
-function checkpointOf(text: string): Checkpoint {
-  return parseCheckpoint(
-    text
-      .split("\n", 3)
-      .map((line) => `${line}\n`)
-      .join(""),
-  );
 }

@@ -1,9 +1,16 @@
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { MAX_ADD_CHECKPOINT_BYTES, TLOG_SIZE_MEDIA_TYPE } from "../../../lib/ledger/add-checkpoint.ts";
+import type { WitnessMemory } from "../../../services/witness/memory.ts";
 import type { Witness } from "../../../services/witness/witness.ts";
 import { witnessedCheckpoint } from "../../../services/witness/heads.ts";
 import type { Db } from "../../../store/db.ts";
 import type { HttpServer } from "../../http/server.ts";
+
+export interface WitnessDeps {
+  readonly witness: Pick<Witness, "addCheckpoint">;
+  readonly witnessMemory?: WitnessMemory | undefined;
+  readonly db: Db;
+}
 
 /** Requests at once: each holds a body, and a place in the queue for the token. */
 const AT_ONCE = 16;
@@ -13,7 +20,7 @@ const AT_ONCE = 16;
  * `GET /witness/<SHA-256 of the origin, hex>/checkpoint`: what this witness last cosigned of a log, for monitors and for
  * a log that recovers.
  */
-export function registerWitness(app: HttpServer, deps: { witness: Pick<Witness, "addCheckpoint">; db: Db }): void {
+export function registerWitness(app: HttpServer, deps: WitnessDeps): void {
   let running = 0;
   void app.register(async (scope) => {
     // The specification names no media type: whatever it is sent as, the body is text.
@@ -38,7 +45,7 @@ export function registerWitness(app: HttpServer, deps: { witness: Pick<Witness, 
 
   app.get("/witness/:log/checkpoint", async (request, reply) => {
     const { log } = request.params as { log: string };
-    const note = await witnessedCheckpoint(deps.db, log);
+    const note = await witnessedCheckpoint(deps.db, deps.witnessMemory, log);
     if (note === undefined) throw new CountersignError("not-found", "this witness has cosigned no such log");
     return reply.type("text/plain; charset=utf-8").header("cache-control", "no-cache").send(Buffer.from(note));
   });
