@@ -1,12 +1,16 @@
 import { Context } from "@temporalio/activity";
 import type { BatchRefusal, LotActivities } from "../contracts/lots.ts";
+import { isCountersignError } from "../lib/domain/errors.ts";
 import { recordBuilt } from "../services/issuing/built.ts";
 import { issueBatch } from "../services/issuing/certify.ts";
 import type { IssuingContext } from "../services/issuing/context.ts";
 import { refuseBatch } from "../services/issuing/refuse.ts";
+import type { Db } from "../store/db.ts";
 import { asFailure, withFailures } from "./failures.ts";
 
 const HEARTBEAT_MS = 1000;
+/** With the workflow's pauses between them: five minutes. */
+const FAULTS_AT_MOST = 15;
 
 /** One activity's heartbeat: called for every device, passed on once a second. */
 function heartbeat(): () => void {
@@ -21,22 +25,45 @@ function heartbeat(): () => void {
 }
 
 /**
- * Batches side by side: one's refusal is its own. A fault fails the activity once all have ended, and its retry finds
- * those done that came through.
+ * Batches side by side: one's refusal is its own, and so is a fault of ours that stays however often it is tried. What is
+ * out of reach fails the activity once all have ended; its retry finds those done that came through, and the refused ones
+ * have their answer before it.
  */
 async function together(
+  db: Db,
   { batches }: { batches: string[] },
   work: (batch: string) => Promise<void>,
 ): Promise<BatchRefusal[]> {
+  const last = Context.current().info.attempt >= FAULTS_AT_MOST;
   const ended = await Promise.allSettled(batches.map(work));
   const refusals: BatchRefusal[] = [];
+  const faults: unknown[] = [];
   for (const [i, end] of ended.entries()) {
     if (end.status === "fulfilled") continue;
     const failure = asFailure(end.reason);
-    if (failure.nonRetryable !== true) throw failure;
-    refusals.push({ batch: batches[i]!, refused: { code: failure.type ?? "internal", message: failure.message } });
+    const batch = batches[i]!;
+    if (failure.nonRetryable === true) {
+      refusals.push({ batch, refused: { code: failure.type ?? "internal", message: failure.message } });
+    } else if (last && staysSo(end.reason)) {
+      // Its intents stay: reconciliation settles them, and the same CSRs may be posted again.
+      const message = `this site fails at the batch again and again (${failure.message}): see its log, then post it anew`;
+      refusals.push({ batch, refused: { code: "internal", message } });
+    } else {
+      faults.push(failure);
+    }
   }
-  return refusals;
+  if (faults.length === 0) return refusals;
+  for (const { batch, refused } of refusals) await refuseBatch(db, batch, refused);
+  throw faults[0];
+}
+
+/** A fault of this program or of its rows, which waiting doesn't mend; of a driver's error alone that can't be told. */
+function staysSo(error: unknown): boolean {
+  if (isCountersignError(error)) return error.code === "internal";
+  const { code } = error as { code?: unknown };
+  // data exception, integrity constraint violation
+  if (typeof code === "string" && /^2[23][0-9A-Z]{3}$/.test(code)) return true;
+  return error instanceof TypeError || error instanceof RangeError;
 }
 
 /** Recording and certifying batches of a lot. */
@@ -46,11 +73,11 @@ export function issuingActivities(
   return withFailures({
     recordBuilt: (input: { batches: string[] }) => {
       const onProgress = heartbeat();
-      return together(input, (batch) => recordBuilt(context, batch, onProgress));
+      return together(context.db, input, (batch) => recordBuilt(context, batch, onProgress));
     },
     issueBatches: (input: { batches: string[] }) => {
       const onProgress = heartbeat();
-      return together(input, (batch) => issueBatch(context, batch, onProgress));
+      return together(context.db, input, (batch) => issueBatch(context, batch, onProgress));
     },
     refuseBatch: ({ batch, refused }: Parameters<LotActivities["refuseBatch"]>[0]) =>
       refuseBatch(context.db, batch, refused),

@@ -105,6 +105,11 @@ export async function getBatch(q: Queryable, id: string): Promise<Batch> {
   return rows[0] ? fromRow(rows[0]) : notFound(id);
 }
 
+/** How many items the batch has, whatever became of their bytes; undefined when there is no such batch. */
+export async function itemCount(q: Queryable, id: string): Promise<number | undefined> {
+  return (await q.query<{ count: number }>("SELECT count FROM batch WHERE id = $1", [id])).rows[0]?.count;
+}
+
 /**
  * Keeps two attempts at one batch from running at once, and gives its state.
  * @throws CountersignError `not-found`

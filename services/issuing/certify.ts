@@ -19,9 +19,21 @@ import { noteSignatures } from "../../store/signature-account.ts";
 import type { ActDraft } from "../ledger/index.ts";
 import { inTransactionWithRetry } from "./attempts.ts";
 import { authorityFor, relint, type Authority } from "./authority.ts";
-import { certifiedStep, lotWorkflowId, waitForLedger, type IssuingContext, type OnProgress } from "./context.ts";
+import {
+  beating,
+  certifiedStep,
+  lotWorkflowId,
+  waitForLedger,
+  type IssuingContext,
+  type OnProgress,
+} from "./context.ts";
 import { storeIntents, type Intended } from "./intents.ts";
 import { checkItems, type CheckedItem } from "./items.ts";
+
+/** Signatures of one batch that are asked for at once. A token's line has room for several batches' worth. */
+const IN_HAND = 256;
+/** What a slow token has signed by then is stored: an attempt that runs out of time hasn't worked for nothing. */
+const STORE_AFTER_MS = 5_000;
 
 /**
  * Certifies a batch: intents durable, then the HSM, then the first stored certificate queued for the ledger, and only
@@ -101,18 +113,43 @@ async function signIntended(
   // The token may have signed these before: what it counts and what was asked for go on agreeing.
   await noteSignatures(context.db, authority.issuerKeyId, open.length - fresh.size);
   const key = await context.caKey();
-  const signed = await Promise.all(
-    open.map(async (issuance) => {
-      if (issuance.issuerKeyId !== authority.issuerKeyId) throw otherIssuer(issuance);
-      const tbs = issuance.linted ?? relint(authority, issuance.tbs);
-      const certificate = await key.signCertificate(tbs);
-      // A slow HSM takes longer over a batch than a heartbeat may.
-      onProgress?.();
-      return { issuance, certificate };
-    }),
-  );
-  await context.seam?.afterSigning?.();
-  await storeSigned(context, lot, signed, items);
+  const left = open.values();
+  let failed = false;
+  let signed: Signed[] = [];
+  let storedAt = performance.now();
+  const store = async (): Promise<void> => {
+    const some = signed;
+    signed = [];
+    storedAt = performance.now();
+    await storeSigned(context, lot, some, items);
+  };
+  const signOn = async (): Promise<void> => {
+    for (const issuance of left) {
+      if (failed) return;
+      try {
+        if (issuance.issuerKeyId !== authority.issuerKeyId) throw otherIssuer(issuance);
+        const tbs = issuance.linted ?? relint(authority, issuance.tbs);
+        signed.push({ issuance, certificate: await key.signCertificate(tbs) });
+        if (performance.now() - storedAt > STORE_AFTER_MS) await store();
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  // A slow HSM takes longer over a signature, or over the line before it, than a heartbeat may.
+  await beating(onProgress, async () => {
+    const ended = await Promise.allSettled(Array.from({ length: Math.min(IN_HAND, open.length) }, signOn));
+    await context.seam?.afterSigning?.();
+    // Also of a batch that failed: its next attempt signs only what is left, so that it comes to an end.
+    if (signed.length > 0) await store();
+    for (const end of ended) if (end.status === "rejected") throw end.reason;
+  });
+}
+
+interface Signed {
+  readonly issuance: Unsigned;
+  readonly certificate: Uint8Array;
 }
 
 type Unsigned = NewIntent & Pick<Issuance, "grant"> & { readonly linted?: LintedTbs };
@@ -121,7 +158,7 @@ type Unsigned = NewIntent & Pick<Issuance, "grant"> & { readonly linted?: Linted
 async function storeSigned(
   { db, acts }: IssuingContext,
   lot: Lot,
-  signed: readonly { issuance: Unsigned; certificate: Uint8Array }[],
+  signed: readonly Signed[],
   items: readonly CheckedItem[],
 ): Promise<void> {
   const csrs = new Map(items.map((item) => [item.deviceId, item.csr]));
@@ -190,7 +227,8 @@ function certifiedDraft(
 
 function otherIssuer(issuance: Unsigned): CountersignError {
   return new CountersignError(
-    "internal",
-    `the intent for device ${issuance.device} is for CA key ${issuance.issuerKeyId}, which this site no longer uses`,
+    "grant-mismatch",
+    `the intent for device ${issuance.device} is for CA key ${issuance.issuerKeyId}, which this site no longer uses: ` +
+      "reconciliation gives it up; post the others without it",
   );
 }

@@ -44,9 +44,16 @@ export async function waitForLedger(
   retryKeys: readonly string[],
   onProgress: OnProgress | undefined,
 ): Promise<void> {
+  await beating(onProgress, () =>
+    acts.waitIncluded(retryKeys, { timeoutMs: inclusionTimeoutMs ?? INCLUSION_TIMEOUT_MS }),
+  );
+}
+
+/** Tells of progress for as long as `work` takes. It must have an end of its own. */
+export async function beating<T>(onProgress: OnProgress | undefined, work: () => Promise<T>): Promise<T> {
   const beat = setInterval(() => onProgress?.(), WAITING_BEAT_MS);
   try {
-    await acts.waitIncluded(retryKeys, { timeoutMs: inclusionTimeoutMs ?? INCLUSION_TIMEOUT_MS });
+    return await work();
   } finally {
     clearInterval(beat);
   }

@@ -1,7 +1,9 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { csrManifest } from "../../apps/cli/station-key.ts";
+import type { CaKey } from "../../hsm/index.ts";
 import { toBase64 } from "../../lib/domain/bytes.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
@@ -331,21 +333,45 @@ describe("crashes", () => {
     await build(lot, devices);
     const batch = await post(lot, "certify", devices.map(csrOf));
     let calls = 0;
-    const flaky: IssuingContext = {
+    const counted = (fail: number): IssuingContext => ({
       ...site.issuing,
-      caKey: async () =>
-        new Proxy(site.caKey, {
-          get: (target, name) =>
-            name === "signCertificate"
-              ? (linted: Parameters<typeof target.signCertificate>[0]) =>
-                  ++calls === 3 ? crash() : target.signCertificate(linted)
-              : Reflect.get(target, name, target),
-        }),
-    };
-    await expect(issueBatch(flaky, batch)).rejects.toThrow("crash");
-    await issueBatch(site.issuing, batch);
+      caKey: async () => signingBy((sign) => (++calls === fail ? crash() : sign())),
+    });
+    await expect(issueBatch(counted(3), batch)).rejects.toThrow("crash");
+    expect(calls).toBe(3);
+    // What was signed beside it is stored: only the failed one is signed again.
+    await issueBatch(counted(0), batch);
+    expect(calls).toBe(5);
     expect(codes(await answers(batch))).toEqual([null, null, null, null]);
   });
+
+  it("an HSM that takes its time is waited for audibly", async () => {
+    const lot = await newLot(1);
+    const [device] = testDevices(1);
+    await build(lot, [device!]);
+    let beats = 0;
+    let before = 0;
+    const slow: IssuingContext = {
+      ...site.issuing,
+      caKey: async () =>
+        signingBy(async (sign) => {
+          before = beats;
+          await sleep(2_500);
+          expect(beats).toBeGreaterThan(before);
+          return await sign();
+        }),
+    };
+    await issueBatch(slow, await post(lot, "certify", [device!.csr]), () => void beats++);
+  });
+
+  type Sign = CaKey["signCertificate"];
+  const signingBy = (call: (sign: () => ReturnType<Sign>) => ReturnType<Sign>): CaKey =>
+    new Proxy(site.caKey, {
+      get: (target, name) =>
+        name === "signCertificate"
+          ? (linted: Parameters<Sign>[0]) => call(() => target.signCertificate(linted))
+          : Reflect.get(target, name, target),
+    });
 });
 
 describe("intake", () => {
