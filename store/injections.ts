@@ -1,6 +1,7 @@
 import type { PrevRef } from "../lib/records/primitives.ts";
 import type { Receipt } from "../lib/records/receipt.ts";
 import type { Queryable, Tx } from "./db.ts";
+import { releasedCertificates } from "./issuance.ts";
 
 /** Injection runs over a lot, and what each device got. */
 
@@ -77,15 +78,30 @@ export async function nextCandidates(
   profile: string,
   limit: number,
 ): Promise<InjectionCandidate[]> {
-  const { rows } = await q.query<InjectionCandidate>(
-    `SELECT d.id AS device, d.slot, d.spki_sha256 AS "spkiSha256", d.csr, i.certificate FROM device d
-     JOIN released_issuance i ON i.device = d.id AND i.profile = $2
-     WHERE d.lot = $1 AND d.held AND d.stage IN ('certified', 'installed')
-       AND NOT EXISTS (SELECT 1 FROM injection j WHERE j.device = d.id AND (j.leaf_hash IS NOT NULL OR j.run = $4))
-     ORDER BY d.slot LIMIT $3`,
-    [lot, profile, limit, run],
-  );
-  return rows;
+  const found: InjectionCandidate[] = [];
+  // A page of devices at a time, and only then their certificates: joined in one statement, a plan may read those of the
+  // whole lot for every page.
+  for (let after = 0; found.length < limit;) {
+    const page = await q.query<Omit<InjectionCandidate, "certificate">>(
+      `SELECT d.id AS device, d.slot, d.spki_sha256 AS "spkiSha256", d.csr FROM device d
+       WHERE d.lot = $1 AND d.held AND d.stage IN ('certified', 'installed') AND d.slot > $3
+         AND NOT EXISTS (SELECT 1 FROM injection j WHERE j.device = d.id AND (j.leaf_hash IS NOT NULL OR j.run = $4))
+       ORDER BY d.slot LIMIT $2`,
+      [lot, limit, after, run],
+    );
+    const released = await releasedCertificates(
+      q,
+      profile,
+      page.rows.map(({ device }) => device),
+    );
+    for (const row of page.rows) {
+      const certificate = released.get(row.device);
+      if (certificate !== undefined && found.length < limit) found.push({ ...row, certificate });
+    }
+    if (page.rows.length < limit) break;
+    after = page.rows.at(-1)!.slot;
+  }
+  return found;
 }
 
 /** Of these, those still held and not injected, locked with their last act. */

@@ -198,9 +198,19 @@ export async function storeCertificates(
 
 /** Of these devices, those whose certificate may be shown: its record is under a signed checkpoint. */
 export async function releasedDevices(q: Queryable, profile: string, devices: readonly string[]): Promise<Set<string>> {
-  const { rows } = await q.query<{ device: string }>(
-    "SELECT device FROM released_issuance WHERE profile = $1 AND device = ANY($2)",
+  return new Set((await releasedCertificates(q, profile, devices)).keys());
+}
+
+/** By device, the certificates (DER) of these devices that may be shown. */
+export async function releasedCertificates(
+  q: Queryable,
+  profile: string,
+  devices: readonly string[],
+): Promise<Map<string, Uint8Array>> {
+  if (devices.length === 0) return new Map();
+  const { rows } = await q.query<{ device: string; certificate: Uint8Array }>(
+    "SELECT device, certificate FROM released_issuance WHERE profile = $1 AND device = ANY($2)",
     [profile, devices],
   );
-  return new Set(rows.map((row) => row.device));
+  return new Map(rows.map((row) => [row.device, row.certificate]));
 }
