@@ -201,6 +201,7 @@ export async function takePending(tx: Tx, limit: number): Promise<PendingAct[]> 
     retryKey: Uint8Array;
     leafHash: Uint8Array;
     prev: string;
+    prevCount: number;
     intact: boolean;
   }>({
     name: "ledger-take",
@@ -209,7 +210,8 @@ export async function takePending(tx: Tx, limit: number): Promise<PendingAct[]> 
           SELECT id, retry_keys, sum(octet_length(retry_keys)) OVER (ORDER BY id) - octet_length(retry_keys) AS before
           FROM oldest) t
         WHERE before < 32 * $1)
-      SELECT t.id, a.retry_key AS "retryKey", a.leaf_hash AS "leafHash", a.prev::text AS prev, a.intact
+      SELECT t.id, a.retry_key AS "retryKey", a.leaf_hash AS "leafHash", a.prev::text AS prev,
+        cardinality(a.prev) AS "prevCount", a.intact
       FROM taken t CROSS JOIN generate_series(1, octet_length(t.retry_keys), 32) o
         -- One look into the index each: how many keys there are, the planner can't know, and would read the whole table.
         CROSS JOIN LATERAL (
@@ -218,10 +220,17 @@ export async function takePending(tx: Tx, limit: number): Promise<PendingAct[]> 
       ORDER BY t.id, o`,
     values: [limit],
   });
-  return rows.map(({ prev, ...act }) => ({
-    ...act,
-    prev: (prev.match(/[0-9a-f]{64}/g) ?? []).map((hex) => Buffer.from(hex, "hex")),
-  }));
+  return rows.map(({ prev, prevCount, ...act }) => {
+    const hashes = prev.match(/[0-9a-f]{64}/g) ?? [];
+    // An act whose previous ones weren't seen would be let in without them.
+    if (hashes.length !== prevCount) {
+      throw new CountersignError(
+        "internal",
+        `${prevCount} previous acts read as ${hashes.length}: is bytea_output hex?`,
+      );
+    }
+    return { ...act, prev: hashes.map((hex) => Buffer.from(hex, "hex")) };
+  });
 }
 
 /** The entries' bytes by retry key (hex). */

@@ -11,7 +11,7 @@ import { LogReader } from "../../lib/ledger/reader.ts";
 import { verifyInclusion } from "../../lib/ledger/tree.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { connect, inTransaction, migrate, type Db } from "../../store/db.ts";
-import { readCheckpoint, readHead } from "../../store/ledger.ts";
+import { readCheckpoint, readHead, takePending } from "../../store/ledger.ts";
 import { PROJECT_ROOT, tempDir, testDatabase } from "../../test/support/index.ts";
 import { Acts, type ActDraft, type RecordedAct } from "./acts.ts";
 import { actKey } from "./admission.ts";
@@ -257,6 +257,38 @@ describe("a party's ledger", () => {
     );
     await site.db.query("INSERT INTO ledger_pending (retry_keys) VALUES ($1)", [key]);
     await expect(site.wait([{ retryKey: toHex(key) }])).rejects.toMatchObject({ code: "act-invalid" });
+  });
+
+  it("refuses bytes that were changed since they were recorded, whoever vouches for them", async () => {
+    const party = await Site.create();
+    try {
+      const [kept, spoiled] = await party.lines([intent(1), intent(2)]);
+      await party.db.query("UPDATE ledger_act SET entry = entry || ' ' WHERE retry_key = $1", [
+        Buffer.from(spoiled!.retryKey, "hex"),
+      ]);
+      expect(party.acts.vouches(spoiled!.leafHash)).toMatchObject({ type: "intent" });
+      party.start({ vouched: (hash) => party.acts.vouches(hash) });
+      await party.wait([kept!]);
+      await expect(party.wait([spoiled!])).rejects.toMatchObject({ code: "act-invalid" });
+    } finally {
+      await party.close();
+    }
+  });
+
+  it("takes no act whose previous ones it can't read", async () => {
+    const party = await Site.create();
+    try {
+      const [first] = await party.lines([intent(1)]);
+      await party.lines([intent(2, { prev: [{ origin: ORIGIN, leafHash: first!.leafHash }] })]);
+      const taken = inTransaction(party.db, async (tx) => {
+        await tx.query("SET LOCAL bytea_output = 'escape'");
+        return await takePending(tx, 10);
+      });
+      await expect(taken).rejects.toMatchObject({ code: "internal" });
+      expect(await inTransaction(party.db, (tx) => takePending(tx, 10))).toHaveLength(2);
+    } finally {
+      await party.close();
+    }
   });
 
   it("refuses a line record signed and a signed act as a line", async () => {
