@@ -8,14 +8,12 @@ const leaves = Array.from({ length: 70 }, (_, i) => leafHash(utf8(`leaf ${i}`)))
 
 describe("proofs of several leaves", () => {
   it("hold for any leaves in any order, and have no hash more than once", () => {
-    const trees = fc
-      .integer({ min: 1, max: 70 })
-      .chain((size) =>
-        fc.record({
-          size: fc.constant(size),
-          order: fc.uniqueArray(fc.nat({ max: size - 1 }), { minLength: 1, maxLength: 12 }),
-        }),
-      );
+    const trees = fc.integer({ min: 1, max: 70 }).chain((size) =>
+      fc.record({
+        size: fc.constant(size),
+        order: fc.uniqueArray(fc.nat({ max: size - 1 }), { minLength: 1, maxLength: 12 }),
+      }),
+    );
     fc.assert(
       fc.property(trees, fc.nat(), ({ size, order }, spoil) => {
         const tree = leaves.slice(0, size);

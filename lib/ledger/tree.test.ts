@@ -162,6 +162,11 @@ describe("RFC 6962 trees", () => {
         expect(verifyConsistency({ ...good, oldRoot: forged })).toBe(false);
         expect(verifyConsistency({ ...good, root: forged })).toBe(oldSize === n && toHex(forged) === toHex(oldRoot));
         expect(verifyConsistency({ ...good, proof: [...good.proof, root] })).toBe(false);
+        // Nothing but SHA-256 values: longer ones aren't cut off, shorter ones not filled up.
+        const longer = (hash: Uint8Array): Uint8Array => concatBytes(hash, new Uint8Array(40));
+        expect(verifyConsistency({ ...good, oldRoot: longer(good.oldRoot) })).toBe(false);
+        expect(verifyConsistency({ ...good, root: good.root.subarray(0, 31) })).toBe(false);
+        expect(verifyConsistency({ ...good, oldRoot: good.oldRoot.subarray(0, 31) })).toBe(false);
         expect(verifyConsistency({ ...good, oldSize: n, size: oldSize })).toBe(oldSize === n);
         if (good.proof.length > 0) expect(verifyConsistency({ ...good, proof: good.proof.slice(0, -1) })).toBe(false);
       }),

@@ -39,8 +39,10 @@ export function leafHash(entry: Uint8Array, sha256: Sha256 = portableSha256): Ui
   return sha256(input);
 }
 
-/** SHA-256(0x01 || left || right) */
+/** SHA-256(0x01 || left || right). @throws RangeError for what isn't two SHA-256 values */
 export function nodeHash(left: Uint8Array, right: Uint8Array, sha256: Sha256 = portableSha256): Uint8Array {
+  // A shorter one would be completed with bytes of an earlier call, a longer left one be cut off.
+  if (left.length !== HASH_SIZE || right.length !== HASH_SIZE) throw new RangeError("a SHA-256 value has 32 bytes");
   nodeInput.set(left, 1);
   nodeInput.set(right, 1 + HASH_SIZE);
   return sha256(nodeInput);
@@ -256,7 +258,7 @@ export interface ConsistencyClaim {
 export function verifyConsistency(claim: ConsistencyClaim, sha256: Sha256 = portableSha256): boolean {
   const { oldSize, oldRoot, size, root, proof } = claim;
   if (!isTreeSize(oldSize) || !isTreeSize(size) || oldSize > size || proof.length > MAX_PROOF_HASHES) return false;
-  if (proof.some((hash) => hash.length !== HASH_SIZE)) return false;
+  if ([oldRoot, root, ...proof].some((hash) => hash.length !== HASH_SIZE)) return false;
   if (oldSize === size) return proof.length === 0 && equalBytes(oldRoot, root);
   // Every tree continues the empty one, but then the old root must be the empty one's.
   if (oldSize === 0) return proof.length === 0 && equalBytes(oldRoot, emptyRoot(sha256));
