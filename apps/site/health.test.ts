@@ -90,6 +90,14 @@ it("a well site is ready, and its metrics say what waits", async () => {
   expect(samples.get("process_resident_memory_bytes")).toBeGreaterThan(1e6);
 });
 
+it("what doesn't answer is down, and holds nobody who asks", async () => {
+  const hung = { ...parts, workflows: () => new Promise(() => undefined) };
+  expect(await sharedLook(() => siteComponents(hung))()).toMatchObject({
+    ok: false,
+    components: [{ state: "up" }, { name: "workflows", state: "down", code: "timeout" }, { state: "up" }, {}],
+  });
+}, 10_000);
+
 it("a token that is out of order and a server that is away make it unready, by their codes alone", async () => {
   hsm.set({ does: { fail: "DEVICE_REMOVED" } });
   temporalUp = false;

@@ -1,6 +1,6 @@
 import type { Token, TokenHealth } from "../../hsm/index.ts";
 import type { ErrorCode } from "../../lib/domain/error-codes.ts";
-import { errorCodeOf } from "../../lib/domain/errors.ts";
+import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { siteCounts } from "../../store/counts.ts";
 import type { Db } from "../../store/db.ts";
 import type { ComponentState } from "../gateway/readiness.ts";
@@ -16,7 +16,10 @@ export interface HealthParts {
   readonly processes: Pick<IssuingProcesses, "health"> | undefined;
 }
 
-/** Asks everything that a site stands on. Never throws: what doesn't answer is down. */
+/** What hasn't answered by then counts as down: who asks for readiness gives up not much later. */
+const ANSWER_MS = 3_000;
+
+/** Asks everything that a site stands on. Never throws: what doesn't answer in time is down. */
 export async function siteComponents(parts: HealthParts): Promise<ComponentState[]> {
   const { db, workflows, token, caToken, processes } = parts;
   return await Promise.all([
@@ -38,10 +41,22 @@ export async function siteMetrics({ db, token, caToken, processes }: HealthParts
 
 async function probed(name: string, ask: () => Promise<unknown>): Promise<ComponentState> {
   try {
-    await ask();
+    await withinTime(ask());
     return { name, state: "up" };
   } catch (error) {
     return { name, state: "down", code: reasonOf(error) };
+  }
+}
+
+async function withinTime(asked: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new CountersignError("timeout", "it didn't answer in time")), ANSWER_MS);
+  });
+  try {
+    await Promise.race([asked, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 
