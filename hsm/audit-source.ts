@@ -22,16 +22,18 @@ const MAX_ANSWER_BYTES = 64 * 1024;
 
 /**
  * A source that asks a program, such as a vendor's own tool behind a few lines of script. It prints one JSON object,
- * `{"signatures": N}`, and gets nothing of this process's environment but PATH and HOME.
+ * `{"signatures": N}`, in time, and gets nothing of this process's environment but PATH and HOME.
  */
-export function commandAuditSource(command: readonly string[]): TokenAuditSource {
+export function commandAuditSource(command: readonly string[], timeoutMs = TIMEOUT_MS): TokenAuditSource {
   const [program = "", ...args] = command;
   return {
     async signatures() {
       try {
         const { PATH, HOME } = process.env;
         const { stdout } = await promisify(execFile)(program, args, {
-          timeout: TIMEOUT_MS,
+          timeout: timeoutMs,
+          // One that doesn't listen would leave the counter unwatched for good.
+          killSignal: "SIGKILL",
           maxBuffer: MAX_ANSWER_BYTES,
           env: { PATH, HOME },
         });

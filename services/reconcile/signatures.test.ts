@@ -165,4 +165,8 @@ it("a program can be the source; one that fails or says something else is told a
       message: expect.stringContaining("hsm.audit") as string,
     });
   }
-});
+  const deaf = "process.on('SIGTERM', () => {}); setInterval(() => {}, 1000)";
+  await expect(commandAuditSource([process.execPath, "-e", deaf], 1_000).signatures()).rejects.toMatchObject({
+    code: "hsm-unavailable",
+  });
+}, 10_000);
