@@ -135,7 +135,7 @@ export async function returnNumber(
     `UPDATE peer SET out_sequence = $2 - 1, out_digest = (
        SELECT envelope_sha256 FROM outbox
        WHERE receiver = $1 AND epoch = $3 AND sequence = $2 - 1 AND state = 'delivered')
-     WHERE party = $1 AND out_sequence = $2`,
+     WHERE party = $1 AND out_epoch = $3 AND out_sequence = $2`,
     [row.receiver, row.sequence, row.epoch],
   );
   if ("again" in outcome) {

@@ -428,6 +428,41 @@ describe("envelopes of a known party", () => {
     expect(await codeOf(inbox.receive((await letters.draft("acceptance", body)).wire))).toBe("envelope-out-of-order");
   });
 
+  it("that tell of a recovery carry the sender's own act of it", async () => {
+    const before = await messages();
+    const zero = "0".repeat(64);
+    const told = async (from: TestParty, type: "recovered" | "alarm"): Promise<Body<"recovered">> => {
+      const head = { size: 1, root: zero };
+      const recovered = { type: "recovered", fields: { restored: head, rebuilt: head } } as const;
+      const alarm = {
+        type: "alarm",
+        fields: { what: "unlogged-certificate", evidence: { certificate: "AA==" } },
+      } as const;
+      const act = { subject: [{ name: "factory-y", digest: { sha256: zero } }], prev: [] };
+      const { entry } = await (type === "alarm"
+        ? signedAct(from, { ...act, ...alarm })
+        : signedAct(from, { ...act, ...recovered }));
+      return { act: toBase64(entry), received: { epoch: 1, sequence: 0 } };
+    };
+    const posing = {
+      ...stranger,
+      identity: { ...stranger.identity, party: "factory-y", origin: child.identity.origin },
+    };
+    const junk = { ...(await told(child, "recovered")), act: toBase64(utf8("an act")) };
+    for (const forgery of [
+      await told(child, "alarm"),
+      await told(stranger, "recovered"),
+      await told(posing, "recovered"),
+      junk,
+    ]) {
+      const code = await codeOf(inbox.receive((await letters.draft("recovered", forgery)).wire));
+      expect(code).toMatch(/^(act|envelope)-invalid$/);
+    }
+    expect(await messages()).toBe(before);
+    await inbox.receive((await letters.write("recovered", await told(child, "recovered"))).wire);
+    expect(await messages()).toBe(before + 1);
+  });
+
   it("in the wrong order are told which one is next", async () => {
     const second = await letters.write("acceptance", body);
     const third = await letters.write("acceptance", body);

@@ -19,6 +19,7 @@ import type { JoinedChild } from "../../store/delegations.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
 import { assertSize, readBody, readHead, splitWire, type EnvelopeHead, type ReceivedEnvelope } from "./envelope.ts";
 import { admitChild, checkInvitation, checkJoin } from "./join.ts";
+import { author, openSignedAct } from "./signed-act.ts";
 
 /** The same for the first delivery and every repetition of it. */
 export interface InboxAnswer {
@@ -67,7 +68,7 @@ export class Inbox {
   /**
    * @throws CountersignError `envelope-invalid`, `input-too-large` (malformed); `envelope-forged` (not the sender's, not
    *   for us, or not the body it was signed for); `envelope-replayed` (its number or id holds another envelope);
-   *   `envelope-out-of-order`; `envelope-expired`; `sender-unknown`; of a join also `invitation-invalid`,
+   *   `envelope-out-of-order`; `envelope-expired`; `sender-unknown`; of a recovery `act-invalid`; of a join also `invitation-invalid`,
    *   `invitation-spent`, `possession-unproven` and what the CSR and keyset checks throw. Nothing is kept then.
    */
   async receive(wire: Uint8Array): Promise<InboxAnswer> {
@@ -106,6 +107,7 @@ export class Inbox {
   async #fromPeer(peer: Peer, envelope: ReceivedEnvelope): Promise<InboxAnswer> {
     const { message } = envelope;
     assertBody(envelope);
+    if (message.type === "recovered") await this.#checkRecovery(peer, envelope.body);
     return inTransaction(this.#options.db, async (tx) => {
       const repeated = await this.#takeNumber(tx, envelope);
       if (repeated) return answerTo(message);
@@ -116,6 +118,12 @@ export class Inbox {
       await this.#store(tx, envelope);
       return answerTo(message);
     });
+  }
+
+  /** What was sent before goes out again for nobody who doesn't say, for its own ledger, that it was restored. */
+  async #checkRecovery(peer: Peer, body: Uint8Array): Promise<void> {
+    const { act } = readBody("recovered", body);
+    await openSignedAct(fromBase64(act), { ...author(peer), type: "recovered" }, this.#options.verify);
   }
 
   /** Only a join, and only by an invitation: its cheap checks come before every signature and every byte kept. */

@@ -9,6 +9,7 @@ import { nodeVerify } from "../../hsm/index.ts";
 import { toBase64, utf8 } from "../../lib/domain/bytes.ts";
 import type { Contact } from "../../lib/records/message.ts";
 import { inTransaction, type Db } from "../../store/db.ts";
+import { outPosition, returnNumber } from "../../store/messages.ts";
 import { pinPeer } from "../../store/parties.ts";
 import {
   Correspondent,
@@ -242,6 +243,16 @@ describe("the outbox", () => {
       { state: "delivered", sequence: 1, error_code: null },
     ]);
     expect(refusals).toEqual(["join invitation-invalid"]);
+  });
+
+  it("gives back no number of another epoch, when what goes out again is refused", async () => {
+    await queueNote(1);
+    await ours.query("UPDATE outbox SET epoch = 1, sequence = 4, envelope = 'x', envelope_sha256 = 'x'");
+    await ours.query("UPDATE peer SET out_epoch = 2, out_sequence = 4, out_digest = 'newest'");
+    const { rows: sent } = await ours.query<{ id: string }>("SELECT id FROM outbox");
+    await inTransaction(ours, (tx) => returnNumber(tx, sent[0]!.id, { code: "act-invalid", message: "no" }));
+    expect(await outPosition(ours, "company-x")).toEqual({ epoch: 2, sequence: 4, digest: "newest" });
+    expect(await rows()).toMatchObject([{ state: "refused" }]);
   });
 
   it("tells of a refusal again when it couldn't keep that it did", async () => {

@@ -275,9 +275,18 @@ describe("a database that was restored from a backup", () => {
 
   it("is signed no further while a witness has seen more, and nor while none answers and there is no copy", async () => {
     let answer: { status: number; body: Uint8Array } = { status: 200, body: before.note };
+    let endless = 0;
     const asked: string[] = [];
     const server: Server = createServer((request, response) => {
       asked.push(request.url ?? "");
+      if (answer.status === 0) {
+        const more = (): void => {
+          while (!response.destroyed && response.write(answer.body)) endless += answer.body.length;
+          endless += answer.body.length;
+        };
+        response.writeHead(200).on("drain", more);
+        return more();
+      }
       response.writeHead(answer.status).end(answer.body);
     });
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -297,6 +306,12 @@ describe("a database that was restored from a backup", () => {
         ),
       };
       expect(await refusal(sightings(url, false))).toMatchObject({ code: "witnesses-missing" });
+      answer = { status: 0, body: Buffer.alloc(65_536, "x") };
+      const began = performance.now();
+      await expect(sightings(url, false)({ size: 5 })).rejects.toMatchObject({ code: "witnesses-missing" });
+      // Left at once, and not when its time is up.
+      expect(performance.now() - began).toBeLessThan(2500);
+      expect(endless).toBeLessThan(64 << 20);
       answer = { status: 404, body: new Uint8Array() };
       expect(await sightings(url, false)({ size: 5 })).toEqual([]);
     } finally {

@@ -5,6 +5,7 @@ import { MAX_NOTE_BYTES, type NoteKey } from "../../lib/ledger/note.ts";
 import type { LedgerCopy } from "../ledger/copy.ts";
 import type { Sighting } from "../ledger/sighting.ts";
 import { witnessedPath } from "../witness/heads.ts";
+import { bounded } from "../witness/ask.ts";
 import type { SitePolicy } from "../witness/policy.ts";
 
 const TIMEOUT_MS = 3_000;
@@ -58,10 +59,8 @@ async function askWhatItSaw(
       redirect: "error",
     });
     if (response.status === 404) return [];
-    if (response.status !== 200 || Number(response.headers.get("content-length") ?? 0) > MAX_NOTE_BYTES)
-      return undefined;
-    const bytes = new Uint8Array(await response.arrayBuffer());
-    const { size, root } = await openCheckpoint(bytes.subarray(0, MAX_NOTE_BYTES), log, verify);
+    if (response.status !== 200) return undefined;
+    const { size, root } = await openCheckpoint(await bounded(response, MAX_NOTE_BYTES), log, verify);
     return [{ where: `the witness ${name}`, size, root }];
   } catch {
     return undefined;

@@ -91,19 +91,20 @@ async function post(ask: Ask, oldSize: number): Promise<Answer> {
       signal: ask.signal === undefined ? timeout : AbortSignal.any([ask.signal, timeout]),
     });
     const type = response.headers.get("content-type")?.split(";")[0]?.trim() ?? "";
-    return { status: response.status, type, body: await bounded(response) };
+    return { status: response.status, type, body: await bounded(response, MAX_ANSWER_BYTES) };
   } catch (cause) {
     if (cause instanceof CountersignError) throw cause;
     throw unreachable(ask, "no answer", cause);
   }
 }
 
-async function bounded(response: Response): Promise<Uint8Array> {
+/** An answer's body. @throws RangeError when it has more bytes: the rest isn't read */
+export async function bounded(response: Response, limit: number): Promise<Uint8Array> {
   const parts: Uint8Array[] = [];
   let length = 0;
   for await (const part of response.body ?? []) {
     length += (part as Uint8Array).length;
-    if (length > MAX_ANSWER_BYTES) throw new RangeError(`more than ${MAX_ANSWER_BYTES} bytes`);
+    if (length > limit) throw new RangeError(`more than ${limit} bytes`);
     parts.push(part as Uint8Array);
   }
   return Buffer.concat(parts);
