@@ -232,7 +232,7 @@ function newState(
     throw new Refusal("intake-invalid", "it holds one signed batch twice");
   }
   return beginAudit(
-    { root, verify, findings, everyBlob: false, blob: async (_party, digest) => manifests.get(digest) },
+    { root, verify, sha256, findings, everyBlob: false, blob: async (_party, digest) => manifests.get(digest) },
     policies,
   );
 }

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { fromUtf8, toBase64 } from "../domain/bytes.ts";
-import { buildLine, lineText } from "./line-statement.ts";
-import { buildStatement, type AnyAct } from "./statement.ts";
+import { fromUtf8, toBase64, utf8 } from "../domain/bytes.ts";
+import { buildLine, lineAct, lineText, readEntry } from "./line-statement.ts";
+import { buildStatement, parseEntry, type AnyAct } from "./statement.ts";
 
 const hash = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((bytes) => Buffer.from(bytes).toString("hex"));
 const path = fc.array(hash, { maxLength: 9 });
@@ -142,4 +142,64 @@ describe("line statements", () => {
     );
     expect(refused).toBeGreaterThan(1000);
   });
+
+  it("are read as parseEntry reads them", () => {
+    let fast = 0;
+    fc.assert(
+      fc.property(act, (value) => {
+        const entry = buildStatement(value);
+        if (lineAct(entry) !== undefined) fast++;
+        expect(outcome(readEntry, entry)).toEqual(outcome(parseEntry, entry));
+      }),
+      { numRuns: 1000 },
+    );
+    expect(fast).toBeGreaterThan(150);
+  });
+
+  it("are refused as parseEntry refuses them, whatever became of their bytes", () => {
+    let refused = 0;
+    fc.assert(
+      fc.property(act, fc.nat(), fc.constantFrom(...SPOILT), (value, where, spoil) => {
+        const entry = utf8(spoil(fromUtf8(buildStatement(value)), where));
+        const expected = outcome(parseEntry, entry);
+        if (typeof expected === "string") refused++;
+        expect(outcome(readEntry, entry)).toEqual(expected);
+      }),
+      { numRuns: 2000 },
+    );
+    expect(refused).toBeGreaterThan(1000);
+  });
 });
+
+function outcome(read: (entry: Uint8Array) => unknown, entry: Uint8Array): unknown {
+  try {
+    return read(entry);
+  } catch (error) {
+    return (error as { code: string }).code;
+  }
+}
+
+const put = (text: string, where: number, more: string, skip = 0): string => {
+  const at = where % text.length;
+  return text.slice(0, at) + more + text.slice(at + skip);
+};
+const SPOILT: ((text: string, where: number) => string)[] = [
+  (text, where) => put(text, where, "", 1),
+  (text, where) => put(text, where, " "),
+  (text, where) => put(text, where, "A", 1),
+  (text, where) => put(text, where, "0", 1),
+  (text, where) => put(text, where, "\n", 1),
+  (text, where) => put(text, where, "\\u0041", 1),
+  (text) => text.replace('"slot":', '"slot":1,"slot":'),
+  (text) => text.replace('"slot":', '"__proto__":1,"slot":'),
+  (text) => text.replace('"origin":', '"type":"built","origin":'),
+  (text) => text.replace(/"slot":(\d+)/, '"slot":[$1]'),
+  (text) => text.replace(/"slot":(\d+)/, '"slot":$1.0'),
+  (text) => text.replace(/"retryKey":("[0-9a-f]*")/, '"retryKey":[$1]'),
+  (text) => text.replace(/"party":"[^"]*"/, '"party":null'),
+  (text) => text.replace(/("origin":"[^"]*"),("party":"[^"]*")/, "$2,$1"),
+  (text) => text.replace(/:v1","subject"/, ':v2","subject"'),
+  (text) => `[${text}]`,
+  (text) => `\ufeff${text}`,
+  (text) => text,
+];

@@ -31,7 +31,7 @@ export function partyPolicies(policy: Policy): Map<string, TlogPolicy> {
 
 /** An audit before its first act. */
 export function beginAudit(
-  from: Pick<AuditState, "root" | "verify" | "findings" | "everyBlob" | "rootAt" | "blob">,
+  from: Pick<AuditState, "root" | "verify" | "sha256" | "findings" | "everyBlob" | "rootAt" | "blob">,
   policies: ReadonlyMap<string, TlogPolicy>,
 ): AuditState {
   const parties = new Map<string, PartyState>();

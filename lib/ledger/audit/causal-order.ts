@@ -1,6 +1,7 @@
 import { isCountersignError } from "../../domain/errors.ts";
 import { toHex } from "../../domain/bytes.ts";
-import { parseEntry, type ParsedEntry } from "../../records/statement.ts";
+import { readEntry } from "../../records/line-statement.ts";
+import type { ParsedEntry } from "../../records/statement.ts";
 import type { ActRef } from "../../records/primitives.ts";
 import type { LogEntry, LogReader } from "../reader.ts";
 
@@ -72,7 +73,7 @@ export async function* inCausalOrder(
       if (!entry) continue;
       try {
         const leafHash = toHex(entry.leafHash);
-        head.next = { party: head.party, entry, leafHash, parsed: parseEntry(entry.bytes) };
+        head.next = { party: head.party, entry, leafHash, parsed: readEntry(entry.bytes) };
       } catch (error) {
         if (!isCountersignError(error)) throw error;
         yield { kind: "invalid", party: head.party, index: entry.index, message: error.message };

@@ -1,5 +1,5 @@
 import { fromBase64, fromHex, fromUtf8, toHex } from "../../domain/bytes.ts";
-import { sha256, sha256Hex } from "../../domain/hash.ts";
+import type { Sha256 } from "../../domain/hash.ts";
 import { z } from "zod";
 import type { PrevRef } from "../../records/primitives.ts";
 import { handoffItem, isKeptOut, type HandoffItem } from "../../records/manifest.ts";
@@ -69,7 +69,7 @@ export function onBuilt(at: Placed<"built">, party: PartyState, state: AuditStat
   if (!lot) return;
   if (lot.terms.builder !== party.id)
     return wrong(state, at, "lot-invalid", `${party.id} doesn't build this lot`, subject.name);
-  const spkiSha256 = sha256Hex(fromBase64(spki));
+  const spkiSha256 = toHex(state.sha256(fromBase64(spki)));
   if (spkiSha256 !== subject.digest.sha256)
     return wrong(state, at, "device-invalid", "its key isn't the subject's", subject.name);
   if (slot > lot.terms.slots)
@@ -215,21 +215,21 @@ export function heldDevice(
     wrong(state, at, "custody-broken", `the device is ${whose}`, subject.name);
     return undefined;
   }
-  const gap = continuityGap(at.act.prev, device);
+  const gap = continuityGap(at.act.prev, device, state.sha256);
   if (gap) wrong(state, at, "custody-broken", gap, subject.name);
   device.last = { origin: party.log.name, leafHash: at.leafHash };
   delete device.list;
   return device;
 }
 
-function continuityGap(prev: readonly PrevRef[], device: DeviceState): string | undefined {
+function continuityGap(prev: readonly PrevRef[], device: DeviceState, sha256: Sha256): string | undefined {
   const link = prev.find((ref) => refKey(ref) === refKey(device.last));
   if (!link) return "it doesn't name the device's previous act";
   if (!device.list) return undefined;
   if (link.listIndex === undefined || link.path === undefined)
     return "it doesn't show the device in the previous act's list";
   const { item, root, count } = device.list;
-  return pathLeadsTo(handoffItem(item), link.listIndex, count, link.path, root)
+  return pathLeadsTo(handoffItem(item), link.listIndex, count, link.path, root, sha256)
     ? undefined
     : "its path doesn't lead to the previous act's list";
 }
@@ -241,7 +241,9 @@ export function pathLeadsTo(
   size: number,
   path: readonly string[],
   root: string,
+  sha256: Sha256,
 ): boolean {
-  const found = rootFromInclusion({ leafHash: leafHash(item, sha256), index, size, path: path.map(fromHex) });
+  const claim = { leafHash: leafHash(item, sha256), index, size, path: path.map(fromHex) };
+  const found = rootFromInclusion(claim, sha256);
   return found !== undefined && toHex(found) === root;
 }

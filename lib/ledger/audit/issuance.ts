@@ -1,5 +1,4 @@
 import { fromBase64, toHex, utf8, concatBytes } from "../../domain/bytes.ts";
-import { sha256, sha256Hex } from "../../domain/hash.ts";
 import { isCountersignError } from "../../domain/errors.ts";
 import { canonicalJson } from "../../domain/json.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
@@ -56,7 +55,7 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   const device = heldDevice(at, party, state);
   const certificate = await checkCertificate(at, party, state, name);
   if (!device || !certificate) return;
-  if (sha256Hex(certificate.spki) !== device.spkiSha256) {
+  if (toHex(state.sha256(certificate.spki)) !== device.spkiSha256) {
     return wrong(state, at, "certificate-invalid", "the certificate holds another key than the device's", name);
   }
   checkIntent(at, party, state, certificate, name);
@@ -138,10 +137,22 @@ function checkIntent(
   if (intake.kind === "manifest" && intake.digest !== intent.manifest) {
     wrong(state, at, "intent-missing", "the intent was for another batch", name);
   }
-  if (!pathLeadsTo(sha256(certificate.tbs), index, intent.count, path, intent.root)) {
+  if (!pathLeadsTo(state.sha256(certificate.tbs), index, intent.count, path, intent.root, state.sha256)) {
     return wrong(state, at, "intent-missing", "the bytes that were signed are not among those intended", name);
   }
   intent.certified++;
+}
+
+/** What a batch says, read once for all its items. */
+const manifests = new WeakMap<Uint8Array, Manifest>();
+
+function manifestIn(bytes: Uint8Array): Manifest {
+  const known = manifests.get(bytes);
+  if (known !== undefined) return known;
+  const { payload } = parseDsse(bytes, PAYLOAD_TYPES.manifest);
+  const manifest = manifestSchema.parse(JSON.parse(fromUtf8(payload)));
+  manifests.set(bytes, manifest);
+  return manifest;
 }
 
 /** The batch that a station or technician signed must hold this item; its DSSE bytes lie beside the ledger. */
@@ -166,15 +177,14 @@ async function checkIntake(
   if (!bytes)
     return wrong(state, at, "intake-invalid", "the signed batch it names doesn't lie beside the ledger", name);
   try {
-    const { payload } = parseDsse(bytes, PAYLOAD_TYPES.manifest);
-    const manifest = manifestSchema.parse(JSON.parse(fromUtf8(payload)));
+    const manifest = manifestIn(bytes);
     if (manifest.kind !== kind)
       return wrong(state, at, "intake-invalid", `the batch was signed to ${manifest.kind}`, name);
     if (manifest.lot !== lot) return wrong(state, at, "intake-invalid", `the batch was for lot ${manifest.lot}`, name);
     if ("technician" in at.act.fields && at.act.fields.technician !== manifest.keyId) {
       wrong(state, at, "intake-invalid", "the technician it names is not who signed the batch", name);
     }
-    if (!pathLeadsTo(item, intake.index, manifest.count, intake.path, manifest.root)) {
+    if (!pathLeadsTo(item, intake.index, manifest.count, intake.path, manifest.root, state.sha256)) {
       wrong(state, at, "intake-invalid", "the signed batch doesn't hold this device", name);
     }
   } catch {
@@ -263,7 +273,7 @@ export function onInjected(at: Placed<"injected">, party: PartyState, state: Aud
   ) {
     wrong(state, at, "injection-invalid", "the firmware is not the one that the lot's terms name for the slot", name);
   }
-  const expected = sha256Hex(injectedChain(device.certificate, party.chain, receipt.chain.encoding));
+  const expected = toHex(state.sha256(injectedChain(device.certificate, party.chain, receipt.chain.encoding)));
   if (receipt.chain.sha256 !== expected || readBack.sha256 !== expected) {
     wrong(state, at, "injection-invalid", "the chain in the image is not the device's", name);
   }
@@ -272,7 +282,7 @@ export function onInjected(at: Placed<"injected">, party: PartyState, state: Aud
   }
   lot.injected++;
   device.injected = true;
-  device.receiptSha256 = sha256Hex(canonicalJson(receipt));
+  device.receiptSha256 = toHex(state.sha256(canonicalJson(receipt)));
 }
 
 export async function onInstalled(at: Placed<"installed">, party: PartyState, state: AuditState): Promise<void> {
@@ -291,7 +301,7 @@ export async function onInstalled(at: Placed<"installed">, party: PartyState, st
 
 export function onHubRegistered(at: Placed<"hub-registered">, state: AuditState): void {
   const known = [state.root, ...[...state.parties.values()].flatMap((p) => p.chain)];
-  if (!known.some((c) => toHex(sha256(c.der)) === at.act.fields.caSha256)) {
+  if (!known.some((c) => toHex(state.sha256(c.der)) === at.act.fields.caSha256)) {
     wrong(state, at, "hub-invalid", "the CA registered with the hub belongs to no party", at.act.fields.hub);
   }
   state.hubs.push(at.act.fields);

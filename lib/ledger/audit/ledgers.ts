@@ -92,7 +92,8 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
   const splitViews = new Map<string, SplitView>();
   const logs = await openLogs(source, policies, findings, hash, splitViews);
   const rootAt = async (party: string, size: number) => logs.get(party)?.rootAt(size);
-  const state = beginAudit({ root, verify, findings, everyBlob: true, rootAt, blob: blobsOf(source, hash) }, policies);
+  const blob = blobsOf(source, hash);
+  const state = beginAudit({ root, verify, sha256: hash, findings, everyBlob: true, rootAt, blob }, policies);
   const counts = new Map<string, Map<ActType, number>>([...logs.keys()].map((party) => [party, new Map()]));
   const total = [...logs.values()].reduce((sum, log) => sum + log.size, 0);
   const manifests = new Set<string>();

@@ -1,3 +1,4 @@
+import type { Sha256 } from "../../domain/hash.ts";
 import type { VerifySignature } from "../../domain/signing.ts";
 import type { Certificate } from "../../pki/certificate.ts";
 import type { ActFields, ActType } from "../../records/acts.ts";
@@ -95,6 +96,7 @@ export interface AuditState {
   /** whose ledger holds the root's ceremony */
   rootParty?: string;
   readonly verify: VerifySignature;
+  readonly sha256: Sha256;
   readonly findings: Findings;
   readonly parties: Map<string, PartyState>;
   readonly byOrigin: Map<string, PartyState>;
