@@ -414,6 +414,14 @@ export async function readBlob(db: Queryable, sha256: Uint8Array): Promise<Uint8
   return rows[0]?.bytes;
 }
 
+/** Those of these blobs that there are, in any order. */
+export async function readBlobs(db: Queryable, digests: readonly Uint8Array[]): Promise<Uint8Array[]> {
+  const { rows } = await db.query<{ bytes: Uint8Array }>("SELECT bytes FROM ledger_blob WHERE sha256 = ANY($1)", [
+    digests,
+  ]);
+  return rows.map((row) => row.bytes);
+}
+
 export async function listBlobs(db: Queryable): Promise<Uint8Array[]> {
   const { rows } = await db.query<{ sha256: Uint8Array }>("SELECT sha256 FROM ledger_blob ORDER BY sha256");
   return rows.map((row) => row.sha256);
@@ -427,13 +435,14 @@ export async function blobsSince(
   db: Queryable,
   since: string | undefined,
 ): Promise<{ added: Uint8Array[]; next: string }> {
-  // First the mark, then the look: what commits in between comes now and again.
-  const mark = await db.query<{ xmin: string }>("SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xmin");
-  const { rows } = await db.query<{ sha256: Uint8Array }>(
-    "SELECT sha256 FROM ledger_blob WHERE $1::text IS NULL OR added >= $1::text::xid8",
-    [since ?? null],
-  );
-  return { added: rows.map((row) => row.sha256), next: mark.rows[0]!.xmin };
+  // One snapshot for both: what it doesn't see yet is of its oldest open transaction or a later one.
+  const { rows } = await db.query<{ xmin: string; sha256: Uint8Array | null }>({
+    name: `ledger-blobs-${since === undefined ? "all" : "since"}`,
+    text: `SELECT s.xmin::text AS xmin, b.sha256 FROM (SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xmin) s
+      LEFT JOIN ledger_blob b ON ${since === undefined ? "true" : "b.added >= $1::text::xid8"}`,
+    values: since === undefined ? [] : [since],
+  });
+  return { added: rows.flatMap(({ sha256 }) => sha256 ?? []), next: rows[0]!.xmin };
 }
 
 const SEQUENCER_LOCK = 0x6c6f67; // "log"

@@ -12,32 +12,30 @@ import { readHead } from "../../store/ledger.ts";
 import type { Logger } from "../http/logger.ts";
 import type { SiteConfig } from "./config.ts";
 
+type Guard = Required<Pick<SequencerOptions, "seen" | "keep">>;
+
 /** What keeps a site from going on with a database that has forgotten what was published. */
 export function ledgerGuard(
   config: SiteConfig,
   db: Db,
   identity: Identity,
   policy: SitePolicy,
-): Required<Pick<SequencerOptions, "seen" | "keep">> {
+): { readonly copy: LedgerCopy; readonly guard: Guard } {
   const copy = new LedgerCopy({ db, folder: config.ledgerDir });
   const log = parseVkey(logVkey(identity));
   const { spki } = identity.log;
-  return {
+  const guard: Guard = {
     keep: (checkpoint) => copy.keep(checkpoint),
     seen: (head) => ledgerSightings({ log, spki, verify: nodeVerify, copy, policy }, head),
   };
+  return { copy, guard };
 }
 
 /**
  * The same look before anything else of the site starts: it had better not come up than come up mute.
  * @throws CountersignError `ledger-behind`, `ledger-forked`
  */
-export async function assertLedgerWhole(
-  db: Db,
-  identity: Identity,
-  { seen }: ReturnType<typeof ledgerGuard>,
-  logger: Logger,
-): Promise<void> {
+export async function assertLedgerWhole(db: Db, identity: Identity, { seen }: Guard, logger: Logger): Promise<void> {
   const head = await readHead(db);
   if (head === undefined) return;
   try {

@@ -4,7 +4,7 @@ import { nodeVerify } from "../../hsm/index.ts";
 import { CountersignError, errorCodeOf, exitCodeOf } from "../../lib/domain/errors.ts";
 import { httpSource } from "../../lib/ledger/http.ts";
 import { ed25519Raw, KEY_TYPE, noteKey } from "../../lib/ledger/note.ts";
-import { createLedger, folderSource } from "../../services/ledger/index.ts";
+import { createLedger, folderSource, journaledSource } from "../../services/ledger/index.ts";
 import { rebuildLedger, type Rebuilt } from "../../services/recovery/rebuild.ts";
 import { connect, migrate } from "../../store/db.ts";
 import { loadSiteConfig } from "./config.ts";
@@ -15,7 +15,7 @@ import { openConfigured, useSoftHsm } from "./tokens.ts";
  *
  *   node apps/site/rebuild.ts --config .countersign/factory-y/site.json --from .countersign/factory-y/ledger
  *
- * @param from folder or http(s) URL that holds `checkpoint`, `tile/` and `blobs/`
+ * @param from folder or http(s) URL that holds `checkpoint`, `tile/` and `blobs/`, and maybe a site's `journal/`
  */
 async function rebuild(configFile: string, from: string): Promise<Rebuilt> {
   const config = loadSiteConfig(configFile);
@@ -33,7 +33,7 @@ async function rebuild(configFile: string, from: string): Promise<Rebuilt> {
       log: noteKey(config.origin, KEY_TYPE.ed25519, ed25519Raw(log.spki)),
       verify: nodeVerify,
       actSigner: act,
-      source: /^https?:\/\//.test(from) ? httpSource(from) : folderSource(from),
+      source: /^https?:\/\//.test(from) ? httpSource(from) : journaledSource(from, folderSource(from)),
       imagesDir: config.imagesDir,
     });
   } finally {

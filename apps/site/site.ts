@@ -138,7 +138,7 @@ async function launch(
 
   await createLedger({ db, origin: config.origin, signer: identity.log });
   const policy = sitePolicy(config, db, identity);
-  const guard = ledgerGuard(config, db, identity, policy);
+  const { copy, guard } = ledgerGuard(config, db, identity, policy);
   await assertLedgerWhole(db, identity, guard, logger);
   const acts = new Acts({ db, origin: config.origin, party: config.party });
   const sequencer = new Sequencer({
@@ -151,6 +151,7 @@ async function launch(
     standing: async () => ({ root: config.role === "manufacturer", grants: await acceptedGrants(db) }),
     ...guard,
     vouched: (leafHash) => acts.vouches(leafHash),
+    sequenced: (leafHashes) => acts.forget(leafHashes),
     onError(error) {
       logger.error({ err: error }, "the sequencer had a fault");
       // What it holds contradicts its signatures, or lacks some of what they are over: nothing is released any more, so
@@ -159,6 +160,7 @@ async function launch(
     },
   });
   sequencer.start();
+  started.add("ledger copy", () => copy.close());
   started.add("sequencer", () => sequencer.stop());
   started.add("acts", () => acts.close());
 

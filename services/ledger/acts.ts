@@ -57,8 +57,9 @@ export function retryKeyOf(origin: string, workflowId: string, stepKey: string):
   return sha256Hex(canonicalJson([origin, workflowId, stepKey]));
 }
 
-/** Line records between their commit and the sequencer: more are simply read again. */
+/** Line records between their commit and the sequencer: more, or more bytes, are simply read again. */
 const REMEMBERED = 32_768;
+const REMEMBERED_BYTES = 32 << 20;
 
 /**
  * Puts one party's acts on the way into its ledger. Everything here is idempotent by retry key: the same content gives
@@ -72,6 +73,7 @@ export class Acts {
   readonly #watch: InclusionWatch;
   /** line records that were built here, by leaf hash (hex), the newest last */
   readonly #built = new Map<string, Vouched>();
+  #builtBytes = 0;
 
   constructor(options: { db: Db; origin: string; party: string; now?: () => Date }) {
     this.#db = options.db;
@@ -84,6 +86,24 @@ export class Acts {
   /** The line record with this leaf hash (hex), if this object built and validated it not long ago. */
   vouches(leafHash: string): Vouched | undefined {
     return this.#built.get(leafHash);
+  }
+
+  /** These leaf hashes (hex) have their place in the tree: nobody asks for them any more. */
+  forget(leafHashes: Iterable<string>): void {
+    for (const hash of leafHashes) {
+      this.#builtBytes -= this.#built.get(hash)?.entry.length ?? 0;
+      this.#built.delete(hash);
+    }
+  }
+
+  #remember(leafHash: string, built: Vouched): void {
+    this.forget([leafHash]);
+    this.#built.set(leafHash, built);
+    this.#builtBytes += built.entry.length;
+    for (const oldest of this.#built.keys()) {
+      if (this.#built.size <= REMEMBERED && this.#builtBytes <= REMEMBERED_BYTES) break;
+      this.forget([oldest]);
+    }
   }
 
   async recordLine<T extends ActType>(tx: Tx, draft: ActDraft<T>): Promise<RecordedAct> {
@@ -116,11 +136,8 @@ export class Acts {
     }
     await this.#assertPrev(tx, lines);
     for (const [i, line] of lines.entries()) {
-      this.#built.set(toHex(line.leafHash), { type: drafts[i]!.type, grant: drafts[i]!.grant });
-    }
-    for (const oldest of this.#built.keys()) {
-      if (this.#built.size <= REMEMBERED) break;
-      this.#built.delete(oldest);
+      const { type, grant } = drafts[i]!;
+      this.#remember(toHex(line.leafHash), { type, grant, entry: line.entry });
     }
     const inserted = await insertLines(tx, lines);
     const stored = new Map<string, StoredAct>();

@@ -32,6 +32,8 @@ export interface Standing {
 export interface Vouched {
   readonly type: ActType;
   readonly grant: ActRef | undefined;
+  /** its exact bytes */
+  readonly entry: Uint8Array;
 }
 
 /** What a party records before it has a grant. */
@@ -51,7 +53,7 @@ export interface AdmissionContext {
   readonly vouched?: ((leafHash: string) => Vouched | undefined) | undefined;
 }
 export interface Admission {
-  readonly admitted: PendingAct[];
+  readonly admitted: (PendingAct & { readonly entry: Uint8Array })[];
   readonly refused: { readonly act: PendingAct; readonly reason: string }[];
 }
 
@@ -77,7 +79,7 @@ export async function admit(pending: readonly PendingAct[], context: AdmissionCo
   const entries = await context.entries(strangers.map((act) => act.retryKey));
   const keys = [...entries.values()].some(isSigned) ? await context.actKeys() : [];
 
-  const admitted: PendingAct[] = [];
+  const admitted: Admission["admitted"] = [];
   const refused: Admission["refused"] = [];
   for (const act of pending) {
     const own = vouched.get(act);
@@ -89,7 +91,7 @@ export async function admit(pending: readonly PendingAct[], context: AdmissionCo
         ? await contentReason(entry, keys, mayAct, context)
         : grantReason(predicateTypeOf(own!.type), own!.grant, mayAct));
     if (reason === undefined) {
-      admitted.push(act);
+      admitted.push({ ...act, entry: own?.entry ?? entry! });
       present.add(toHex(act.leafHash));
     } else {
       refused.push({ act, reason });

@@ -10,6 +10,7 @@ import { readCheckpoint, readHead, storeBlob } from "../../store/ledger.ts";
 import { tempDir, testDatabase } from "../../test/support/index.ts";
 import { LedgerUnderFault, ORIGIN } from "../../test/support/postgres/ledger-under-fault.ts";
 import { LedgerCopy } from "./copy.ts";
+import { journaledSource } from "./copy-source.ts";
 import { folderSource } from "./export.ts";
 import { nodeSha256 } from "./sha256.ts";
 
@@ -22,7 +23,8 @@ describe("a ledger's copy outside its database", () => {
   afterAll(() => ledger.close());
 
   const audit = (folder: string) =>
-    auditLog({ fetch: folderSource(folder), log: ledger.key, verify: nodeVerify, sha256: nodeSha256 });
+    auditLog({ fetch: copyOf(folder), log: ledger.key, verify: nodeVerify, sha256: nodeSha256 });
+  const copyOf = (folder: string) => journaledSource(folder, folderSource(folder));
   const grow = async (count: number): Promise<void> => {
     const drafts = Array.from({ length: count }, () => ledger.draft());
     const lines = await inTransaction(ledger.db, (tx) => ledger.acts.recordLines(tx, drafts));
@@ -45,12 +47,17 @@ describe("a ledger's copy outside its database", () => {
     ledger.start(ledger.db, { keep, seen: async () => [] });
     for (const count of [1, 2, 200, 53, 1, 300, 5]) await grow(count);
     await ledger.stopAll();
-    // Another process goes on where the first one was.
+    // Another process goes on where the first one was, which had no time to fold what it had appended.
+    const former = copy;
     copy = new LedgerCopy({ db: ledger.db, folder });
     ledger.start(ledger.db, { keep });
     await grow(77);
     const { size } = (await readHead(ledger.db))!;
     expect(kept.at(-1)).toBe(size);
+    expect(await audit(folder)).toMatchObject({ ok: true, entries: size });
+    await former.close();
+    await copy.close();
+    expect(readdirSync(join(folder, "journal"))).toEqual([]);
     expect(await audit(folder)).toMatchObject({ ok: true, entries: size });
     const edge = edgeTiles(size).flatMap((tile) => [
       tilePath(tile),
@@ -71,6 +78,7 @@ describe("a ledger's copy outside its database", () => {
     await leader!.keep(after);
     await expect(zombie!.keep(before)).rejects.toMatchObject({ code: "state-conflict" });
     expect(await audit(folder)).toMatchObject({ ok: true, entries: after.size });
+    await leader!.close();
   });
 
   it("has every blob whose transaction was over, also one that took long", async () => {
@@ -81,21 +89,25 @@ describe("a ledger's copy outside its database", () => {
       const bytes = randomBytes(40);
       const digest = createHash("sha256").update(bytes).digest();
       await storeBlob(tx, digest, bytes);
-      return join(folder, "blobs", digest.toString("hex"));
+      return `blobs/${digest.toString("hex")}`;
     };
+    const has = (paths: readonly string[]) =>
+      Promise.all(paths.map(async (path) => (await copyOf(folder)(path)) !== undefined));
     const slow = await ledger.db.connect();
     await slow.query("BEGIN");
     const late = await put(slow);
     const early = await put(ledger.db);
     await copy.keep(checkpoint);
-    expect([existsSync(early), existsSync(late)]).toEqual([true, false]);
+    expect(await has([early, late])).toEqual([true, false]);
     const between = await put(ledger.db);
     await copy.keep(checkpoint);
     await slow.query("COMMIT");
     slow.release();
-    expect([existsSync(between), existsSync(late)]).toEqual([true, false]);
+    expect(await has([between, late])).toEqual([true, false]);
     await copy.keep(checkpoint);
-    expect(existsSync(late)).toBe(true);
+    expect(await has([late])).toEqual([true]);
+    await copy.close();
+    expect([early, between, late].map((path) => existsSync(join(folder, path)))).toEqual([true, true, true]);
   });
 
   it("withholds what it can't keep, and nothing is lost by it", async () => {
@@ -120,5 +132,6 @@ describe("a ledger's copy outside its database", () => {
     await ledger.assertSound(before + 3);
     expect((await copy.seen(ORIGIN, spki, nodeVerify))!.size).toBe(before + 3);
     await expect(copy.keep({ size: before, note: new Uint8Array() })).rejects.toMatchObject({ code: "state-conflict" });
+    await copy.close();
   });
 });

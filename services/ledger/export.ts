@@ -1,5 +1,5 @@
-import { mkdir, open, readFile, rename, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { FetchResource } from "../../lib/ledger/reader.ts";
@@ -7,6 +7,7 @@ import { encodeBundle, hashesAtLevel, TILE_WIDTH, tilePath, tileWidth, type Tile
 import { HASH_SIZE } from "../../lib/ledger/tree.ts";
 import type { Db } from "../../store/db.ts";
 import { listBlobs, readBlob, readCheckpoint, readEntries, readTile } from "../../store/ledger.ts";
+import { writeFile, writeOnce } from "./files.ts";
 import { noteOf } from "./serve.ts";
 
 /** Files on their way to the disk at once. */
@@ -92,35 +93,4 @@ export function folderSource(folder: string): FetchResource {
       throw new CountersignError("component-unreachable", `${join(folder, path)} can't be read: ${code}`, { cause });
     }
   };
-}
-
-async function writeOnce(path: string, bytes: () => Promise<Uint8Array>, touched?: Set<string>): Promise<void> {
-  // A path names its content for good, so what is there needs no second look.
-  if (
-    await stat(path).then(
-      (s) => s.isFile(),
-      () => false,
-    )
-  )
-    return;
-  await writeFile(path, await bytes());
-  touched?.add(dirname(path));
-}
-
-let written = 0;
-
-/** Whole or not at all: by rename, once the bytes are on the disk. */
-export async function writeFile(path: string, bytes: Uint8Array): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  // Of its own: another process may be writing the same.
-  const temporary = `${path}.${process.pid}-${++written}.new`;
-  const file = await open(temporary, "w", 0o644);
-  try {
-    await file.writeFile(bytes);
-    // A name never comes to stand for bytes that a power cut took: what is there is never written again.
-    await file.datasync();
-  } finally {
-    await file.close();
-  }
-  await rename(temporary, path);
 }

@@ -1,14 +1,20 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { nodeVerify } from "../../hsm/verify.ts";
 import { toHex } from "../../lib/domain/bytes.ts";
+import { auditLog } from "../../lib/ledger/audit-log.ts";
 import { openCheckpoint } from "../../lib/ledger/checkpoint.ts";
 import { readCheckpoint, readHead } from "../../store/ledger.ts";
 import { connect, type Db } from "../../store/db.ts";
-import { testDatabase } from "../../test/support/index.ts";
+import { tempDir, testDatabase } from "../../test/support/index.ts";
 import { LedgerUnderFault } from "../../test/support/postgres/ledger-under-fault.ts";
 import { PostgresProxy, STRIKES } from "../../test/support/postgres/proxy.ts";
 import { POINTS, SequencerProcess, type Point } from "../../test/support/postgres/sequencer-process.ts";
 import { Acts } from "./acts.ts";
+import { journaledSource } from "./copy-source.ts";
+import { LedgerCopy } from "./copy.ts";
+import { folderSource } from "./export.ts";
+import type { SequencerOptions } from "./sequencer.ts";
+import { nodeSha256 } from "./sha256.ts";
 
 /**
  * A round of the sequencer is some sixteen statements. Each of them is made to fail, as it can fail: not run, run and
@@ -84,20 +90,28 @@ describe("the sequencer, when a statement fails or its answer is lost", () => {
   }
 
   it("hands over to a second sequencer wherever the first one's connection hangs", async () => {
+    const folder = tempDir("copy");
+    const copies = [0, 1].map(() => new LedgerCopy({ db: ledger.db, folder }));
+    const [one, other] = copies.map((copy): Pick<SequencerOptions, "keep"> => ({ keep: (c) => copy.keep(c) }));
     for (let at = 0; at < round.length; at++) {
       const keys = await ledger.record();
       proxy.arm(at, "hang");
       // Only the server can end the first one's session: it doesn't hear that its client has given up.
-      const first = ledger.start(through, FAULTY);
+      const first = ledger.start(through, { ...FAULTY, ...one });
       await expect.poll(() => proxy.struck, { interval: 5 }).toBe(true);
-      ledger.start(ledger.db, { sessionTimeoutMs: 10_000 });
+      ledger.start(ledger.db, { sessionTimeoutMs: 10_000, ...other });
       await ledger.wait(keys);
       proxy.heal();
       // Awake again, it stands by; what it had in hand is gone.
       await ledger.wait(await ledger.record());
       await first.stop();
       await ledger.stopAll();
+      // Whoever of them led last: what was published is in the copy.
+      const fetch = journaledSource(folder, folderSource(folder));
+      const audit = await auditLog({ fetch, log: ledger.key, verify: nodeVerify, sha256: nodeSha256 });
+      expect(audit).toMatchObject({ ok: true, entries: (await readCheckpoint(ledger.db))!.size });
     }
+    for (const copy of copies) await copy.close();
     await ledger.assertSound();
   });
 

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { equalBytes } from "../../lib/domain/bytes.ts";
+import { equalBytes, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import type { Signer, VerifySignature } from "../../lib/domain/signing.ts";
 import { signCheckpoint } from "../../lib/ledger/checkpoint.ts";
@@ -25,7 +25,8 @@ import {
   trySequencerLock,
   upsertTiles,
 } from "../../store/ledger.ts";
-import { admit, type ActKey, type Standing, type Vouched } from "./admission.ts";
+import { admit, type ActKey, type Admission, type Standing, type Vouched } from "./admission.ts";
+import type { KeptCheckpoint } from "./copy.ts";
 import { nodeSha256 } from "./sha256.ts";
 import { assertHoldsAll, type Sighting } from "./sighting.ts";
 
@@ -44,6 +45,8 @@ export interface SequencerOptions {
   readonly standing?: () => Promise<Standing>;
   /** See `Acts.vouches`. */
   readonly vouched?: (leafHash: string) => Vouched | undefined;
+  /** These leaf hashes (hex) won't be asked for again: see `Acts.forget`. */
+  readonly sequenced?: (leafHashes: readonly string[]) => void;
   /** between checkpoints under load; default 100. A few acts are taken at once. */
   readonly intervalMs?: number;
   /** acts in one transaction; default 4096 */
@@ -63,7 +66,7 @@ export interface SequencerOptions {
    */
   readonly seen?: (head: { readonly size: number }) => Promise<readonly Sighting[]>;
   /** Called with each signed checkpoint before it is stored, and so before anybody sees it. A fault withholds it. */
-  readonly keep?: (checkpoint: { readonly size: number; readonly note: Uint8Array }) => Promise<void>;
+  readonly keep?: (checkpoint: KeptCheckpoint) => Promise<void>;
   /** After a checkpoint was stored. */
   readonly onCheckpoint?: (checkpoint: { size: number; note: Uint8Array }) => void;
   /** Tests stop the sequencer at these points; nothing else sets them. */
@@ -257,9 +260,9 @@ export class Sequencer {
       if (broken !== undefined) throw broken;
       this.#woken = false;
       const began = performance.now();
-      const { next, taken } = await this.#integrate(client, edge, maxBatch);
+      const { next, taken, entries } = await this.#integrate(client, edge, maxBatch);
       this.#heard = performance.now();
-      if (next.size > edge.size) await this.#sign(client, next);
+      if (next.size > edge.size) await this.#sign(client, next, { first: edge.size, entries });
       this.#heard = performance.now();
       edge = next;
       if (taken >= maxBatch) continue;
@@ -288,18 +291,24 @@ export class Sequencer {
   }
 
   /** T1: leaves, tiles and head in one transaction. The given edge is left as it is. */
-  async #integrate(client: Tx, edge: TreeEdge, limit: number): Promise<{ next: TreeEdge; taken: number }> {
+  async #integrate(
+    client: Tx,
+    edge: TreeEdge,
+    limit: number,
+  ): Promise<{ next: TreeEdge; taken: number; entries: Uint8Array[] }> {
     const next = edge.clone();
+    let admitted: Admission["admitted"] = [];
     await client.query("BEGIN");
     try {
       const pending = await takePending(client, limit);
       if (pending.length > 0) {
-        const { admitted, refused } = await admit(pending, {
+        const admission = await admit(pending, {
           ...this.#options,
           sequenced: (hashes) => sequencedLeafHashes(client, hashes),
           entries: (keys) => readEntriesOf(client, keys),
         });
-        for (const { act, reason } of refused) await refuseAct(client, act.retryKey, reason);
+        admitted = admission.admitted;
+        for (const { act, reason } of admission.refused) await refuseAct(client, act.retryKey, reason);
         if (admitted.length > 0) {
           const tiles = next.append(admitted.map((act) => act.leafHash));
           await insertLeaves(client, edge.size, admitted);
@@ -320,7 +329,8 @@ export class Sequencer {
       }
       await this.#options.seam?.beforeCommit?.(next.size);
       await client.query("COMMIT");
-      return { next, taken: pending.length };
+      this.#options.sequenced?.(admitted.map(({ leafHash }) => toHex(leafHash)));
+      return { next, taken: pending.length, entries: admitted.map(({ entry }) => entry) };
     } catch (error) {
       await client.query("ROLLBACK").catch(() => undefined);
       throw error;
@@ -328,13 +338,13 @@ export class Sequencer {
   }
 
   /** T2: only ever called with a tree whose T1 was committed, or that was read back from the tables. */
-  async #sign(client: Tx, edge: TreeEdge): Promise<void> {
+  async #sign(client: Tx, edge: TreeEdge, added?: KeptCheckpoint["added"]): Promise<void> {
     const { origin, signer, second, seam, keep, onCheckpoint } = this.#options;
     const checkpoint = { origin, size: edge.size, root: edge.root() };
     await seam?.beforeSign?.(edge.size);
     const note = await signCheckpoint(checkpoint, signer, second);
     await seam?.beforeStore?.(edge.size, note);
-    await keep?.({ size: edge.size, note });
+    await keep?.({ size: edge.size, note, ...(added && { added }) });
     await storeCheckpoint(client, { ...checkpoint, note });
     onCheckpoint?.({ size: edge.size, note });
   }

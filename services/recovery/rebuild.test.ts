@@ -33,6 +33,7 @@ import { recordBuilt } from "../issuing/built.ts";
 import { issueBatch } from "../issuing/certify.ts";
 import type { IssuingContext } from "../issuing/context.ts";
 import { LedgerCopy } from "../ledger/copy.ts";
+import { journaledSource } from "../ledger/copy-source.ts";
 import { folderSource } from "../ledger/export.ts";
 import { actKey, Acts, nodeSha256, Sequencer } from "../ledger/index.ts";
 import { databaseSource } from "../ledger/serve.ts";
@@ -220,7 +221,7 @@ const options = (more: Partial<RebuildOptions> = {}): RebuildOptions => ({
   log,
   verify: nodeVerify,
   actSigner: signers.act,
-  source: folderSource(copyFolder),
+  source: journaledSource(copyFolder, folderSource(copyFolder)),
   imagesDir: z.custody.imagesDir,
   ...more,
 });
@@ -321,7 +322,7 @@ describe("a database that was restored from a backup", () => {
   });
 
   it("is rebuilt from nothing but this log, whole and unchanged", async () => {
-    const fetch = folderSource(copyFolder);
+    const fetch = journaledSource(copyFolder, folderSource(copyFolder));
     const spoiled = (path: RegExp) => async (asked: string) => {
       const bytes = await fetch(asked);
       if (!path.test(asked) || bytes === undefined) return bytes;
@@ -387,9 +388,10 @@ describe("a database that was restored from a backup", () => {
     await acts.waitIncluded([(await acts.find("handoff/L4.h1", "released"))!.retryKey], { timeoutMs: 10_000 });
     acts.close();
     await sequencer.stop();
+    await copy.close();
     expect(faults).toEqual([]);
 
-    for (const fetch of [databaseSource(db), folderSource(copyFolder)]) {
+    for (const fetch of [databaseSource(db), journaledSource(copyFolder, folderSource(copyFolder))]) {
       const audit = await auditLog({ fetch, log, verify: nodeVerify, sha256: nodeSha256, previous: before.note });
       expect(audit).toMatchObject({ ok: true });
     }

@@ -1,4 +1,3 @@
-import { join } from "node:path";
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { auditLog } from "../../../lib/ledger/audit-log.ts";
@@ -7,7 +6,8 @@ import { parseVkey } from "../../../lib/ledger/note.ts";
 import type { FetchResource } from "../../../lib/ledger/reader.ts";
 import { checkSplitView } from "../../../lib/ledger/split-view.ts";
 import { webCryptoVerify } from "../../../lib/pki/verify.ts";
-import { assertFolder, folderFetch, readBounded, readNeeded } from "../evidence/folder.ts";
+import { journaledSource } from "../../site/ledger-source.ts";
+import { assertFolder, folderFetch, readNeeded } from "../evidence/folder.ts";
 import { nodeSha256 } from "../evidence/hash.ts";
 import { writeSplitView } from "../evidence/split-view.ts";
 import { paint, print, printJson } from "../output.ts";
@@ -52,13 +52,14 @@ export function registerAuditLog(audit: Command): void {
 
 async function auditOne(source: string, options: LogOptions): Promise<void> {
   const remote = /^https?:\/\//.test(source);
-  const fetch: FetchResource = remote ? httpSource(source) : folderFetch(source);
+  const fetch: FetchResource = remote ? httpSource(source) : folderLog(source);
   if (!remote) await assertFolder(source);
   const log = verifierKey(options.vkey, "--vkey");
   const witnesses = (options.witness ?? []).map((vkey) => verifierKey(vkey, "--witness"));
   // Where a log is served, its newest checkpoint may be waiting for its witnesses yet.
   const cosigned = remote && witnesses.length > 0 ? await fetch("cosigned/newest") : undefined;
-  const previous = options.previous === undefined ? undefined : await readBounded(join(options.previous, "checkpoint"));
+  const previousFetch = options.previous === undefined ? undefined : folderLog(options.previous);
+  const previous = await previousFetch?.("checkpoint");
   if (options.previous !== undefined && !previous) {
     throw new CountersignError("usage", `--previous ${options.previous} holds no checkpoint`);
   }
@@ -69,7 +70,7 @@ async function auditOne(source: string, options: LogOptions): Promise<void> {
     verify: webCryptoVerify,
     sha256: nodeSha256,
     ...(cosigned === undefined ? {} : { checkpoint: cosigned }),
-    ...(previous ? { previous, previousFetch: folderFetch(options.previous!) } : {}),
+    ...(previous && previousFetch ? { previous, previousFetch } : {}),
   });
   if (!result.ok) {
     if (result.evidence)
@@ -93,6 +94,11 @@ async function auditOne(source: string, options: LogOptions): Promise<void> {
   }
   print(`${paint("green", "verified")} ${origin}: ${size} entries, every one of them in the signed tree`);
   for (const { witness, time } of cosignatures) print(`cosigned by ${witness} at ${time}`);
+}
+
+/** A static log, or a site's own copy of its ledger, also while the site runs. */
+function folderLog(folder: string): FetchResource {
+  return journaledSource(folder, folderFetch(folder));
 }
 
 async function checkEvidence(file: string, options: { vkey?: string; json?: boolean }): Promise<void> {
