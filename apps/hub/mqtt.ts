@@ -1,13 +1,9 @@
-import { constants, createHash } from "node:crypto";
 import type { EventEmitter } from "node:events";
-import type { AddressInfo, Socket } from "node:net";
-import { createServer, type DetailedPeerCertificate, type TLSSocket } from "node:tls";
 import { Aedes, type AuthenticateError, type Client } from "aedes";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import type { Db } from "../../store/db.ts";
-import type { Logger } from "../http/logger.ts";
-import { type Admission, MAX_CHAIN } from "./admission.ts";
-import { DenialWindow, PendingConnections } from "./denials.ts";
+import type { Admission } from "./admission.ts";
+import { type DoorOptions, listenDevices, uploadedChain, type Visitor } from "./device-door.ts";
 import { forwardOwn, MqttLink } from "./mqtt-link.ts";
 import { MqttSessions } from "./mqtt-sessions.ts";
 import { PacketGuard } from "./packet-guard.ts";
@@ -15,19 +11,13 @@ import type { TelemetryWriter } from "./telemetry.ts";
 import { deviceIdOfUsername } from "./topics.ts";
 import type { Traffic } from "./traffic.ts";
 
-export interface MqttOptions {
-  host: string;
-  port: number;
-  maxConnections: number;
+export interface MqttOptions extends DoorOptions {
   maxPacketBytes: number;
-  connectTimeoutMs: number;
-  tls: { key: string; cert: string };
   admission: Admission;
   telemetry: TelemetryWriter;
   traffic: Traffic;
   /** Where subscriptions outlive connections. */
   db: Db;
-  logger: Logger;
 }
 
 export interface MqttListener {
@@ -42,13 +32,10 @@ export interface MqttListener {
 const SERVER_UNAVAILABLE = 3;
 const NOT_AUTHORIZED = 5;
 
-/** Of a source that was refused often: enough for a good device beside it to come in when it tries again. */
-const MAX_PENDING_OF_SUSPECT = 32;
-
 /** A session per connection; its device is known once admitted. */
 interface Session {
   guard: PacketGuard;
-  source: string;
+  visitor: Visitor;
   hasWill: boolean;
   deviceId?: string;
   link?: MqttLink;
@@ -59,19 +46,6 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
   const { logger } = options;
   const sessions = new WeakMap<object, Session>();
   const connected = new Map<string, Session>();
-  const refusals = Object.create(null) as Record<string, number>;
-  const bySource = new DenialWindow({ limit: 200, windowMs: 10_000 });
-  const byIdentity = new DenialWindow({ limit: 5, windowMs: 10_000 });
-  // Connections of a source that aren't admitted yet
-  const pending = new PendingConnections();
-
-  const refuse = (session: Session, reason: string, message: string, key: string): void => {
-    refusals[reason] = (refusals[reason] ?? 0) + 1;
-    bySource.add(session.source);
-    const count = byIdentity.add(key);
-    if (count <= 5) logger.warn({ reason, source: session.source, deviceId: session.deviceId, count }, message);
-  };
-
   const broker = await Aedes.createBroker({
     persistence: new MqttSessions(options.db, (client, messageId) =>
       sessions.get((client as Client).conn)?.link?.acknowledged(messageId),
@@ -92,21 +66,18 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
     authenticate(client, username, _password, done) {
       const session = sessions.get(client.conn);
       if (session === undefined) return done(authError(NOT_AUTHORIZED), false);
-      const { socket } = session.guard;
-      // Who shares an address with a bad client isn't answered for it, nor the owner of a certificate for its copies.
-      const key = `${session.source} ${leafKey(socket)}`;
+      const { visitor } = session;
       // A retry loop gets its answer without another path validation.
-      if (byIdentity.exceeded(key)) {
-        refuse(session, "hub-rate-limited", "too many refusals", key);
+      if (door.limited(visitor)) {
+        door.refuse(visitor, "hub-rate-limited", "too many refusals");
         return done(authError(NOT_AUTHORIZED), false);
       }
       admit(client, session, username).then(
         (deviceId) => {
-          byIdentity.forget(key);
           // It left while it was judged: nothing would take it off the list again.
           if (session.guard.destroyed) return done(null, false);
+          door.admitted(visitor, deviceId);
           session.deviceId = deviceId;
-          pending.settle(session.source, socket.remotePort);
           session.link = new MqttLink(client, deviceId);
           connected.set(deviceId, session);
           session.guard.once("close", () => {
@@ -115,9 +86,7 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
           done(null, true);
         },
         (error: unknown) => {
-          const reason = errorCodeOf(error);
-          if (reason === "internal") logger.error({ err: error, source: session.source }, "admission failed");
-          refuse(session, reason, error instanceof Error ? error.message : "refused", key);
+          const reason = door.refuseFor(visitor, error);
           done(authError(reason === "internal" ? SERVER_UNAVAILABLE : NOT_AUTHORIZED), false);
         },
       );
@@ -135,7 +104,7 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
         (error: unknown) => {
           const { deviceId } = session;
           if (errorCodeOf(error) === "hub-refused") {
-            refuse(session, "hub-topic-refused", "publish refused", deviceId ?? "");
+            door.refuse(session.visitor, "hub-topic-refused", "publish refused", deviceId);
           } else logger.error({ err: error, deviceId }, "what a device said is not stored");
           done(error instanceof Error ? error : new Error("not stored"));
         },
@@ -150,7 +119,8 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
         if (subscription.qos === 2) subscription.qos = 1;
         return callback(null, subscription);
       }
-      if (session !== undefined) refuse(session, "hub-topic-refused", "subscribe refused", session.deviceId ?? "");
+      if (session !== undefined)
+        door.refuse(session.visitor, "hub-topic-refused", "subscribe refused", session.deviceId);
       callback(null, null);
     },
     authorizeForward: (_client, packet) => forwardOwn(packet),
@@ -174,7 +144,7 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
     const session = sessions.get(client.conn);
     if (session?.link === undefined || session.deviceId === undefined) return;
     const { deviceId, link, guard } = session;
-    logger.info({ deviceId, source: session.source }, "device connected");
+    logger.info({ deviceId, source: session.visitor.source }, "device connected");
     if (guard.destroyed) return;
     guard.once("close", () => {
       options.traffic.detach(deviceId, link);
@@ -195,84 +165,21 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
     broker.on(event, (client, error) => logger.debug({ clientId: client?.id, error: error?.message }, event));
   }
 
-  const server = createServer({
-    ...options.tls,
-    // An empty list, not none: none would make OpenSSL check against the public web's roots. The answer isn't used.
-    ca: [],
-    requestCert: true,
-    rejectUnauthorized: false,
-    minVersion: "TLSv1.2",
-    handshakeTimeout: options.connectTimeoutMs,
-    // A resumed session hides the intermediates, so that a revoked one would pass. Without tickets, and with Node's
-    // server-side session store not in use, neither TLS 1.2 nor 1.3 resumes.
-    secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
-  });
-  server.maxConnections = options.maxConnections;
-  const sockets = new Set<Socket>();
-  server.on("connection", (socket: Socket) => {
-    const source = socket.remoteAddress ?? "";
-    // Others may share the address of one that floods: it is slowed down, never locked out.
-    if (bySource.exceeded(source) && pending.of(source) >= MAX_PENDING_OF_SUSPECT) {
-      refusals["hub-source-limited"] = (refusals["hub-source-limited"] ?? 0) + 1;
-      socket.destroy();
-      return;
-    }
-    sockets.add(socket);
-    const { remotePort } = socket;
-    pending.add(source, remotePort);
-    socket.once("close", () => pending.settle(source, remotePort));
-    socket.once("close", () => sockets.delete(socket));
-  });
-  server.on("tlsClientError", (error, socket) => {
-    refusals["hub-handshake-failed"] = (refusals["hub-handshake-failed"] ?? 0) + 1;
-    bySource.add(socket.remoteAddress ?? "");
-    logger.debug({ source: socket.remoteAddress, error: error.message }, "TLS handshake failed");
-  });
-  server.on("secureConnection", (socket) => {
-    const guard = new PacketGuard(socket, { firstPacketBytes: 4096, packetBytes: options.maxPacketBytes });
-    sessions.set(guard, { guard, source: socket.remoteAddress ?? "", hasWill: false });
+  const door = await listenDevices(options, (visitor) => {
+    const limits = { firstPacketBytes: 4096, packetBytes: options.maxPacketBytes };
+    const guard = new PacketGuard(visitor.socket, limits);
+    sessions.set(guard, { guard, visitor, hasWill: false });
     broker.handle(guard);
   });
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(options.port, options.host, () => {
-      server.off("error", reject);
-      resolve();
-    });
-  });
-  server.on("error", (error) => logger.error({ err: error }, "MQTT listener"));
 
   return {
-    port: (server.address() as AddressInfo).port,
+    port: door.port,
     get connected() {
       return connected.size;
     },
-    refusals,
-    async close() {
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      await new Promise<void>((resolve) => broker.close(() => resolve()));
-      for (const socket of sockets) socket.destroy();
-      await closed;
-    },
+    refusals: door.refusals,
+    close: () => door.close(() => new Promise((resolve) => broker.close(() => resolve()))),
   };
-}
-
-/** The certificates as the client sent them, leaf first; a root that names itself as issuer ends the walk. */
-function uploadedChain(socket: TLSSocket): Uint8Array[] {
-  const chain: Uint8Array[] = [];
-  let current: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
-  while (current?.raw !== undefined && chain.length <= MAX_CHAIN) {
-    chain.push(new Uint8Array(current.raw));
-    if (current.issuerCertificate === current) break;
-    current = current.issuerCertificate;
-  }
-  return chain;
-}
-
-/** The identity that refusals are counted by, beside the source: the certificate shown, if any. */
-function leafKey(socket: TLSSocket): string {
-  const raw = socket.getPeerCertificate(false)?.raw;
-  return raw === undefined ? "" : createHash("sha256").update(raw).digest("hex");
 }
 
 function authError(returnCode: number): AuthenticateError {

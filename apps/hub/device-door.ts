@@ -1,0 +1,153 @@
+import { constants, createHash } from "node:crypto";
+import type { AddressInfo, Socket } from "node:net";
+import { createServer, type DetailedPeerCertificate, type TLSSocket } from "node:tls";
+import { errorCodeOf } from "../../lib/domain/errors.ts";
+import type { Logger } from "../http/logger.ts";
+import { MAX_CHAIN } from "./admission.ts";
+import { DenialWindow, PendingConnections } from "./denials.ts";
+
+export interface DoorOptions {
+  host: string;
+  port: number;
+  maxConnections: number;
+  /** From the accepted connection to the end of its handshake, milliseconds. */
+  connectTimeoutMs: number;
+  tls: { key: string; cert: string };
+  logger: Logger;
+}
+
+/** Of a source that was refused often: enough for a good device beside it to come in when it tries again. */
+const MAX_PENDING_OF_SUSPECT = 32;
+
+/** Somebody with a finished handshake, who isn't let in by that. */
+export interface Visitor {
+  readonly socket: TLSSocket;
+  readonly source: string;
+  /** The identity that refusals are counted by: the certificate shown, if any, and the source. */
+  readonly key: string;
+  deviceId?: string;
+}
+
+export interface DeviceDoor {
+  readonly port: number;
+  /** Refusals since the start, by reason. */
+  readonly refusals: Readonly<Record<string, number>>;
+  /** True when a retry loop gets its answer without another look. */
+  limited(visitor: Visitor): boolean;
+  refuse(visitor: Visitor, reason: string, message: string, key?: string): void;
+  /** Refuses for what was thrown; returns its code, `internal` for a fault of ours. */
+  refuseFor(visitor: Visitor, error: unknown): string;
+  admitted(visitor: Visitor, deviceId: string): void;
+  /** No new ones; `end` ends what is open with the protocol's own means, the rest is cut off. */
+  close(end?: () => Promise<void>): Promise<void>;
+}
+
+/** The TLS listener in front of every protocol that devices speak. */
+export async function listenDevices(
+  options: DoorOptions,
+  onVisitor: (visitor: Visitor, door: DeviceDoor) => void,
+): Promise<DeviceDoor> {
+  const { logger } = options;
+  const refusals = Object.create(null) as Record<string, number>;
+  const bySource = new DenialWindow({ limit: 200, windowMs: 10_000 });
+  const byIdentity = new DenialWindow({ limit: 5, windowMs: 10_000 });
+  // Connections of a source that aren't admitted yet
+  const pending = new PendingConnections();
+  const count = (reason: string): void => void (refusals[reason] = (refusals[reason] ?? 0) + 1);
+
+  const server = createServer({
+    ...options.tls,
+    // An empty list, not none: none would make OpenSSL check against the public web's roots. The answer isn't used.
+    ca: [],
+    requestCert: true,
+    rejectUnauthorized: false,
+    minVersion: "TLSv1.2",
+    handshakeTimeout: options.connectTimeoutMs,
+    // A resumed session hides the intermediates, so that a revoked one would pass. Without tickets, and with Node's
+    // server-side session store not in use, neither TLS 1.2 nor 1.3 resumes.
+    secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
+  });
+  server.maxConnections = options.maxConnections;
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    const source = socket.remoteAddress ?? "";
+    // Others may share the address of one that floods: it is slowed down, never locked out.
+    if (bySource.exceeded(source) && pending.of(source) >= MAX_PENDING_OF_SUSPECT) {
+      count("hub-source-limited");
+      socket.destroy();
+      return;
+    }
+    sockets.add(socket);
+    const { remotePort } = socket;
+    pending.add(source, remotePort);
+    socket.once("close", () => pending.settle(source, remotePort));
+    socket.once("close", () => sockets.delete(socket));
+  });
+  server.on("tlsClientError", (error, socket) => {
+    count("hub-handshake-failed");
+    bySource.add(socket.remoteAddress ?? "");
+    logger.debug({ source: socket.remoteAddress, error: error.message }, "TLS handshake failed");
+  });
+  server.on("secureConnection", (socket) => {
+    const source = socket.remoteAddress ?? "";
+    onVisitor({ socket, source, key: `${source} ${leafDigest(socket)}` }, door);
+  });
+
+  const door: DeviceDoor = {
+    get port() {
+      return (server.address() as AddressInfo).port;
+    },
+    refusals,
+    limited: (visitor) => byIdentity.exceeded(visitor.key),
+    refuse(visitor, reason, message, key = visitor.key) {
+      count(reason);
+      bySource.add(visitor.source);
+      const times = byIdentity.add(key);
+      const { source, deviceId } = visitor;
+      if (times <= 5) logger.warn({ reason, source, deviceId, count: times }, message);
+    },
+    refuseFor(visitor, error) {
+      const reason = errorCodeOf(error);
+      if (reason === "internal") logger.error({ err: error, source: visitor.source }, "admission failed");
+      door.refuse(visitor, reason, error instanceof Error ? error.message : "refused");
+      return reason;
+    },
+    admitted(visitor, deviceId) {
+      visitor.deviceId = deviceId;
+      byIdentity.forget(visitor.key);
+      pending.settle(visitor.source, visitor.socket.remotePort);
+    },
+    async close(end = () => Promise.resolve()) {
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      await end();
+      for (const socket of sockets) socket.destroy();
+      await closed;
+    },
+  };
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(options.port, options.host, () => {
+      server.off("error", reject);
+      resolve();
+    });
+  });
+  server.on("error", (error) => logger.error({ err: error }, "device listener"));
+  return door;
+}
+
+/** The certificates as the client sent them, leaf first; a root that names itself as issuer ends the walk. */
+export function uploadedChain(socket: TLSSocket): Uint8Array[] {
+  const chain: Uint8Array[] = [];
+  let current: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
+  while (current?.raw !== undefined && chain.length <= MAX_CHAIN) {
+    chain.push(new Uint8Array(current.raw));
+    if (current.issuerCertificate === current) break;
+    current = current.issuerCertificate;
+  }
+  return chain;
+}
+
+function leafDigest(socket: TLSSocket): string {
+  const raw = socket.getPeerCertificate(false)?.raw;
+  return raw === undefined ? "" : createHash("sha256").update(raw).digest("hex");
+}
