@@ -29,6 +29,21 @@ export const HubConfigSchema = z.strictObject({
     /** From the accepted connection to CONNECT, milliseconds. */
     connectTimeoutMs: z.int().min(100).max(120_000).default(10_000),
   }),
+  /** AMQP 1.0 over TLS for devices, where it is wanted: 5671 is what clients take by themselves. */
+  amqp: z
+    .strictObject({
+      port,
+      maxConnections: z.int().min(1).max(1_000_000).default(10_000),
+      /** Largest message, everything included. */
+      maxMessageBytes: z
+        .int()
+        .min(1024)
+        .max(1_048_576)
+        .default(272 * 1024),
+      /** From the accepted connection to its `open`, milliseconds. */
+      connectTimeoutMs: z.int().min(100).max(120_000).default(10_000),
+    })
+    .optional(),
   /** The hub's server certificate (with any intermediates) and its key, for both listeners. */
   tls: z.strictObject({ cert: path, key: path }),
   /** The hub's own infrastructure CA: who may use the management API. */

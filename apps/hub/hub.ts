@@ -6,6 +6,7 @@ import { migrateHub } from "../../store/hub.ts";
 import { createLogger, type Logger } from "../http/logger.ts";
 import { createServer } from "../http/server.ts";
 import { Admission } from "./admission.ts";
+import type { AmqpListener, AmqpOptions } from "./amqp.ts";
 import { managementApi } from "./api.ts";
 import type { HubConfig } from "./config.ts";
 import { listenMqtt } from "./mqtt.ts";
@@ -22,6 +23,7 @@ import { trafficApi } from "./traffic-api.ts";
 export interface Hub {
   apiPort: number;
   mqttPort: number;
+  amqpPort: number | undefined;
   /** Ends connections, lets telemetry that was taken be stored, closes the database. */
   stop(): Promise<void>;
 }
@@ -65,6 +67,8 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     const door = { host: config.host, tls, admission, telemetry, traffic, db, logger };
     const mqtt = await listenMqtt({ ...config.mqtt, ...door });
     opened.push(() => mqtt.close());
+    const amqp = config.amqp === undefined ? undefined : await openAmqp({ ...config.amqp, ...door });
+    if (amqp !== undefined) opened.push(() => amqp.close());
     const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 256 * 1024 });
     managementApi(api, { db, registry, mqtt, codeHours: config.codeHours });
     revocationApi(api, { db, registry });
@@ -73,13 +77,19 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     opened.push(() => api.close());
     await api.listen({ host: config.host, port: config.api.port });
     const apiPort = (api.server.address() as AddressInfo).port;
-    const hub: Hub = { apiPort, mqttPort: mqtt.port, stop };
+    const hub: Hub = { apiPort, mqttPort: mqtt.port, amqpPort: amqp?.port, stop };
     logger.info({ apiPort, mqttPort: mqtt.port }, "hub is up");
     return hub;
   } catch (error) {
     await stop().catch(() => undefined);
     throw error;
   }
+}
+
+/** The library is loaded where it is used. */
+async function openAmqp(options: AmqpOptions): Promise<AmqpListener> {
+  const { listenAmqp } = await import("./amqp.ts");
+  return listenAmqp(options);
 }
 
 /** Notes and reports what devices are seen with, when there is somebody to report to. */
