@@ -31,15 +31,17 @@ export async function anyOpenSighting(q: Queryable): Promise<boolean> {
   return (await q.query("SELECT 1 FROM hub_sighting WHERE state IS NULL LIMIT 1")).rowCount === 1;
 }
 
-/** Those without an answer that one of these keys signed. */
+/** Those without an answer that one of these keys signed, but for some. */
 export async function openSightings(
   q: Queryable,
   issuerKeyIds: readonly string[],
+  without: readonly string[],
   limit: number,
 ): Promise<Pick<Sighting, "sha256" | "certificate">[]> {
   const { rows } = await q.query<Pick<Sighting, "sha256" | "certificate">>(
-    "SELECT sha256, certificate FROM hub_sighting WHERE state IS NULL AND issuer_key_id = ANY($1) LIMIT $2",
-    [issuerKeyIds, limit],
+    `SELECT sha256, certificate FROM hub_sighting
+     WHERE state IS NULL AND issuer_key_id = ANY($1) AND NOT sha256 = ANY($2) LIMIT $3`,
+    [issuerKeyIds, without, limit],
   );
   return rows;
 }

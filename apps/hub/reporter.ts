@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { CountersignError } from "../../lib/domain/errors.ts";
+import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { pemEncode } from "../../lib/pki/pem.ts";
 import { exchange, refusalOf } from "../../services/exchange.ts";
 import type { Db } from "../../store/db.ts";
@@ -24,14 +24,20 @@ const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 60_000;
 const TIMEOUT_MS = 30_000;
 const MAX_ANSWER_BYTES = 256 * 1024;
+/** Of DER in one report; as PEM it is a third more, and a site takes a million. */
+const MAX_BYTES = 512 * 1024;
 
 const keysAnswer = z.object({ caKeys: z.array(z.string()).max(1000) });
 const seenAnswer = z.object({
   results: z.array(z.object({ sha256: z.string(), state: z.enum(["known", "unknown", "foreign"]) })),
 });
 
+type Open = Awaited<ReturnType<typeof openSightings>>[number];
+
 interface Site extends ReportedSite {
   keys: readonly string[];
+  /** digests of certificates that it didn't take */
+  readonly refused: Set<string>;
   keysAt: number;
   pauseMs: number;
   notBefore: number;
@@ -56,7 +62,7 @@ export class Reporter {
     this.#db = db;
     this.#logger = logger;
     const fresh = { keys: [], keysAt: 0, pauseMs: FIRST_PAUSE_MS, notBefore: 0, retry: undefined };
-    this.#sites = sites.map((site) => ({ ...site, ...fresh }));
+    this.#sites = sites.map((site) => ({ ...site, ...fresh, refused: new Set<string>() }));
     this.#timer = setInterval(() => this.wake(), LOOK_MS);
     this.wake();
   }
@@ -100,18 +106,9 @@ export class Reporter {
         site.keysAt = Date.now();
       }
       while (!this.#stopping.signal.aborted) {
-        const open = await openSightings(this.#db, site.keys, AT_ONCE);
+        const open = await openSightings(this.#db, site.keys, [...site.refused], AT_ONCE);
         if (open.length === 0) break;
-        const certificates = open.map(({ certificate }) => pemEncode("CERTIFICATE", certificate)).join("");
-        const { results } = seenAnswer.parse(await this.#ask(site, "POST", "api/v1/seen", { certificates }));
-        const asked = new Set(open.map(({ sha256 }) => sha256));
-        const answered = results.filter(({ sha256 }) => asked.has(sha256));
-        if (answered.length < asked.size) throw new Error("its answer leaves certificates out");
-        await settleSightings(this.#db, answered);
-        for (const { sha256, state } of answered) {
-          if (state !== "unknown") continue;
-          this.#logger.error({ certificate: sha256, site: site.url }, "a device has a certificate no ledger holds");
-        }
+        await this.#hand(site, atMost(open, MAX_BYTES));
       }
       site.pauseMs = FIRST_PAUSE_MS;
     } catch (error) {
@@ -122,6 +119,38 @@ export class Reporter {
       site.retry = setTimeout(() => this.wake(), site.pauseMs + 1);
       site.pauseMs = Math.min(2 * site.pauseMs, LONGEST_PAUSE_MS);
     }
+  }
+
+  /** Reports these; where the site refuses them for what they are, each by itself, so that one holds up no other. */
+  async #hand(site: Site, open: readonly Open[]): Promise<void> {
+    const certificates = open.map(({ certificate }) => pemEncode("CERTIFICATE", certificate)).join("");
+    let answer: unknown;
+    try {
+      answer = await this.#ask(site, "POST", "api/v1/seen", { certificates });
+    } catch (error) {
+      if (!isCountersignError(error) || !["invalid", "unverified"].includes(error.kind)) throw error;
+      if (open.length > 1) for (const one of open) await this.#hand(site, [one]);
+      else this.#refused(site, open[0]!.sha256, error);
+      return;
+    }
+    const { results } = seenAnswer.parse(answer);
+    const asked = new Set(open.map(({ sha256 }) => sha256));
+    const answered = results.filter(({ sha256 }) => asked.has(sha256));
+    if (answered.length < asked.size) throw new Error("its answer leaves certificates out");
+    await settleSightings(this.#db, answered);
+    for (const { sha256, state } of answered) {
+      if (state !== "unknown") continue;
+      this.#logger.error({ certificate: sha256, site: site.url }, "a device has a certificate no ledger holds");
+    }
+  }
+
+  /** It stays unanswered in the database, and is asked about again by the next process. */
+  #refused(site: Site, sha256: string, error: unknown): void {
+    site.refused.add(sha256);
+    this.#logger.error(
+      { err: error, certificate: sha256, site: site.url },
+      "a site can't judge a certificate of its CA",
+    );
   }
 
   async #ask(site: Site, method: string, path: string, body?: unknown): Promise<unknown> {
@@ -139,4 +168,11 @@ export class Reporter {
     }
     return JSON.parse(Buffer.from(answer.body).toString("utf8")) as unknown;
   }
+}
+
+/** The first of them, at least one, with so many bytes together. */
+function atMost(open: readonly Open[], bytes: number): readonly Open[] {
+  let total = 0;
+  const end = open.findIndex(({ certificate }, i) => (total += certificate.length) > bytes && i > 0);
+  return end === -1 ? open : open.slice(0, end);
 }

@@ -10,6 +10,7 @@ import { lintTbs } from "../../lib/pki/lint.ts";
 import { pemEncode } from "../../lib/pki/pem.ts";
 import { profileNamed } from "../../lib/pki/profiles.ts";
 import { newSerial } from "../../lib/pki/serial.ts";
+import { keyId } from "../../lib/pki/spki.ts";
 import { buildTbs } from "../../lib/pki/tbs.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { submitCsrs } from "../../services/intake/submit.ts";
@@ -115,7 +116,7 @@ async function alarms(): Promise<string[]> {
   const { size } = (await readHead(site.db))!;
   const acts = (await readEntries(site.db, 0, size)).map((entry) => parseEntry(entry).act);
   return acts.flatMap((act) =>
-    act.type === "alarm" && act.fields.what === "unlogged-certificate" ? [act.fields.evidence.certificate] : [],
+    act.type === "alarm" && "certificate" in act.fields.evidence ? [act.fields.evidence.certificate] : [],
   );
 }
 
@@ -166,6 +167,16 @@ it("what is seen while the site is away is reported when it is back, even by the
   await hub.crashAndRestart();
   await openGateway();
   await until(async () => (await alarms()).length === 3);
+});
+
+it("what a site can't read at all is told in the log, and holds up nothing else", async () => {
+  await hubDb.query("INSERT INTO hub_sighting (sha256, issuer_key_id, certificate) VALUES ('spoiled', $1, '\\x3000')", [
+    keyId(site.ca.spki),
+  ]);
+  const key = throwawayKey();
+  await visit("dev-beside", key, await behindTheLedger("dev-beside", key));
+  await until(async () => (await alarms()).length === 4);
+  await until(async () => (await sightings()).filter((state) => state === null).length === 2);
 });
 
 it("a monitor may report, and do nothing else", async () => {

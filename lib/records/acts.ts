@@ -7,6 +7,7 @@ import {
   auditPath,
   certificateDer,
   lotId,
+  MAX_SHOWN_CERTIFICATE,
   partyId,
   profileRef,
   sha256Hex,
@@ -119,7 +120,11 @@ export const ACT_FIELDS = {
     /** a certificate that a CA key of the party signed and its ledger doesn't hold */
     z.strictObject({
       what: z.literal("unlogged-certificate"),
-      evidence: z.strictObject({ certificate: certificateDer }),
+      evidence: z.union([
+        z.strictObject({ certificate: certificateDer }),
+        /** one that no entry has room for: its digest is the subject's, the key's that of its SPKI, `size` in bytes */
+        z.strictObject({ caKey: sha256Hex, size: z.int().min(MAX_SHOWN_CERTIFICATE + 1) }),
+      ]),
     }),
     /** the CA key's token counted more signatures, from `since` to `counted`, than the party asked it for in that time */
     z.strictObject({

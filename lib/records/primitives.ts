@@ -39,7 +39,9 @@ export const vkey = z
   .regex(/^[^\s+]{1,128}\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+$/, "expected a vkey");
 
 export const spki = base64(1024);
-export const certificateDer = base64(16_384);
+/** Bytes of a certificate that a record may show. */
+export const MAX_SHOWN_CERTIFICATE = 16_384;
+export const certificateDer = base64(MAX_SHOWN_CERTIFICATE);
 export const slotNumber = z.int().min(1).max(100_000_000);
 export const httpsUrl = z.url({ protocol: /^https$/ }).max(512);
 export const httpUrl = z.url({ protocol: /^https?$/ }).max(512);

@@ -1,5 +1,6 @@
 import { toBase64 } from "../../lib/domain/bytes.ts";
 import type { Certificate } from "../../lib/pki/certificate.ts";
+import { MAX_SHOWN_CERTIFICATE } from "../../lib/records/primitives.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { sha256Hex } from "../issuing/items.ts";
 import type { ReconcileContext } from "./context.ts";
@@ -29,10 +30,15 @@ export async function raiseSignatureAlarm(
   return { leafHash: act.leafHash };
 }
 
-/** Signs and queues the alarm over a certificate that no ledger holds; seen again, it is the same alarm. */
+/**
+ * Signs and queues the alarm over a certificate that no ledger holds; seen again, it is the same alarm. One too large to be
+ * shown is named: who stole the key chooses its size.
+ * @param caKey SHA-256 of the SPKI whose key signed it, hex
+ */
 export async function raiseAlarm(
   { db, acts, actSigner, party }: ReconcileContext,
   certificate: Certificate,
+  caKey: string,
 ): Promise<{ leafHash: string; first: boolean }> {
   const sha256 = sha256Hex(certificate.der);
   const name = { workflowId: "reconcile", stepKey: `alarm/unlogged-certificate/${sha256}` };
@@ -46,9 +52,13 @@ export async function raiseAlarm(
       ...name,
       subject: [{ name: party, digest: { sha256 } }],
       ...(grant === undefined ? {} : { grant: grant.ref }),
-      fields: { what: "unlogged-certificate", evidence: { certificate: toBase64(certificate.der) } },
+      fields: { what: "unlogged-certificate", evidence: evidenceOf(certificate.der, caKey) },
     },
     actSigner,
   );
   return { leafHash: act.leafHash, first: act.first };
+}
+
+function evidenceOf(der: Uint8Array, caKey: string) {
+  return der.length > MAX_SHOWN_CERTIFICATE ? { caKey, size: der.length } : { certificate: toBase64(der) };
 }

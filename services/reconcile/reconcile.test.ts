@@ -4,10 +4,12 @@ import { csrManifest } from "../../apps/cli/station-key.ts";
 import type { CaKey } from "../../hsm/index.ts";
 import { fromBase64, toBase64, utf8 } from "../../lib/domain/bytes.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
+import { octetString } from "../../lib/pki/der-write.ts";
 import { issuerFromCertificate, validityFor } from "../../lib/pki/issuer.ts";
 import { lintTbs } from "../../lib/pki/lint.ts";
 import { profileNamed } from "../../lib/pki/profiles.ts";
 import { newSerial } from "../../lib/pki/serial.ts";
+import { keyId } from "../../lib/pki/spki.ts";
 import { buildTbs } from "../../lib/pki/tbs.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { batchAnswers, type BatchAnswer } from "../../store/batches.ts";
@@ -15,6 +17,7 @@ import { inTransaction } from "../../store/db.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
 import { storeInbox } from "../../store/messages.ts";
 import { throwawayKey } from "../../test/support/issuing.ts";
+import { rawCertificate, rawDefaults, rawExtension } from "../../test/support/raw-certificate.ts";
 import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
 import { submitCsrs } from "../intake/submit.ts";
 import { recordBuilt } from "../issuing/built.ts";
@@ -200,7 +203,26 @@ describe("a certificate that is seen", () => {
     expect((await checkSeen(context, [der]))[0]!.alarm!.first).toBe(false);
     const raised = await alarms();
     expect(raised).toHaveLength(before + 1);
-    expect(Buffer.from(fromBase64(raised.at(-1)!.fields.evidence.certificate))).toEqual(Buffer.from(der));
+    expect(Buffer.from(fromBase64((raised.at(-1)!.fields.evidence as { certificate: string }).certificate))).toEqual(
+      Buffer.from(der),
+    );
+  });
+
+  it("raises its alarm also when it is larger than an entry", async () => {
+    const { key, certificate } = site.root;
+    await site.db.query("INSERT INTO ca_certificate (key_id, role, certificate) VALUES ('root', 'root', $1)", [
+      certificate.der,
+    ]);
+    const subject = certificate.subject.der;
+    const large = rawExtension.any("1.3.6.1.4.1.55555.1", false, octetString(randomBytes(40_000)));
+    const described = { subject, key: throwawayKey(), issuer: { subject, key }, extensions: [large], serial: 7 };
+    const der = rawCertificate(rawDefaults({ ...described, at: new Date("2026-06-01T00:00:00Z") }));
+    const [seen] = await checkSeen(context, [der]);
+    expect(seen).toMatchObject({ state: "unknown", alarm: { first: true } });
+    const raised = (await alarms()).at(-1)!;
+    expect(raised.fields.evidence).toEqual({ caKey: keyId(key.spki), size: der.length });
+    expect(raised.subject[0]!.digest.sha256).toBe(seen!.sha256);
+    await site.db.query("DELETE FROM ca_certificate");
   });
 
   it("in a message of another party raises its alarm too, and nothing else hinders the message", async () => {
@@ -232,6 +254,21 @@ describe("a certificate that is seen", () => {
     expect((await reconcile(context)).alarms).toHaveLength(1);
     expect((await reconcile(context)).alarms).toHaveLength(0);
     expect((await alarms()).at(-1)!.subject[0]!.name).toBe(site.party);
+  });
+
+  it("is found beside a row that holds no certificate at all, which is told", async () => {
+    const [one, two] = [await orphans(1), await orphans(1)];
+    const change = (lot: string, der: Uint8Array) =>
+      site.db.query(
+        "UPDATE issuance SET certificate = $2, certified_key = repeat('ab', 32), certified_leaf = repeat('cd', 32) WHERE lot = $1",
+        [lot, der],
+      );
+    await change(one.lot, utf8("no certificate"));
+    await change(two.lot, await stolen(two.devices[0]!.id));
+    const before = (await alarms()).length;
+    await expect(reconcile(context, { everything: true })).rejects.toMatchObject({ kind: "invalid" });
+    expect(await alarms()).toHaveLength(before + 1);
+    await site.db.query("DELETE FROM issuance WHERE lot = $1", [one.lot]);
   });
 
   it("in a row that somebody changed long after it was settled is found by the slow pass, or when all is asked for", async () => {

@@ -1,3 +1,4 @@
+import { isCountersignError } from "../../lib/domain/errors.ts";
 import type { Db } from "../../store/db.ts";
 import {
   type IssuancePlace,
@@ -36,13 +37,14 @@ export interface ReconcileOptions {
  * One round over this site's own database: intents left open are settled, and certificates in it that no ledger entry
  * stands behind raise their alarm. What is new since the last round is looked at, and a slice of the rest: so a row that
  * somebody changed afterwards is found too, later. Safe beside itself.
- * @throws what the database or the act's signer throws
+ * @throws what the database or the act's signer throws; at the end, CountersignError `certificate-invalid` or `der-invalid`
+ *   when a stored certificate can't be read
  */
 export async function reconcile(
   context: ReconcileContext & IssuingContext,
   { olderThanMs, everything }: ReconcileOptions = {},
 ): Promise<Reconciliation> {
-  const found: Found = { intents: { signed: [], abandoned: [], open: [] }, alarms: [] };
+  const found: Found = { unreadable: [], intents: { signed: [], abandoned: [], open: [] }, alarms: [] };
   const look = (scope: Scope): Promise<void> => lookAt(context, scope, olderThanMs, found);
   const { settledBefore, place } = await readProgress(context.db);
 
@@ -55,10 +57,13 @@ export async function reconcile(
   } else {
     await storePlace(context.db, (await slice(context.db, place, look)) ?? START);
   }
-  return found;
+  if (found.unreadable.length > 0) throw found.unreadable[0];
+  return { intents: found.intents, alarms: found.alarms };
 }
 
 interface Found {
+  /** over stored certificates that are none: told once all the others were looked at */
+  readonly unreadable: unknown[];
   readonly intents: Settled;
   readonly alarms: string[];
 }
@@ -85,6 +90,14 @@ async function lookAt(
   found.intents.abandoned.push(...abandoned);
   const known = new Set(found.intents.open.map(({ device }) => device));
   found.intents.open.push(...open.filter(({ device }) => !known.has(device)));
-  const seen = await checkSeen(context, await unloggedCertificates(context.db, scope, SLICE));
-  for (const { alarm } of seen) if (alarm?.first === true) found.alarms.push(alarm.leafHash);
+  for (const certificate of await unloggedCertificates(context.db, scope, SLICE)) {
+    try {
+      const [seen] = await checkSeen(context, [certificate]);
+      if (seen?.alarm?.first === true) found.alarms.push(seen.alarm.leafHash);
+    } catch (error) {
+      // Who changes one row mustn't keep the others from being looked at.
+      if (!isCountersignError(error) || error.kind !== "invalid") throw error;
+      found.unreadable.push(error);
+    }
+  }
 }

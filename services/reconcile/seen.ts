@@ -36,7 +36,7 @@ export async function checkSeen(context: ReconcileContext, certificates: readonl
     const signer = signerOf(certificate, own);
     if (signer === undefined) seen.push({ sha256, state: "foreign" });
     else if (await isKnown(context, certificate, signer)) seen.push({ sha256, state: "known" });
-    else seen.push({ sha256, state: "unknown", alarm: await raiseAlarm(context, certificate) });
+    else seen.push({ sha256, state: "unknown", alarm: await raiseAlarm(context, certificate, keyId(signer)) });
   }
   return seen;
 }

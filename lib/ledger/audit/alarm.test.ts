@@ -61,6 +61,17 @@ describe("an alarm", () => {
     }
   });
 
+  it("over a certificate that is too large to be shown is open too, by the party's own word", async () => {
+    const alarm = (caKey: string) =>
+      raised({ what: "unlogged-certificate", evidence: { caKey, size: 40_000 } }, sha("certificate"));
+    expect(await alarm(keyId(world.z.ca.key.spki))).toEqual([
+      expect.objectContaining({ severity: "open", code: "alarm", message: expect.stringMatching(/40000 bytes/) }),
+    ]);
+    expect(await alarm(keyId(world.y.ca.key.spki))).toEqual([
+      expect.objectContaining({ severity: "error", message: expect.stringMatching(/not the party's CA key/) }),
+    ]);
+  });
+
   it("over signatures that the party didn't ask for is open, and wrong when its own numbers say otherwise", async () => {
     const caKey = keyId(world.z.ca.key.spki);
     const alarm = (change: object) => {

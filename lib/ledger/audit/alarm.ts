@@ -13,6 +13,7 @@ import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts
 export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: AuditState): Promise<void> {
   const { fields } = at.act;
   if (fields.what === "unaccounted-signatures") return onSignatureAlarm(at, fields.evidence, party, state);
+  if ("size" in fields.evidence) return onLargeCertificate(at, fields.evidence, party, state);
   const certificate = parseCertificate(fromBase64(fields.evidence.certificate));
   if (at.act.subject[0]!.digest.sha256 !== sha256Hex(certificate.der)) {
     return wrong(state, at, "act-invalid", "its subject is not the certificate that it shows");
@@ -36,6 +37,28 @@ export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: Aud
     index: at.index,
     ...(subject.cn === undefined ? {} : { subject: subject.cn }),
     message: `the CA key of ${at.party} signed a certificate (serial ${serial}) that no ledger holds`,
+  });
+}
+
+type LargeEvidence = { readonly caKey: string; readonly size: number };
+
+/** Its bytes aren't in the ledger, so the party's word is all there is: it speaks against the party itself. */
+function onLargeCertificate(
+  at: Placed<"alarm">,
+  { caKey, size }: LargeEvidence,
+  party: PartyState,
+  state: AuditState,
+): void {
+  const issuer = party.chain[0];
+  if (issuer === undefined) return wrong(state, at, "act-invalid", "its party had no CA yet");
+  if (caKey !== keyId(issuer.spki)) return wrong(state, at, "act-invalid", "its key is not the party's CA key");
+  const { sha256 } = at.act.subject[0]!.digest;
+  state.findings.add({
+    severity: "open",
+    code: "alarm",
+    party: at.party,
+    index: at.index,
+    message: `the CA key of ${at.party} signed a certificate of ${size} bytes (SHA-256 ${sha256}) that no ledger holds`,
   });
 }
 
