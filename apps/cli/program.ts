@@ -6,6 +6,7 @@ import { registerCeremony } from "./commands/ceremony.ts";
 import { registerChain } from "./commands/chain.ts";
 import { registerDevice } from "./commands/device.ts";
 import { registerFirmware } from "./commands/firmware.ts";
+import { registerGroup } from "./commands/group.ts";
 import { registerHandoff } from "./commands/handoff.ts";
 import { registerHub } from "./commands/hub.ts";
 import { registerLot } from "./commands/lot.ts";
@@ -30,6 +31,7 @@ const COMMANDS = [
   registerDevice,
   registerFirmware,
   registerTrace,
+  registerGroup,
   registerVerify,
   registerAudit,
   registerChain,

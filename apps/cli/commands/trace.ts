@@ -1,19 +1,12 @@
-import { join } from "node:path";
 import type { Command } from "commander";
-import { z } from "zod";
 import { fromBase64 } from "../../../lib/domain/bytes.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { parseCertificate } from "../../../lib/pki/certificate.ts";
 import type { Act, AnyAct } from "../../../lib/records/statement.ts";
-import { folderFetch, readNeeded } from "../evidence/folder.ts";
-import { deviceHistory, type HistoryEvent, type LedgerSource } from "../evidence/history.ts";
+import { deviceHistory, type HistoryEvent } from "../evidence/history.ts";
+import { ledgerSources } from "../evidence/sources.ts";
 import { readOpenings } from "../evidence/openings.ts";
-import { httpSource } from "../../../lib/ledger/http.ts";
 import { paint, print, printJson } from "../output.ts";
-import { readStackFile } from "../../site/stack/stack-file.ts";
-import { stateFolder } from "../site-client.ts";
-
-const summary = z.object({ parties: z.array(z.object({ id: z.string(), vkey: z.string() })) });
 
 export function registerTrace(program: Command): void {
   program
@@ -27,7 +20,7 @@ export function registerTrace(program: Command): void {
     .addHelpText("after", "\nExample:\n  $ countersign trace dev-1-0001 --from out")
     .action(async (device: string, options: { from?: string; site?: string; opening?: string; json?: boolean }) => {
       const { from, site } = options;
-      const sources = from === undefined ? await runningSources() : await folderSources(from);
+      const sources = await ledgerSources(from);
       if (site !== undefined && !sources.some((one) => one.party === site))
         throw new CountersignError("not-found", `there is no ledger of ${JSON.stringify(site)} here`);
       const history = await deviceHistory(sources, device);
@@ -77,22 +70,6 @@ function told(act: AnyAct, shown: ReadonlyMap<string, unknown>): string {
   return Object.entries(opened)
     .map(([name, value]) => `, ${name} ${JSON.stringify(value)}`)
     .join("");
-}
-
-async function folderSources(dir: string): Promise<LedgerSource[]> {
-  const file = join(dir, "summary.json");
-  let parties: z.infer<typeof summary>["parties"];
-  try {
-    parties = summary.parse(JSON.parse(Buffer.from(await readNeeded(file, "the summary")).toString("utf8"))).parties;
-  } catch (cause) {
-    throw new CountersignError("input-invalid", `${dir} is no output folder: ${(cause as Error).message}`, { cause });
-  }
-  return parties.map(({ id, vkey }) => ({ party: id, vkey, fetch: folderFetch(join(dir, "ledger", id)) }));
-}
-
-async function runningSources(): Promise<LedgerSource[]> {
-  const { sites } = await readStackFile(stateFolder());
-  return sites.map(({ id, vkey, publicUrl }) => ({ party: id, vkey, fetch: httpSource(`${publicUrl}/ledger`) }));
 }
 
 function describe(act: AnyAct): string {
