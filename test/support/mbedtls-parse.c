@@ -1,7 +1,8 @@
 /*
  * What a device with mbedTLS makes of the bytes in its provisioning region: parses standard input with one call, as
- * firmware does with a region it maps (one a certificate where they are DER, one behind the other), prints each certificate's DER in hex, leaf first, and with a root's DER file as
- * argument verifies the chain to it. Exit 0: parsed and (if asked) verified.
+ * firmware does with a region it maps (DER, one behind the other, with one call each, since a call stops behind the
+ * first), prints each certificate's DER in hex, leaf first, and with a root's DER file as argument verifies the chain to
+ * it. Exit 0: parsed and (if asked) verified.
  */
 #include <mbedtls/x509_crt.h>
 #include <stdint.h>

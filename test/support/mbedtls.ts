@@ -10,7 +10,8 @@ export type MbedtlsAnswer =
   | { readonly ok: false; readonly why: string };
 
 /**
- * What Debian's mbedTLS makes of a region's bytes, parsed in one call as firmware does. With `root` (DER) the chain is
+ * What Debian's mbedTLS makes of a region's bytes: PEM in one call, as firmware does, DER in a call for each certificate,
+ * since one call would stop behind the first. With `root` (DER) the chain is
  * verified to it as well, at the machine's own time.
  */
 export function mbedtlsParse(region: Uint8Array, root?: Uint8Array): MbedtlsAnswer {
