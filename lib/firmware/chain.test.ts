@@ -76,4 +76,21 @@ describe("findChains", () => {
     ).toEqual([1]);
     expect(findChains(cut, 0), "a damaged chain is no shorter chain").toEqual([]);
   });
+
+  it.each([
+    ["begins without ends", "-----BEGIN CERTIFICATE-----"],
+    ["empty blocks in a row", "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"],
+    ["ends without begins", "-----END CERTIFICATE-----"],
+  ])("looks through an image of %s in a moment", (_what, text) => {
+    const memory = utf8(text.repeat(Math.ceil((8 << 20) / text.length)));
+    const began = performance.now();
+    expect(findChains(memory, 0)).toEqual([]);
+    expect(performance.now() - began, "ms").toBeLessThan(5000);
+  });
+
+  it("takes no part of a run that is longer than any chain", () => {
+    const block = encodeChain([one.chain[0]!], "pem");
+    const run = concatBytes(...Array.from({ length: Math.ceil(0xe000 / block.length) + 1 }, () => block));
+    expect(findChains(run, 0)).toEqual([]);
+  });
 });

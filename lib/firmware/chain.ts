@@ -134,17 +134,38 @@ export function asChain(bytes: Uint8Array, address: number): FoundChain | undefi
   return chain && { address, bytes, freestanding: true, ...chain };
 }
 
+/** The chain that `bytes` begins with, PEM or DER. */
+export function chainAtStart(bytes: Uint8Array, address: number): FoundChain | undefined {
+  return findChains(bytes, address).find((found) => found.address === address) ?? decodeDerChain(bytes, address);
+}
+
+/**
+ * What refuses an image that holds another chain.
+ * @param where such as "the image holds another chain at 0x1000"
+ * @param replaceable it lies where the new one goes
+ */
+export function holdsOther(where: string, other: FoundChain, replaceable: boolean): CountersignError {
+  const cn = parseCertificate(other.chain[0]!).subject.cn ?? "a leaf without CN";
+  return new CountersignError(
+    "image-holds-other-chain",
+    `${where} (${cn}); start from an image without one` +
+      (replaceable ? ", or give --replace to put the new chain in its place" : ""),
+    { details: { offset: other.address } },
+  );
+}
+
 /** Every run of PEM certificates in one contiguous piece of memory; what doesn't parse as certificates is passed over. */
 export function findChains(memory: Uint8Array, address: number): FoundChain[] {
   const found: FoundChain[] = [];
-  let at = indexOf(memory, BEGIN, 0, memory.length);
-  while (at >= 0) {
-    const end = endOfRun(memory, at);
-    const bytes = memory.subarray(at, memory[end] === 0 ? end + 1 : end);
-    const parsed = end > at ? tryChain(bytes) : undefined;
-    const freestanding = at === 0 || !isText(memory[at - 1]!);
-    if (parsed !== undefined) found.push({ address: address + at, bytes, freestanding, ...parsed });
-    at = indexOf(memory, BEGIN, end > at ? end : at + BEGIN.length, memory.length);
+  for (let at = indexOf(memory, BEGIN, 0, memory.length); at >= 0;) {
+    const { end, whole } = runOf(memory, at);
+    if (whole) {
+      const bytes = memory.subarray(at, memory[end] === 0 ? end + 1 : end);
+      const parsed = tryChain(bytes);
+      const freestanding = at === 0 || !isText(memory[at - 1]!);
+      if (parsed !== undefined) found.push({ address: address + at, bytes, freestanding, ...parsed });
+    }
+    at = indexOf(memory, BEGIN, end, memory.length);
   }
   return found;
 }
@@ -171,22 +192,23 @@ function tryChain(bytes: Uint8Array): Pick<FoundChain, "chain" | "encoding" | "l
 }
 
 /**
- * Past the last line of the PEM blocks that follow each other from `start`; `start` itself when one of them isn't whole:
- * what is left of a damaged chain must not pass for a shorter one.
+ * The PEM blocks that follow each other from `start`, up to `end`. Not `whole` when one of them isn't, or when they are
+ * more than a chain has: what is left of a damaged chain must not pass for a shorter one. The search goes on at `end`,
+ * so no byte is looked at more than a few times, whatever the image is made of.
  */
-function endOfRun(memory: Uint8Array, start: number): number {
-  let end = start;
-  for (let at = start; startsWith(memory, BEGIN, at);) {
-    const close = indexOf(memory, END, at + BEGIN.length, Math.min(memory.length, start + MAX_CHAIN_BYTES));
-    if (close < 0) return start;
-    const inner = indexOf(memory, BEGIN, at + BEGIN.length, close);
-    if (inner >= 0) return start;
+function runOf(memory: Uint8Array, start: number): { end: number; whole: boolean } {
+  let at = start;
+  while (startsWith(memory, BEGIN, at)) {
+    const inside = at + BEGIN.length;
+    const limit = Math.min(memory.length, at + MAX_CHAIN_BYTES);
+    const inner = indexOf(memory, BEGIN, inside, limit);
+    const close = indexOf(memory, END, inside, inner < 0 ? limit : inner);
+    if (close < 0) return { end: inner < 0 ? inside : inner, whole: false };
     at = close + END.length;
     if (memory[at] === 0x0d && memory[at + 1] === 0x0a) at += 2;
     else if (memory[at] === 0x0a) at += 1;
-    end = at;
   }
-  return end;
+  return { end: at, whole: at - start <= MAX_CHAIN_BYTES };
 }
 
 function isText(byte: number): boolean {
