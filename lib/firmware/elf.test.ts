@@ -1,13 +1,11 @@
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
+import { describe, expect, it } from "vitest";
+import { deviceChains, injected } from "../../test/support/injection.ts";
 import { utf8 } from "../domain/bytes.ts";
 import type { ErrorCode } from "../domain/error-codes.ts";
 import { encodeChain } from "./chain.ts";
 import { elf } from "./elf.ts";
 import type { Layout } from "./format.ts";
-import { applyPatches } from "./patch.ts";
-import { checkWritten } from "./read-back.ts";
 import { bytesReader } from "./reader.ts";
 
 interface Synthetic {
@@ -85,21 +83,10 @@ function build(given: Synthetic): Uint8Array {
   return out;
 }
 
-let chains: TestChain[];
-let other: TestChain;
-beforeAll(async () => {
-  const cas = await TestChains.create();
-  chains = await Promise.all([1, 2, 3, 4, 5, 6].map((length) => cas.leaf(`device-${length}`, length)));
-  other = await cas.leaf("other");
-});
+const { chains, other } = await deviceChains();
 
-async function inject(image: Uint8Array, chain: readonly Uint8Array[], layout: Layout = {}): Promise<Uint8Array> {
-  const template = await elf.open(bytesReader(image), layout);
-  const injection = await template.inject(chain);
-  const out = applyPatches(image, injection.patches);
-  await checkWritten(template, bytesReader(image), bytesReader(out), injection);
-  return out;
-}
+const inject = (image: Uint8Array, chain: readonly Uint8Array[], layout: Layout = {}) =>
+  injected(elf, image, chain, layout);
 
 async function refused(image: Uint8Array, code: ErrorCode, layout: Layout = {}): Promise<void> {
   const before = image.slice();

@@ -1,7 +1,6 @@
 import { equalBytes } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
-import { parseCertificate } from "../pki/certificate.ts";
-import { checkEncoding, decodeDerChain, encodeChain, findChains, MAX_CHAIN_BYTES, type FoundChain } from "./chain.ts";
+import { chainAtStart, checkEncoding, encodeChain, holdsOther, MAX_CHAIN_BYTES, type FoundChain } from "./chain.ts";
 import {
   ET_DYN,
   ET_EXEC,
@@ -79,7 +78,7 @@ class Template implements FirmwareTemplate {
   constructor(place: Place) {
     this.#place = place;
     const { bytes, section } = place;
-    this.#here = chainAt(bytes, section.offset);
+    this.#here = chainAtStart(bytes, section.offset);
     const from = this.#here?.bytes.length ?? 0;
     this.#blank = bytes[from] === 0xff ? 0xff : 0;
     const used = bytes.subarray(from).findIndex((byte) => byte !== this.#blank);
@@ -99,12 +98,7 @@ class Template implements FirmwareTemplate {
     const region = { offset: section.offset, length };
     if (here !== undefined && equalBytes(here.bytes, chainBytes)) return { patches: [], region, encoding, chainBytes };
     if (here !== undefined && layout.replace !== true) {
-      const cn = parseCertificate(here.chain[0]!).subject.cn ?? "a leaf without CN";
-      throw new CountersignError(
-        "image-holds-other-chain",
-        `the section ${section.name} holds another chain (${cn}); start from an image without one, or give --replace to ` +
-          "put the new chain in its place",
-      );
+      throw holdsOther(`the section ${section.name} holds another chain`, here, true);
     }
     if (chainBytes.length > section.size) throw tooSmall(chainBytes.length, section, "the chain has");
     if (layout.length !== undefined && chainBytes.length > layout.length) {
@@ -164,7 +158,7 @@ async function extractFrom(reader: RangeReader, name: string | undefined): Promi
   const section = reserved(await readElf(reader), name);
   if (section.offset + section.size > reader.size) throw cutOff(section);
   const bytes = await readUpTo(reader, section.offset, Math.min(section.size, MAX_CHAIN_BYTES));
-  const found = chainAt(bytes, section.offset);
+  const found = chainAtStart(bytes, section.offset);
   if (found === undefined) {
     throw new CountersignError("image-no-chain", `the section ${section.name} doesn't begin with a certificate chain`);
   }
@@ -173,11 +167,6 @@ async function extractFrom(reader: RangeReader, name: string | undefined): Promi
     encoding: found.encoding,
     region: { offset: section.offset, length: found.bytes.length },
   };
-}
-
-/** The chain that the bytes begin with. */
-function chainAt(bytes: Uint8Array, offset: number): FoundChain | undefined {
-  return findChains(bytes, offset).find(({ address }) => address === offset) ?? decodeDerChain(bytes, offset);
 }
 
 function missing(name: string, why: string): CountersignError {

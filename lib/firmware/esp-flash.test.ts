@@ -1,8 +1,7 @@
 import fc from "fast-check";
 import { createHash } from "node:crypto";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
-import { differences, extracted, injected } from "../../test/support/injection.ts";
+import { describe, expect, it } from "vitest";
+import { deviceChains, differences, extracted, injected, refusal } from "../../test/support/injection.ts";
 import { concatBytes } from "../domain/bytes.ts";
 import { encodeChain } from "./chain.ts";
 import { espFlash } from "./esp-flash.ts";
@@ -10,15 +9,8 @@ import { espSecureCert } from "./esp-secure-cert.ts";
 import type { Layout } from "./format.ts";
 import { bytesReader } from "./reader.ts";
 
-const chains: TestChain[] = [];
-let other: TestChain;
-beforeAll(async () => {
-  const cas = await TestChains.create();
-  for (let length = 1; length <= 6; length++) chains.push(await cas.leaf(`device-${length}`, length));
-  other = await cas.leaf("device-other", 3);
-});
+const { chains, other } = await deviceChains();
 
-const refusal = (code: string) => expect.objectContaining({ name: "CountersignError", code });
 type Row = [label: string, type: number, subtype: number, offset: number, size: number, flags?: number];
 const ROWS: Row[] = [
   ["nvs", 1, 2, 0x9000, 0x4000],

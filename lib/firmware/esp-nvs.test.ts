@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { crc32 as zlibCrc32 } from "node:zlib";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
-import { extracted, injected } from "../../test/support/injection.ts";
+import { describe, expect, it } from "vitest";
+import { TestChains } from "../../test/support/chains.ts";
+import { deviceChains, extracted, injected, refusal } from "../../test/support/injection.ts";
 import { utf8 } from "../domain/bytes.ts";
 import { encodeChain } from "./chain.ts";
 import { espNvs } from "./esp-nvs.ts";
@@ -10,17 +10,9 @@ import type { Layout } from "./format.ts";
 import { NvsWriter, parseNvs } from "./nvs-pages.ts";
 import { bytesReader } from "./reader.ts";
 
-const chains: TestChain[] = [];
-let other: TestChain;
-let longest: TestChain;
-beforeAll(async () => {
-  const cas = await TestChains.create();
-  for (let length = 1; length <= 6; length++) chains.push(await cas.leaf(`device-${length}`, length));
-  longest = await (await TestChains.create(9)).leaf("device-9", 9);
-  other = await cas.leaf("device-other", 3);
-});
+const { chains, other } = await deviceChains();
+const longest = await (await TestChains.create(9)).leaf("device-9", 9);
 
-const refusal = (code: string) => expect.objectContaining({ name: "CountersignError", code });
 const erased = (pages = 6) => new Uint8Array(4096 * pages).fill(0xff);
 const WHERE = { namespace: "factory", key: "chain" };
 

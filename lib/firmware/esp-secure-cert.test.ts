@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { crc32 as zlibCrc32 } from "node:zlib";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
+import { describe, expect, it } from "vitest";
+import { deviceChains, refusal } from "../../test/support/injection.ts";
 import { utf8 } from "../domain/bytes.ts";
 import { encodeChain } from "./chain.ts";
 import { crc32 } from "./crc32.ts";
@@ -12,13 +12,7 @@ import { applyPatches } from "./patch.ts";
 import { checkWritten } from "./read-back.ts";
 import { bytesReader } from "./reader.ts";
 
-const chains: TestChain[] = [];
-let other: TestChain;
-beforeAll(async () => {
-  const cas = await TestChains.create();
-  for (let length = 1; length <= 6; length++) chains.push(await cas.leaf(`device-${length}`, length));
-  other = await cas.leaf("device-other", 3);
-});
+const { chains, other } = await deviceChains();
 
 async function inject(image: Uint8Array, chain: readonly Uint8Array[], layout: Layout = {}): Promise<Uint8Array> {
   const template = await espSecureCert.open(bytesReader(image), layout);
@@ -42,8 +36,6 @@ function partition(...entries: Uint8Array[]): Uint8Array {
   image.set(Buffer.concat(entries));
   return image;
 }
-
-const refusal = (code: string) => expect.objectContaining({ name: "CountersignError", code });
 
 describe("crc32", () => {
   it("is zlib's, seed included", () => {

@@ -1,5 +1,6 @@
 import { CountersignError } from "../domain/errors.ts";
-import { ADDRESS_SPACE, toSegments, type Segment } from "./memory.ts";
+import { ADDRESS_SPACE, type Segment } from "./memory.ts";
+import { hexDigits, NIBBLE, RecordMemory, trimEnd, walkLines, type RecordLine } from "./record-lines.ts";
 
 /**
  * Intel HEX, read record by record with its place in the file kept, so that a writer can leave every line as it is.
@@ -12,25 +13,13 @@ export const END_OF_FILE = 1;
 export const EXTENDED_SEGMENT = 2;
 export const EXTENDED_LINEAR = 4;
 
-/** Far above any microcontroller's image; HEX takes 2.8 bytes for each of the image's. */
-export const MAX_HEX_BYTES = 32 << 20;
-
 /** What an address in a data record is added to. `none` (before any 02 or 04 record) counts as linear zero. */
 export interface Base {
   readonly kind: "none" | "segment" | "linear";
   readonly address: number;
 }
 
-export interface HexRecord {
-  readonly type: number;
-  /** in the file, line ending included */
-  readonly start: number;
-  readonly end: number;
-  readonly line: number;
-  /** target address of data records */
-  readonly address: number;
-  /** data bytes */
-  readonly length: number;
+export interface HexRecord extends RecordLine {
   /** in effect after this record */
   readonly base: Base;
 }
@@ -42,15 +31,9 @@ export interface HexImage {
   readonly lineEnding: string;
 }
 
-const NIBBLE = new Uint8Array(256).fill(0xff);
-for (let i = 0; i < 16; i++) {
-  NIBBLE["0123456789ABCDEF".charCodeAt(i)] = i;
-  NIBBLE["0123456789abcdef".charCodeAt(i)] = i;
-}
-
-const CR = 0x0d;
-const LF = 0x0a;
 const COLON = 0x3a;
+/** Colon, count, address, type and checksum. */
+const LINE = { mark: COLON, countAt: 1, fixed: 11 };
 
 /** @throws CountersignError `image-invalid` with the line in `details` */
 export function parseHex(file: Uint8Array): HexImage {
@@ -60,34 +43,20 @@ export function parseHex(file: Uint8Array): HexImage {
 }
 
 /** The target memory alone, as strictly read. @throws CountersignError as `parseHex` */
-export function hexMemory(file: Uint8Array): Segment[] {
+export function hexMemory(file: Uint8Array): readonly Segment[] {
   return walk(file).segments;
 }
 
 /** `keep` is called for every record; without it none is made. */
-function walk(file: Uint8Array, keep?: (record: HexRecord) => void): { segments: Segment[]; lineEnding: string } {
-  const data = new Uint8Array(file.length >> 1);
-  const pieces: Piece[] = [];
-  let piece: Piece | undefined;
+function walk(file: Uint8Array, keep?: (record: HexRecord) => void): Omit<HexImage, "records"> {
+  const memory = new RecordMemory(file);
+  const { data } = memory;
   let base: Base = { kind: "none", address: 0 };
-  let dataEnd = 0;
   let ended = false;
-  let line = 0;
-  let lineEnding: string | undefined;
 
-  for (let at = 0; at < file.length;) {
-    line++;
-    const start = at;
-    at = lineEnd(file, start);
-    const stop = trimEnd(file, start, at);
-    const endingAt = at;
-    if (file[at] === CR) at++;
-    if (file[at] === LF) at++;
-    lineEnding ??= String.fromCharCode(...file.subarray(endingAt, at));
-    if (stop === start) continue;
-
+  const { lines, lineEnding } = walkLines(file, LINE, (start, stop, end, line) => {
     if (ended) throw invalid(line, "there is something behind the end-of-file record");
-    const header = decodeLine(file, start, stop, data, dataEnd, line);
+    const header = decodeLine(file, start, stop, data, memory.end, line);
     const count = header >>> 24;
     const offset = (header >>> 8) & 0xffff;
     const type = header & 0xff;
@@ -97,43 +66,27 @@ function walk(file: Uint8Array, keep?: (record: HexRecord) => void): { segments:
       if (base.kind === "segment" ? offset + count > 0x10000 : address + count > ADDRESS_SPACE) {
         throw invalid(line, "the record's data runs past the end of its segment, where readers disagree");
       }
-      if (piece !== undefined && piece.address + piece.length === address) piece.length += count;
-      else if (count > 0) pieces.push((piece = { address, dataAt: dataEnd, length: count, line }));
+      memory.add(address, count, line);
     } else {
       const expected = [0, 0, 2, 4, 2, 4][type];
       if (expected === undefined) throw invalid(line, `record type ${type} is none of Intel's (0 to 5)`);
       if (count !== expected) throw invalid(line, `a type ${type} record holds ${expected} bytes, this one ${count}`);
-      const value = data[dataEnd]! * 256 + data[dataEnd + 1]!;
+      const value = data[memory.end]! * 256 + data[memory.end + 1]!;
       if (type === EXTENDED_SEGMENT) base = { kind: "segment", address: value * 16 };
       if (type === EXTENDED_LINEAR) base = { kind: "linear", address: value * 0x10000 };
       ended = type === END_OF_FILE;
     }
-    keep?.({ type, start, end: at, line, address, length: type === DATA ? count : 0, base });
-    if (type === DATA) dataEnd += count;
-  }
-  if (!ended) throw invalid(line, "the end-of-file record is missing: the file is cut off");
-  const segments = toSegments(
-    pieces.map(({ address, dataAt, length }) => ({ address, bytes: data.subarray(dataAt, dataAt + length) })),
-    (i, address) =>
-      invalid(pieces[i]!.line, `address 0x${address.toString(16).toUpperCase()} is written twice, there or before`),
-  );
-  return { segments, lineEnding: lineEnding || "\n" };
-}
-
-/** Records that follow each other in memory too. */
-interface Piece {
-  readonly address: number;
-  readonly dataAt: number;
-  length: number;
-  /** of its first record */
-  readonly line: number;
+    keep?.({ type, start, end, line, address, length: type === DATA ? count : 0, base });
+  });
+  if (!ended) throw invalid(lines, "the end-of-file record is missing: the file is cut off");
+  return { segments: memory.segments(invalid), lineEnding };
 }
 
 /** A record's line without its ending, upper case. */
 export function formatRecord(type: number, offset: number, data: Uint8Array): string {
   const bytes = [data.length, (offset >> 8) & 0xff, offset & 0xff, type, ...data];
   const sum = bytes.reduce((total, byte) => total + byte, 0);
-  return ":" + [...bytes, -sum & 0xff].map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join("");
+  return ":" + hexDigits([...bytes, -sum & 0xff]);
 }
 
 /** Whether `line` (no line ending) is a whole record with a right checksum. */
@@ -181,20 +134,6 @@ function decodeLine(file: Uint8Array, start: number, stop: number, into: Uint8Ar
   if ((wrong | high | low) > 15) throw invalid(line, "the record holds something else than hex digits");
   if (((sum + high * 16 + low) & 0xff) !== 0) throw invalid(line, "the record's checksum is wrong");
   return header;
-}
-
-/** A whole record says itself where it ends; only other lines are searched. */
-function lineEnd(file: Uint8Array, start: number): number {
-  const end = start + 11 + 2 * (NIBBLE[file[start + 1]!]! * 16 + NIBBLE[file[start + 2]!]!);
-  if (file[end] === LF || file[end] === CR) return end;
-  let at = start;
-  while (at < file.length && file[at] !== CR && file[at] !== LF) at++;
-  return at;
-}
-
-function trimEnd(file: Uint8Array, start: number, end: number): number {
-  while (end > start && (file[end - 1] === 0x20 || file[end - 1] === 0x09)) end--;
-  return end;
 }
 
 function invalid(line: number, why: string): CountersignError {

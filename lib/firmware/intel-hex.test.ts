@@ -1,6 +1,6 @@
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
+import { describe, expect, it } from "vitest";
+import { deviceChains, injected, refusal } from "../../test/support/injection.ts";
 import { concatBytes, fromUtf8, utf8 } from "../domain/bytes.ts";
 import { pemEncode } from "../pki/pem.ts";
 import { encodeChain } from "./chain.ts";
@@ -11,14 +11,7 @@ import { applyPatches } from "./patch.ts";
 import { checkWritten } from "./read-back.ts";
 import { bytesReader } from "./reader.ts";
 
-const chains: TestChain[] = [];
-let other: TestChain;
-let cas: TestChains;
-beforeAll(async () => {
-  cas = await TestChains.create();
-  for (let length = 1; length <= 6; length++) chains.push(await cas.leaf(`device-${length}`, length));
-  other = await cas.leaf("device-other", 3);
-});
+const { cas, chains, other } = await deviceChains();
 
 /** Target memory as a reader that shares nothing with ours sees it. */
 function memoryOf(hex: Uint8Array): Map<number, number> {
@@ -44,18 +37,9 @@ function memoryOf(hex: Uint8Array): Map<number, number> {
   return memory;
 }
 
-async function inject(image: Uint8Array, chain: readonly Uint8Array[], layout: Layout): Promise<Uint8Array> {
-  const template = await intelHex.open(bytesReader(image), layout);
-  const injection = await template.inject(chain);
-  const out = applyPatches(image, injection.patches);
-  await checkWritten(template, bytesReader(image), bytesReader(out), injection);
-  return out;
-}
-
 const EOF = ":00000001FF\n";
 const hex = (...lines: string[]) => utf8(lines.join("\n") + "\n" + EOF);
 const data = (offset: number, ...bytes: number[]) => formatRecord(0, offset, Uint8Array.from(bytes));
-const refusal = (code: string) => expect.objectContaining({ name: "CountersignError", code });
 
 const block = fc.record({
   page: fc.integer({ min: 0, max: 15 }),
@@ -98,6 +82,15 @@ function build(spec: typeof synthetic extends fc.Arbitrary<infer T> ? T : never)
 }
 
 describe("intel-hex", () => {
+  it("reads blank lines wherever a line behind them happens to end", async () => {
+    // A line's length is said by its second and third character; a blank line has the next line's there.
+    const lines = Array.from({ length: 185 }, (_, i) => data(16 * i, ...Array<number>(16).fill(i)));
+    const image = hex("", "", ...lines, data(0x2000, ...Array<number>(9).fill(1)));
+    expect(image[8171]).toBe(0x0a);
+    const out = await injected(intelHex, image, chains[1]!.chain, { offset: 0x4000 });
+    expect((await intelHex.extract(bytesReader(out))).region).toMatchObject({ offset: 0x4000 });
+  });
+
   it("holds any chain at any free address, with every other line and byte as it was", async () => {
     await fc.assert(
       fc.asyncProperty(
@@ -113,7 +106,7 @@ describe("intel-hex", () => {
           let offset = at;
           for (let i = 0; i < bytes.length + spare; i++) if (before.has(offset + i)) [offset, i] = [offset + i + 1, -1];
 
-          const out = await inject(image, chain, { offset, length: bytes.length + spare });
+          const out = await injected(intelHex, image, chain, { offset, length: bytes.length + spare });
           const after = memoryOf(out);
           expect(Buffer.from(bytes.map((_, i) => after.get(offset + i) ?? -1))).toEqual(Buffer.from(bytes));
           bytes.forEach((_, i) => after.delete(offset + i));
@@ -129,7 +122,7 @@ describe("intel-hex", () => {
           expect(Buffer.from(found.chainBytes)).toEqual(Buffer.from(bytes));
           expect(found.region).toEqual({ offset, length: bytes.length });
           expect(await intelHex.detect(bytesReader(out))).toBe(true);
-          expect(await inject(out, chain, { offset }), "a second run changes nothing").toEqual(out);
+          expect(await injected(intelHex, out, chain, { offset }), "a second run changes nothing").toEqual(out);
         },
       ),
       { numRuns: 120 },
@@ -143,7 +136,7 @@ describe("intel-hex", () => {
       data(0xf000, 5),
       ":0400000500000001F6",
     );
-    const out = await inject(image, chains[3]!.chain, { offset: 0x10100 });
+    const out = await injected(intelHex, image, chains[3]!.chain, { offset: 0x10100 });
     expect(memoryOf(out).get(0xff00)).toBe(1);
     expect(memoryOf(out).get(0x1ef00)).toBe(5);
     expect(fromUtf8(out).match(/^:020000020FF0/gm), "once before and once behind the chain").toHaveLength(2);
@@ -152,7 +145,7 @@ describe("intel-hex", () => {
   it("breaks its lines where a segment ends, whatever their length", async () => {
     const odd = [data(0, ...Array(7).fill(1)), data(7, ...Array(7).fill(2))];
     for (const base of [formatRecord(2, 0, Uint8Array.of(0, 0)), formatRecord(4, 0, Uint8Array.of(0, 0))]) {
-      const out = await inject(hex(base, ...odd), chains[2]!.chain, { offset: 0x10000 - 500 });
+      const out = await injected(intelHex, hex(base, ...odd), chains[2]!.chain, { offset: 0x10000 - 500 });
       for (const [, count, at] of fromUtf8(out).matchAll(/^:(..)(....)00/gm)) {
         expect(Number.parseInt(count!, 16) + Number.parseInt(at!, 16)).toBeLessThanOrEqual(0x10000);
       }
@@ -162,10 +155,12 @@ describe("intel-hex", () => {
   it("replaces a chain only when told to, and leaves nothing of a longer one", async () => {
     const image = hex(data(0, 1, 2, 3), ":04000005000000C136");
     const layout = { offset: 0x8000, length: 0x2000 };
-    const long = await inject(image, chains[5]!.chain, layout);
-    await expect(inject(long, other.chain, layout)).rejects.toThrow(refusal("image-holds-other-chain"));
-    await expect(inject(long, other.chain, { offset: 0x4000 })).rejects.toThrow(refusal("image-holds-other-chain"));
-    const short = await inject(long, other.chain, { ...layout, replace: true });
+    const long = await injected(intelHex, image, chains[5]!.chain, layout);
+    await expect(injected(intelHex, long, other.chain, layout)).rejects.toThrow(refusal("image-holds-other-chain"));
+    await expect(injected(intelHex, long, other.chain, { offset: 0x4000 })).rejects.toThrow(
+      refusal("image-holds-other-chain"),
+    );
+    const short = await injected(intelHex, long, other.chain, { ...layout, replace: true });
     const memory = memoryOf(short);
     expect(memory.size).toBe(3 + encodeChain(other.chain).length);
     expect((await intelHex.extract(bytesReader(short))).chainBytes).toEqual(encodeChain(other.chain));
@@ -176,12 +171,12 @@ describe("intel-hex", () => {
     const lines = Array.from({ length: Math.ceil(anchors.length / 16) }, (_, i) =>
       formatRecord(0, 16 * i, anchors.subarray(16 * i, 16 * i + 16)),
     );
-    const out = await inject(hex(...lines), other.chain, { offset: 0x9000 });
+    const out = await injected(intelHex, hex(...lines), other.chain, { offset: 0x9000 });
     expect((await intelHex.extract(bytesReader(out))).region!.offset).toBe(0x9000);
     expect((await intelHex.extract(bytesReader(out), { offset: 0 })).chainBytes).toEqual(anchors);
 
-    const twoDevices = await inject(hex(data(0, 1)), chains[2]!.chain, { offset: 0x1000 });
-    const second = fromUtf8(await inject(hex(data(0x1, 1)), other.chain, { offset: 0x5000 }));
+    const twoDevices = await injected(intelHex, hex(data(0, 1)), chains[2]!.chain, { offset: 0x1000 });
+    const second = fromUtf8(await injected(intelHex, hex(data(0x1, 1)), other.chain, { offset: 0x5000 }));
     const both = concatBytes(twoDevices.subarray(0, -EOF.length), utf8(second));
     await expect(intelHex.extract(bytesReader(both))).rejects.toThrow(refusal("image-chain-ambiguous"));
     expect((await intelHex.extract(bytesReader(both), { offset: 0x5000 })).chainBytes).toEqual(
@@ -206,7 +201,7 @@ describe("intel-hex", () => {
     ["a comment", () => hex("; firmware"), "image-invalid"],
     ["data where the chain goes", () => hex(data(0x8100, 1)), "image-region-overlap"],
   ])("refuses %s", async (_what, image, code) => {
-    await expect(inject(image(), other.chain, { offset: 0x8000 })).rejects.toThrow(refusal(code));
+    await expect(injected(intelHex, image(), other.chain, { offset: 0x8000 })).rejects.toThrow(refusal(code));
   });
 
   it.each([
@@ -218,7 +213,7 @@ describe("intel-hex", () => {
     ["too small a region", { offset: 0x8000, length: 64 }, "image-region-too-small"],
     ["too little memory below 4 GiB", { offset: 2 ** 32 - 64 }, "image-region-too-small"],
   ])("refuses a layout with %s", async (_what, layout: Layout, code) => {
-    await expect(inject(hex(data(0, 1)), other.chain, layout)).rejects.toThrow(refusal(code));
+    await expect(injected(intelHex, hex(data(0, 1)), other.chain, layout)).rejects.toThrow(refusal(code));
   });
 
   it("says which line is broken", async () => {

@@ -1,6 +1,4 @@
 import { utf8 } from "../domain/bytes.ts";
-import { CountersignError } from "../domain/errors.ts";
-import type { FoundChain } from "./chain.ts";
 import type { Extraction, FirmwareFormat, FirmwareTemplate, Injection, Layout, Patch, RangeReader } from "./format.ts";
 import {
   DATA,
@@ -9,15 +7,22 @@ import {
   formatRecord,
   hexMemory,
   isRecord,
-  MAX_HEX_BYTES,
   parseHex,
   type Base,
   type HexImage,
   type HexRecord,
 } from "./hex-records.ts";
 import { ChainPlace, extractFrom } from "./memory.ts";
-import { insertionPoint, mergeTouching, splitLines, usualLength } from "./record-lines.ts";
-import { readAll, readUpTo } from "./reader.ts";
+import {
+  insertionPoint,
+  linesHolding,
+  MAX_RECORDS_BYTES,
+  mergeTouching,
+  removals,
+  startsWithRecord,
+  usualLength,
+} from "./record-lines.ts";
+import { readAll } from "./reader.ts";
 
 /**
  * Intel HEX with the chain at a target address. The writer only adds lines (or takes out those of a chain it
@@ -30,17 +35,15 @@ export const intelHex: FirmwareFormat = {
   takes: ["offset", "length", "encoding"],
 
   async detect(reader) {
-    const head = await readUpTo(reader, 0, 1024);
-    const lines = splitLines(head).filter((line) => line.some((byte) => byte !== 0x20 && byte !== 0x09));
-    return lines[0] !== undefined && isRecord(lines[0]);
+    return await startsWithRecord(reader, isRecord);
   },
 
   async open(reader, layout) {
-    return new Template(parseHex(await readAll(reader, MAX_HEX_BYTES)), layout);
+    return new Template(parseHex(await readAll(reader, MAX_RECORDS_BYTES)), layout);
   },
 
   async extract(reader, layout) {
-    return extractFrom(hexMemory(await readAll(reader, MAX_HEX_BYTES)), layout);
+    return extractFrom(hexMemory(await readAll(reader, MAX_RECORDS_BYTES)), layout);
   },
 };
 
@@ -63,7 +66,7 @@ class Template implements FirmwareTemplate {
   }
 
   async readBack(written: RangeReader, injection: Injection): Promise<Extraction> {
-    return this.#place.readBack(hexMemory(await readAll(written, MAX_HEX_BYTES)), injection.region!);
+    return this.#place.readBack(hexMemory(await readAll(written, MAX_RECORDS_BYTES)), injection.region!);
   }
 
   #patches(chainBytes: Uint8Array): Patch[] {
@@ -73,10 +76,7 @@ class Template implements FirmwareTemplate {
         .map((line) => line + this.#image.lineEnding)
         .join(""),
     );
-    return mergeTouching([
-      { offset: at, remove: 0, insert },
-      ...removed.map(({ start, end }) => ({ offset: start, remove: end - start, insert: utf8("") })),
-    ]);
+    return mergeTouching([{ offset: at, remove: 0, insert }, ...removals(removed)]);
   }
 
   /** Data lines for the chain, base records where they are needed, and the base that the next data line relies on. */
@@ -123,7 +123,7 @@ interface Site {
 }
 
 function siteOf(records: readonly HexRecord[], { here, offset }: ChainPlace): Site {
-  const removed = here === undefined ? [] : recordsOf(records, here);
+  const removed = linesHolding(records, here);
   const at = removed.length > 0 ? records.indexOf(removed[0]!) : insertionPoint(records, offset);
   const gone = new Set(removed);
   const next = records.slice(at).find((record) => !gone.has(record) && (record.type === DATA || changesBase(record)));
@@ -133,24 +133,6 @@ function siteOf(records: readonly HexRecord[], { here, offset }: ChainPlace): Si
     needed: next?.type === DATA ? next.base : undefined,
     removed,
   };
-}
-
-/** The lines that hold a chain. @throws CountersignError `image-region-overlap` when one holds other data too */
-function recordsOf(records: readonly HexRecord[], found: FoundChain): HexRecord[] {
-  const end = found.address + found.bytes.length;
-  const lines = records.filter(
-    (record) => record.length > 0 && record.address < end && record.address + record.length > found.address,
-  );
-  for (const record of lines) {
-    if (record.address >= found.address && record.address + record.length <= end) continue;
-    throw new CountersignError(
-      "image-region-overlap",
-      `line ${record.line} of the image holds part of the old chain together with other data; ` +
-        "start from an image without a chain",
-      { details: { line: record.line } },
-    );
-  }
-  return lines;
 }
 
 function changesBase(record: HexRecord): boolean {

@@ -1,7 +1,7 @@
 import { createHash, generateKeyPairSync, sign } from "node:crypto";
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
+import { describe, expect, it } from "vitest";
+import { deviceChains, injected } from "../../test/support/injection.ts";
 import { concatBytes, toHex } from "../domain/bytes.ts";
 import type { ErrorCode } from "../domain/error-codes.ts";
 import type { Signer } from "../domain/signing.ts";
@@ -55,21 +55,10 @@ function build({ headerSize = 512, payload = new Uint8Array(600).fill(5), flags 
 }
 
 const signer = newSigner();
-let chains: TestChain[];
-let other: TestChain;
-beforeAll(async () => {
-  const cas = await TestChains.create();
-  chains = await Promise.all([1, 2, 3, 4, 5, 6].map((length) => cas.leaf(`device-${length}`, length)));
-  other = await cas.leaf("other");
-});
+const { chains, other } = await deviceChains();
 
-async function inject(image: Uint8Array, chain: readonly Uint8Array[], layout: Layout = {}): Promise<Uint8Array> {
-  const template = await mcuboot.open(bytesReader(image), layout, signer);
-  const injection = await template.inject(chain);
-  const out = applyPatches(image, injection.patches);
-  await checkWritten(template, bytesReader(image), bytesReader(out), injection);
-  return out;
-}
+const inject = (image: Uint8Array, chain: readonly Uint8Array[], layout: Layout = {}) =>
+  injected(mcuboot, image, chain, layout, signer);
 
 async function refused(image: Uint8Array, code: ErrorCode, layout: Layout = {}): Promise<void> {
   const before = image.slice();

@@ -1,7 +1,15 @@
 import { equalBytes } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import { parseCertificate } from "../pki/certificate.ts";
-import { checkEncoding, decodeDerChain, deviceChain, encodeChain, findChains, type FoundChain } from "./chain.ts";
+import {
+  checkEncoding,
+  decodeDerChain,
+  deviceChain,
+  encodeChain,
+  findChains,
+  holdsOther,
+  type FoundChain,
+} from "./chain.ts";
 import type { ChainEncoding, Extraction, Injection, Layout, Region } from "./format.ts";
 import { hex, range } from "./hexadecimal.ts";
 
@@ -125,13 +133,7 @@ export class ChainPlace {
   }
 
   #holdsOther(other: FoundChain): CountersignError {
-    const cn = parseCertificate(other.chain[0]!).subject.cn ?? "a leaf without CN";
-    return new CountersignError(
-      "image-holds-other-chain",
-      `the image holds another chain at ${hex(other.address)} (${cn}); start from an image without one` +
-        (other === this.here ? ", or give --replace to put the new chain in its place" : ""),
-      { details: { offset: other.address } },
-    );
+    return holdsOther(`the image holds another chain at ${hex(other.address)}`, other, other === this.here);
   }
 }
 

@@ -1,7 +1,6 @@
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
-import { differences, extracted, injected } from "../../test/support/injection.ts";
+import { describe, expect, it } from "vitest";
+import { deviceChains, differences, extracted, injected, refusal } from "../../test/support/injection.ts";
 import { concatBytes, utf8 } from "../domain/bytes.ts";
 import { pemEncode } from "../pki/pem.ts";
 import { encodeChain } from "./chain.ts";
@@ -9,15 +8,8 @@ import type { Layout } from "./format.ts";
 import { raw } from "./raw.ts";
 import { bytesReader } from "./reader.ts";
 
-const chains: TestChain[] = [];
-let other: TestChain;
-beforeAll(async () => {
-  const cas = await TestChains.create();
-  for (let length = 1; length <= 6; length++) chains.push(await cas.leaf(`device-${length}`, length));
-  other = await cas.leaf("device-other", 3);
-});
+const { chains, other } = await deviceChains();
 
-const refusal = (code: string) => expect.objectContaining({ name: "CountersignError", code });
 const flash = (size: number, fill = 0xff) => new Uint8Array(size).fill(fill);
 
 describe("raw", () => {

@@ -2,7 +2,15 @@ import { equalBytes } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import { parseCertificate } from "../pki/certificate.ts";
 import { scanChains } from "./chain-scan.ts";
-import { checkEncoding, decodeDerChain, encodeChain, findChains, MAX_CHAIN_BYTES, type FoundChain } from "./chain.ts";
+import {
+  chainAtStart,
+  checkEncoding,
+  decodeDerChain,
+  encodeChain,
+  holdsOther,
+  MAX_CHAIN_BYTES,
+  type FoundChain,
+} from "./chain.ts";
 import type {
   ChainEncoding,
   Extraction,
@@ -147,13 +155,7 @@ class Template implements FirmwareTemplate {
         ? here
         : held.find((found) => found !== here && (found.leafIsDevice || !leafIsDevice));
     if (other === undefined) return;
-    const cn = parseCertificate(other.chain[0]!).subject.cn ?? "a leaf without CN";
-    throw new CountersignError(
-      "image-holds-other-chain",
-      `the image holds another chain at ${hex(other.address)} (${cn}); start from an image without one` +
-        (other === here ? ", or give --replace to put the new chain in its place" : ""),
-      { details: { offset: other.address } },
-    );
+    throw holdsOther(`the image holds another chain at ${hex(other.address)}`, other, other === here);
   }
 }
 
@@ -166,6 +168,5 @@ function checkSize({ size }: RangeReader): void {
 
 /** The chain that `bytes` begins with. @throws CountersignError `image-no-chain` */
 function chainAt(bytes: Uint8Array, offset: number): Extraction {
-  const pem = findChains(bytes, offset).filter(({ address }) => address === offset);
-  return chosenChain(pem, offset, () => decodeDerChain(bytes, offset));
+  return chosenChain([], offset, () => chainAtStart(bytes, offset));
 }

@@ -1,16 +1,148 @@
-import type { Patch } from "./format.ts";
+import { CountersignError } from "../domain/errors.ts";
+import type { FoundChain } from "./chain.ts";
+import type { Patch, RangeReader } from "./format.ts";
+import { hex } from "./hexadecimal.ts";
+import { toSegments, type Segment } from "./memory.ts";
+import { readUpTo } from "./reader.ts";
 
-/** What writers of text formats with one record a line share. */
+/** What readers and writers of text formats with one record a line share; the records are the formats' affair. */
 
-interface DataRecord {
+/** Far above any microcontroller's image; such a file takes some 2.8 bytes for each of the image's. */
+export const MAX_RECORDS_BYTES = 32 << 20;
+
+/** A record with its place in the file, so that a writer can leave every other line as it is. */
+export interface RecordLine {
+  readonly type: number;
+  /** in the file, line ending included */
+  readonly start: number;
+  readonly end: number;
+  readonly line: number;
   /** target address of data records */
   readonly address: number;
   /** data bytes; 0 for what isn't data */
   readonly length: number;
 }
 
+/** The value of a hex digit's character code; 0xff for any other. */
+export const NIBBLE = new Uint8Array(256).fill(0xff);
+for (let i = 0; i < 16; i++) {
+  NIBBLE["0123456789ABCDEF".charCodeAt(i)] = i;
+  NIBBLE["0123456789abcdef".charCodeAt(i)] = i;
+}
+
+/** Upper case, two digits a byte. */
+export function hexDigits(bytes: readonly number[]): string {
+  return bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join("");
+}
+
+const CR = 0x0d;
+const LF = 0x0a;
+
+/** Where a record says how long its line is: two digits at `countAt`; the line has `fixed` characters and two a count. */
+export interface LineLength {
+  /** what records begin with: no other line says anything */
+  readonly mark: number;
+  readonly countAt: number;
+  readonly fixed: number;
+}
+
+/**
+ * Calls `visit` for each line that holds something: [start, stop) without blanks and ending, `end` behind the ending.
+ * @returns how many lines there are, and the first one's ending
+ */
+export function walkLines(
+  file: Uint8Array,
+  { mark, countAt, fixed }: LineLength,
+  visit: (start: number, stop: number, end: number, line: number) => void,
+): { lines: number; lineEnding: string } {
+  let lines = 0;
+  let lineEnding: string | undefined;
+  for (let at = 0; at < file.length;) {
+    lines++;
+    const start = at;
+    // A whole record says itself where it ends; only other lines are searched.
+    const count = NIBBLE[file[start + countAt]!]! * 16 + NIBBLE[file[start + countAt + 1]!]!;
+    if (file[start] === mark) at += fixed + 2 * count;
+    if (at === start || (file[at] !== LF && file[at] !== CR)) {
+      at = start;
+      while (at < file.length && file[at] !== CR && file[at] !== LF) at++;
+    }
+    const endingAt = at;
+    if (file[at] === CR) at++;
+    if (file[at] === LF) at++;
+    lineEnding ??= String.fromCharCode(...file.subarray(endingAt, at));
+    const stop = trimEnd(file, start, endingAt);
+    if (stop > start) visit(start, stop, at, lines);
+  }
+  return { lines, lineEnding: lineEnding || "\n" };
+}
+
+export function trimEnd(file: Uint8Array, start: number, end: number): number {
+  while (end > start && (file[end - 1] === 0x20 || file[end - 1] === 0x09)) end--;
+  return end;
+}
+
+/** Whether the image begins with a line that `isRecord`. Reads 1 KiB. */
+export async function startsWithRecord(reader: RangeReader, isRecord: (line: Uint8Array) => boolean): Promise<boolean> {
+  const lines = splitLines(await readUpTo(reader, 0, 1024));
+  const first = lines.find((line) => line.some((byte) => byte !== 0x20 && byte !== 0x09));
+  return first !== undefined && isRecord(first);
+}
+
+/** Target memory from data records in any order: their data lies in `data`, one record behind the other. */
+export class RecordMemory {
+  readonly data: Uint8Array;
+  /** where the next record's data goes */
+  end = 0;
+  /** records that follow each other in memory too; the line is the first one's */
+  readonly #pieces: { readonly address: number; readonly at: number; length: number; readonly line: number }[] = [];
+
+  constructor(file: Uint8Array) {
+    this.data = new Uint8Array(file.length >> 1);
+  }
+
+  /** Takes the `length` bytes at `end`. */
+  add(address: number, length: number, line: number): void {
+    const last = this.#pieces.at(-1);
+    if (last !== undefined && last.address + last.length === address) last.length += length;
+    else if (length > 0) this.#pieces.push({ address, at: this.end, length, line });
+    this.end += length;
+  }
+
+  /** @throws what `invalid` makes of an address that is written twice */
+  segments(invalid: (line: number, why: string) => CountersignError): Segment[] {
+    return toSegments(
+      this.#pieces.map(({ address, at, length }) => ({ address, bytes: this.data.subarray(at, at + length) })),
+      (i, address) => invalid(this.#pieces[i]!.line, `address ${hex(address)} is written twice, there or before`),
+    );
+  }
+}
+
+/** The lines that hold a chain. @throws CountersignError `image-region-overlap` when one holds other data too */
+export function linesHolding<R extends RecordLine>(records: readonly R[], found: FoundChain | undefined): R[] {
+  if (found === undefined) return [];
+  const end = found.address + found.bytes.length;
+  const lines = records.filter(
+    (record) => record.length > 0 && record.address < end && record.address + record.length > found.address,
+  );
+  for (const record of lines) {
+    if (record.address >= found.address && record.address + record.length <= end) continue;
+    throw new CountersignError(
+      "image-region-overlap",
+      `line ${record.line} of the image holds part of the old chain together with other data; ` +
+        "start from an image without a chain",
+      { details: { line: record.line } },
+    );
+  }
+  return lines;
+}
+
+export function removals(lines: readonly RecordLine[]): Patch[] {
+  return lines.map(({ start, end }) => ({ offset: start, remove: end - start, insert: new Uint8Array(0) }));
+}
+
 /** The index before the line that comes next in address order; behind all data where the image isn't in order. */
-export function insertionPoint(records: readonly DataRecord[], offset: number): number {
+export function insertionPoint(records: readonly RecordLine[], offset: number): number {
   let last = -1;
   let lastBelow = -1;
   let sorted = true;
@@ -25,7 +157,7 @@ export function insertionPoint(records: readonly DataRecord[], offset: number): 
 }
 
 /** The image's most frequent data length: loaders are tested with it. */
-export function usualLength(records: readonly DataRecord[], otherwise: number): number {
+export function usualLength(records: readonly RecordLine[], otherwise: number): number {
   const counts = new Uint32Array(256);
   for (const { length } of records) counts[length]!++;
   counts[0] = 0;
@@ -46,7 +178,7 @@ export function mergeTouching(patches: readonly Patch[]): Patch[] {
 }
 
 /** Lines without their endings (LF, CR or both, which leaves an empty line between). */
-export function splitLines(bytes: Uint8Array): Uint8Array[] {
+function splitLines(bytes: Uint8Array): Uint8Array[] {
   const lines: Uint8Array[] = [];
   let start = 0;
   for (let at = 0; at <= bytes.length; at++) {

@@ -1,5 +1,6 @@
 import { CountersignError } from "../domain/errors.ts";
-import { toSegments, type Segment } from "./memory.ts";
+import type { Segment } from "./memory.ts";
+import { hexDigits, NIBBLE, RecordMemory, trimEnd, walkLines, type RecordLine } from "./record-lines.ts";
 
 /**
  * Motorola S-records, read record by record with their places in the file kept, so that a writer can leave every line as
@@ -7,22 +8,8 @@ import { toSegments, type Segment } from "./memory.ts";
  * S7 to S9 end the file with a start address.
  */
 
-export const MAX_SREC_BYTES = 32 << 20;
-
-export interface SRecord {
-  /** 0 to 9 */
-  readonly type: number;
-  /** in the file, line ending included */
-  readonly start: number;
-  readonly end: number;
-  readonly line: number;
-  readonly address: number;
-  /** data bytes of data records; 0 for all others */
-  readonly length: number;
-}
-
 export interface SrecImage {
-  readonly records: readonly SRecord[];
+  readonly records: readonly RecordLine[];
   readonly segments: readonly Segment[];
   /** of the first line */
   readonly lineEnding: string;
@@ -32,15 +19,9 @@ export interface SrecImage {
 const ADDRESS_BYTES = [2, 2, 3, 4, 0, 2, 3, 4, 3, 2] as const;
 const END = 7;
 
-const NIBBLE = new Uint8Array(256).fill(0xff);
-for (let i = 0; i < 16; i++) {
-  NIBBLE["0123456789ABCDEF".charCodeAt(i)] = i;
-  NIBBLE["0123456789abcdef".charCodeAt(i)] = i;
-}
-
-const CR = 0x0d;
-const LF = 0x0a;
 const S = 0x53;
+/** S, type and count; the count has all that follows. */
+const LINE = { mark: S, countAt: 2, fixed: 4 };
 
 export function isData(type: number): boolean {
   return type >= 1 && type <= 3;
@@ -52,7 +33,7 @@ export function isCount(type: number): boolean {
 
 /** @throws CountersignError `image-invalid` with the line in `details` */
 export function parseSrec(file: Uint8Array): SrecImage {
-  const records: SRecord[] = [];
+  const records: RecordLine[] = [];
   return { records, ...walk(file, (record) => records.push(record)) };
 }
 
@@ -62,51 +43,28 @@ export function srecMemory(file: Uint8Array): readonly Segment[] {
 }
 
 /** `keep` is called for every record; without it none is made. */
-function walk(file: Uint8Array, keep?: (record: SRecord) => void): Omit<SrecImage, "records"> {
-  const data = new Uint8Array(file.length >> 1);
-  /** records that follow each other in memory too */
-  const pieces: { address: number; dataAt: number; length: number; line: number }[] = [];
-  let piece: (typeof pieces)[number] | undefined;
-  let dataEnd = 0;
+function walk(file: Uint8Array, keep?: (record: RecordLine) => void): Omit<SrecImage, "records"> {
+  const memory = new RecordMemory(file);
   let dataRecords = 0;
   let ended = false;
-  let line = 0;
-  let lineEnding: string | undefined;
 
-  for (let at = 0; at < file.length;) {
-    line++;
-    const start = at;
-    at = lineEnd(file, start);
-    const stop = trimEnd(file, start, at);
-    const endingAt = at;
-    if (file[at] === CR) at++;
-    if (file[at] === LF) at++;
-    lineEnding ??= String.fromCharCode(...file.subarray(endingAt, at));
-    if (stop === start) continue;
-
+  const { lines, lineEnding } = walkLines(file, LINE, (start, stop, end, line) => {
     if (ended) throw invalid(line, "there is something behind the record that ends the file");
-    const { type, address, length } = decode(file, start, stop, data, dataEnd, line);
+    const { type, address, length } = decode(file, start, stop, memory.data, memory.end, line);
     if (isData(type)) {
-      if (address + length > 2 ** (8 * ADDRESS_BYTES[type]!)) {
+      if (address + length > addressLimit(type)) {
         throw invalid(line, "the record's data runs past the last address that its type has");
       }
       dataRecords++;
-      if (piece !== undefined && piece.address + piece.length === address) piece.length += length;
-      else if (length > 0) pieces.push((piece = { address, dataAt: dataEnd, length, line }));
-      dataEnd += length;
+      memory.add(address, length, line);
     } else if (isCount(type) && address !== dataRecords) {
       throw invalid(line, `it counts ${address} data records, there are ${dataRecords}: the file isn't whole`);
     }
     ended = type >= END;
-    keep?.({ type, start, end: at, line, address, length: isData(type) ? length : 0 });
-  }
-  if (!ended) throw invalid(line, "the record that ends the file (S7, S8 or S9) is missing: the file is cut off");
-  const segments = toSegments(
-    pieces.map(({ address, dataAt, length }) => ({ address, bytes: data.subarray(dataAt, dataAt + length) })),
-    (i, address) =>
-      invalid(pieces[i]!.line, `address 0x${address.toString(16).toUpperCase()} is written twice, there or before`),
-  );
-  return { segments, lineEnding: lineEnding || "\n" };
+    keep?.({ type, start, end, line, address, length: isData(type) ? length : 0 });
+  });
+  if (!ended) throw invalid(lines, "the record that ends the file (S7, S8 or S9) is missing: the file is cut off");
+  return { segments: memory.segments(invalid), lineEnding };
 }
 
 /** A record's line without its ending, upper case. `address` is the count for S5 and S6. */
@@ -117,7 +75,7 @@ export function formatSrecord(type: number, address: number, data: Uint8Array): 
   bytes.push(...data);
   const sum = bytes.reduce((total, byte) => total + byte, 0);
   bytes.push(~sum & 0xff);
-  return `S${type}` + bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join("");
+  return `S${type}` + hexDigits(bytes);
 }
 
 /** The largest address that a data record of this type can have. */
@@ -176,20 +134,6 @@ function decode(
   if (length < 0) throw invalid(line, "the record is too short for its address");
   if ((sum & 0xff) !== 0xff) throw invalid(line, "the record's checksum is wrong");
   return { type, address, length };
-}
-
-/** A whole record says itself where it ends; only other lines are searched. */
-function lineEnd(file: Uint8Array, start: number): number {
-  const end = start + 4 + 2 * (NIBBLE[file[start + 2]!]! * 16 + NIBBLE[file[start + 3]!]!);
-  if (file[end] === LF || file[end] === CR) return end;
-  let at = start;
-  while (at < file.length && file[at] !== CR && file[at] !== LF) at++;
-  return at;
-}
-
-function trimEnd(file: Uint8Array, start: number, end: number): number {
-  while (end > start && (file[end - 1] === 0x20 || file[end - 1] === 0x09)) end--;
-  return end;
 }
 
 function invalid(line: number, why: string): CountersignError {

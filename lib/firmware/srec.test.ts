@@ -1,22 +1,14 @@
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
-import { extracted, injected } from "../../test/support/injection.ts";
+import { describe, expect, it } from "vitest";
+import { deviceChains, extracted, injected, refusal } from "../../test/support/injection.ts";
 import { fromUtf8, utf8 } from "../domain/bytes.ts";
 import { encodeChain } from "./chain.ts";
 import type { Layout } from "./format.ts";
 import { formatSrecord } from "./srec-records.ts";
 import { srec } from "./srec.ts";
 
-const chains: TestChain[] = [];
-let other: TestChain;
-beforeAll(async () => {
-  const cas = await TestChains.create();
-  for (let length = 1; length <= 6; length++) chains.push(await cas.leaf(`device-${length}`, length));
-  other = await cas.leaf("device-other", 3);
-});
+const { chains, other } = await deviceChains();
 
-const refusal = (code: string) => expect.objectContaining({ name: "CountersignError", code });
 const data = (type: number, address: number, ...bytes: number[]) =>
   formatSrecord(type, address, Uint8Array.from(bytes));
 const END = "S70500000000FA";
@@ -78,6 +70,14 @@ function build(spec: typeof synthetic extends fc.Arbitrary<infer T> ? T : never)
 }
 
 describe("srec", () => {
+  it("reads blank lines wherever a line behind them happens to end", async () => {
+    // "\nS1 03 ..." says 0x10 where a record says its length, which ends 36 characters on.
+    const image = file("", "S10300007C".padEnd(35), data(1, 0x10, 1, 2), END);
+    expect(image[36]).toBe(0x0a);
+    const out = await injected(srec, image, chains[1]!.chain, { offset: 0x4000 });
+    expect((await extracted(srec, out)).region).toMatchObject({ offset: 0x4000 });
+  });
+
   it("holds any chain at any free address, with every other line and byte as it was", async () => {
     await fc.assert(
       fc.asyncProperty(

@@ -1,10 +1,18 @@
 import { utf8 } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
-import type { FoundChain } from "./chain.ts";
 import type { Extraction, FirmwareFormat, FirmwareTemplate, Injection, Layout, Patch, RangeReader } from "./format.ts";
 import { ChainPlace, extractFrom } from "./memory.ts";
-import { insertionPoint, mergeTouching, splitLines, usualLength } from "./record-lines.ts";
-import { readAll, readUpTo } from "./reader.ts";
+import {
+  insertionPoint,
+  linesHolding,
+  MAX_RECORDS_BYTES,
+  mergeTouching,
+  removals,
+  startsWithRecord,
+  usualLength,
+  type RecordLine,
+} from "./record-lines.ts";
+import { readAll } from "./reader.ts";
 import {
   addressLimit,
   formatSrecord,
@@ -12,11 +20,9 @@ import {
   isData,
   isSrecord,
   maxLength,
-  MAX_SREC_BYTES,
   parseSrec,
   srecMemory,
   type SrecImage,
-  type SRecord,
 } from "./srec-records.ts";
 
 /**
@@ -30,17 +36,15 @@ export const srec: FirmwareFormat = {
   takes: ["offset", "length", "encoding"],
 
   async detect(reader) {
-    const head = await readUpTo(reader, 0, 1024);
-    const lines = splitLines(head).filter((line) => line.some((byte) => byte !== 0x20 && byte !== 0x09));
-    return lines[0] !== undefined && isSrecord(lines[0]);
+    return await startsWithRecord(reader, isSrecord);
   },
 
   async open(reader, layout) {
-    return new Template(parseSrec(await readAll(reader, MAX_SREC_BYTES)), layout);
+    return new Template(parseSrec(await readAll(reader, MAX_RECORDS_BYTES)), layout);
   },
 
   async extract(reader, layout) {
-    return extractFrom(srecMemory(await readAll(reader, MAX_SREC_BYTES)), layout);
+    return extractFrom(srecMemory(await readAll(reader, MAX_RECORDS_BYTES)), layout);
   },
 };
 
@@ -50,9 +54,9 @@ class Template implements FirmwareTemplate {
   readonly #width: number;
   readonly #type: number;
   readonly #dataRecords: number;
-  readonly #counts: readonly SRecord[];
-  #removed: readonly SRecord[] | undefined;
-  #at: SRecord | undefined;
+  readonly #counts: readonly RecordLine[];
+  #removed: readonly RecordLine[] | undefined;
+  #at: RecordLine | undefined;
 
   constructor(image: SrecImage, layout: Layout) {
     this.#image = image;
@@ -69,20 +73,19 @@ class Template implements FirmwareTemplate {
   }
 
   async readBack(written: RangeReader, injection: Injection): Promise<Extraction> {
-    return this.#place.readBack(srecMemory(await readAll(written, MAX_SREC_BYTES)), injection.region!);
+    return this.#place.readBack(srecMemory(await readAll(written, MAX_RECORDS_BYTES)), injection.region!);
   }
 
   #patches(chainBytes: Uint8Array): Patch[] {
     const { records, lineEnding } = this.#image;
     const { here, offset } = this.#place;
-    this.#removed ??= here === undefined ? [] : recordsOf(records, here);
-    const removed = this.#removed;
+    const removed = (this.#removed ??= linesHolding(records, here));
     this.#at ??= removed.length > 0 ? removed[0]! : records[insertionPoint(records, offset)]!;
     const at = this.#at;
     const lines = this.#lines(chainBytes);
     const patches: Patch[] = [
       { offset: at.start, remove: 0, insert: utf8(lines.map((line) => line + lineEnding).join("")) },
-      ...removed.map(({ start, end }) => ({ offset: start, remove: end - start, insert: utf8("") })),
+      ...removals(removed),
     ];
     const total = this.#dataRecords + lines.length - removed.length;
     for (const count of this.#counts) patches.push(countPatch(count, total, lineEnding));
@@ -105,7 +108,7 @@ class Template implements FirmwareTemplate {
   }
 }
 
-function countPatch(record: SRecord, count: number, lineEnding: string): Patch {
+function countPatch(record: RecordLine, count: number, lineEnding: string): Patch {
   if (count >= addressLimit(6)) {
     throw new CountersignError("image-invalid", `no S6 record can count ${count} data records; leave it out`);
   }
@@ -114,26 +117,8 @@ function countPatch(record: SRecord, count: number, lineEnding: string): Patch {
   return { offset: record.start, remove: record.end - record.start, insert };
 }
 
-/** The lines that hold a chain. @throws CountersignError `image-region-overlap` when one holds other data too */
-function recordsOf(records: readonly SRecord[], found: FoundChain): SRecord[] {
-  const end = found.address + found.bytes.length;
-  const lines = records.filter(
-    (record) => record.length > 0 && record.address < end && record.address + record.length > found.address,
-  );
-  for (const record of lines) {
-    if (record.address >= found.address && record.address + record.length <= end) continue;
-    throw new CountersignError(
-      "image-region-overlap",
-      `line ${record.line} of the image holds part of the old chain together with other data; ` +
-        "start from an image without a chain",
-      { details: { line: record.line } },
-    );
-  }
-  return lines;
-}
-
 /** The most frequent data record type; S3 in an image without data. */
-function usualType(records: readonly SRecord[]): number {
+function usualType(records: readonly RecordLine[]): number {
   const counts = [0, 0, 0, 0];
   for (const { type, length } of records) if (length > 0) counts[type]!++;
   const most = Math.max(...counts);

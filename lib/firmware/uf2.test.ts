@@ -1,7 +1,6 @@
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
-import { TestChains, type TestChain } from "../../test/support/chains.ts";
-import { extracted, injected } from "../../test/support/injection.ts";
+import { describe, expect, it } from "vitest";
+import { deviceChains, extracted, injected, refusal } from "../../test/support/injection.ts";
 import { concatBytes } from "../domain/bytes.ts";
 import { encodeChain } from "./chain.ts";
 import type { Layout } from "./format.ts";
@@ -9,15 +8,8 @@ import { bytesReader } from "./reader.ts";
 import { formatBlock } from "./uf2-blocks.ts";
 import { uf2 } from "./uf2.ts";
 
-const chains: TestChain[] = [];
-let other: TestChain;
-beforeAll(async () => {
-  const cas = await TestChains.create();
-  for (let length = 1; length <= 6; length++) chains.push(await cas.leaf(`device-${length}`, length));
-  other = await cas.leaf("device-other", 3);
-});
+const { chains, other } = await deviceChains();
 
-const refusal = (code: string) => expect.objectContaining({ name: "CountersignError", code });
 const RP2040 = 0xe48bff56;
 
 function image(blocks: readonly [address: number, payload: Uint8Array][], family: number | undefined) {
