@@ -16,7 +16,7 @@ import {
   type NewInjection,
 } from "../../store/injections.ts";
 import { getLot, type Lot } from "../../store/lots.ts";
-import { injectBatch, type InjectionResult } from "../firmware/inject.ts";
+import { stageBatch, type InjectionResult, type StagedBatch } from "../firmware/inject.ts";
 import { INCLUSION_TIMEOUT_MS, lotWorkflowId } from "../issuing/context.ts";
 import type { ActDraft } from "../ledger/index.ts";
 import type { CustodyContext } from "./context.ts";
@@ -46,7 +46,7 @@ export async function startInjection(
 
 /**
  * Injects the next devices of a run and records what came of it. An image that was written and not recorded is written
- * again with the same bytes.
+ * again; one that was recorded never is, also by a run that overlaps.
  * @returns the run as it stands; `done` when nothing is left
  */
 export async function injectNext(
@@ -74,9 +74,14 @@ export async function injectNext(
     byLayout.set(layout, [...(byLayout.get(layout) ?? []), candidate]);
   }
   for (const [layout, devices] of byLayout) {
-    const results = await injectInto(context, lot, grant, layout, devices, onProgress);
+    const staged = await stageInto(context, lot, grant, layout, devices, onProgress);
     onProgress?.();
-    const keys = await recordInjections(context, runId, lot, grant, layout, devices, results);
+    let keys: string[];
+    try {
+      keys = await recordInjections(context, runId, lot, grant, layout, devices, staged);
+    } finally {
+      await staged.discard();
+    }
     await acts.waitIncluded(keys, { timeoutMs: INCLUSION_TIMEOUT_MS });
     onProgress?.();
   }
@@ -91,18 +96,18 @@ async function batchSize({ firmwareDir }: CustodyContext, layouts: readonly Pinn
   return Math.max(1, Math.min(BATCH, Math.floor(BATCH_BYTES / Math.max(1, ...(await Promise.all(sizes))))));
 }
 
-async function injectInto(
+async function stageInto(
   context: CustodyContext,
   lot: Lot,
   grant: CurrentGrant,
   layout: PinnedLayout,
   devices: readonly InjectionCandidate[],
   onProgress: (() => void) | undefined,
-): Promise<InjectionResult[]> {
+): Promise<StagedBatch> {
   const outDir = join(context.imagesDir, lot.id);
   await mkdir(outDir, { recursive: true, mode: 0o700 });
   const above = [grant.certificate, ...grant.upstream.slice(0, -1)];
-  return await injectBatch({
+  return await stageBatch({
     format: layout.format,
     templatePath: join(context.firmwareDir, layout.template.name),
     templateSha256: layout.template.sha256,
@@ -128,8 +133,9 @@ async function recordInjections(
   grant: CurrentGrant,
   layout: PinnedLayout,
   devices: readonly InjectionCandidate[],
-  results: readonly InjectionResult[],
+  staged: StagedBatch,
 ): Promise<string[]> {
+  const { results } = staged;
   const byId = new Map(devices.map((device) => [device.device, device]));
   return await inTransaction(db, async (tx) => {
     const open = await lockUninjected(
@@ -137,6 +143,9 @@ async function recordInjections(
       devices.map((device) => device.device),
     );
     const good = results.filter((result) => result.ok).filter((result) => open.has(result.deviceId));
+    // While the rows are locked: of two runs for one device the first that is recorded gives it its image, and no later
+    // one (whose signature is another) takes that image's place.
+    await staged.publish(good.map((result) => result.deviceId));
     const records = await acts.recordLines(
       tx,
       good.map((result) =>

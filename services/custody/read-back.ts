@@ -5,7 +5,7 @@ import { encodeChain } from "../../lib/firmware/index.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { findInjections, type DeviceInjection } from "../../store/injections.ts";
 import type { Lot } from "../../store/lots.ts";
-import { extractFile } from "../firmware/one-file.ts";
+import { digestOfFile, extractFile } from "../firmware/one-file.ts";
 import { sha256Hex } from "../ledger/index.ts";
 import type { CustodyContext } from "./context.ts";
 import { layoutOfSlot, pinnedLayout } from "./terms.ts";
@@ -55,6 +55,9 @@ async function checkImage(lot: Lot, injection: DeviceInjection): Promise<void> {
   }
   if (sha256Hex(encodeChain(found.chain, found.encoding)) !== receipt.chain.sha256) {
     throw mismatch(device, "its image holds another chain than its receipt says; inject it again");
+  }
+  if ((await digestOfFile(imagePath)) !== receipt.image.sha256) {
+    throw mismatch(device, "its image isn't the one that was read back and recorded: it was changed since");
   }
 }
 

@@ -17,27 +17,41 @@ export interface ImageFile extends RangeReader {
   readonly path: string;
   /** the content, where it is held */
   readonly bytes?: Uint8Array;
+  /** whether somebody wrote to the file since it was opened; never, where the content is held */
+  changed(): Promise<boolean>;
   close(): Promise<void>;
 }
 
-/** @throws what the file system throws */
+/**
+ * Only of regular files: a pipe or a device has no end that could be known.
+ * @throws what the file system throws, Error for what is no file
+ */
 export async function openImage(path: string): Promise<ImageFile> {
-  const handle = await open(path, "r");
+  // Without waiting, where the name is a pipe's that nobody writes to.
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   let held = false;
   try {
-    const { size } = await handle.stat();
-    if (size > HELD_BYTES) return { path, ...handleReader(handle, size), close: () => handle.close() };
-    held = true;
-    const content = await handle.readFile();
-    const bytes = new Uint8Array(content.buffer, content.byteOffset, content.length);
-    return { path, bytes, ...bytesReader(bytes), close: async () => {} };
+    const before = await handle.stat({ bigint: true });
+    held = !before.isFile() || before.size <= HELD_BYTES;
+    if (!before.isFile()) throw new Error("it is no regular file");
+    const size = Number(before.size);
+    if (!held) {
+      const changed = async () => {
+        const now = await handle.stat({ bigint: true });
+        return now.size !== before.size || now.mtimeNs !== before.mtimeNs || now.ctimeNs !== before.ctimeNs;
+      };
+      return { path, ...handleReader(handle, size), changed, close: () => handle.close() };
+    }
+    const bytes = new Uint8Array(size);
+    await handleReader(handle, size).readInto(0, bytes);
+    return { path, bytes, ...bytesReader(bytes), changed: async () => false, close: async () => {} };
   } finally {
     if (held) await handle.close();
   }
 }
 
-function handleReader(handle: FileHandle, size: number): RangeReader {
-  const readInto = async (offset: number, into: Uint8Array) => {
+function handleReader(handle: FileHandle, size: number) {
+  const readInto = async (offset: number, into: Uint8Array): Promise<void> => {
     if (offset < 0 || offset + into.length > size) {
       throw new RangeError(`read of ${into.length} bytes at ${offset} is outside an image of ${size} bytes`);
     }
@@ -50,7 +64,7 @@ function handleReader(handle: FileHandle, size: number): RangeReader {
   return {
     size,
     readInto,
-    async read(offset, length) {
+    async read(offset: number, length: number) {
       const into = new Uint8Array(length);
       await readInto(offset, into);
       return into;

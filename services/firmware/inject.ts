@@ -14,7 +14,8 @@ import { sha256Hex } from "../ledger/sha256.ts";
 /**
  * Puts chains into copies of one template image, a batch at a time. A device's `image.<ext>` and `receipt.json` get
  * their names only after the image was read back and all of the batch is on disk, so a file under its final name is
- * always whole. The same input gives the same bytes again: a batch that failed half-way is simply run again.
+ * always whole. The same input gives the same bytes again, but for images that are signed again: whoever records
+ * receipts publishes under a lock, so that no second run replaces an image that was vouched for.
  */
 
 const TOOL_VERSION = "countersign 0.1.0";
@@ -53,24 +54,74 @@ export type InjectionResult =
     }
   | { readonly ok: false; readonly deviceId: string; readonly error: CountersignError };
 
+/** Images that were read back and are on disk, under temporary names. */
+export interface StagedBatch {
+  /** one a device, in the order given; paths and receipts are those of published files */
+  readonly results: readonly InjectionResult[];
+  /**
+   * Gives these devices' files their names; resolves with the names durable, too.
+   * @throws CountersignError `component-unreachable`; some may have their names then
+   */
+  publish(devices: Iterable<string>): Promise<void>;
+  /** Takes away what wasn't published. */
+  discard(): Promise<void>;
+}
+
 /**
- * Injects one chain a device. One device's fault is its own result; the others go on.
- * Resolves only with the images durable; safe to run again after any failure.
- * @returns one result a device, in the order given
+ * Injects one chain a device, for whoever nobody races. As `stageBatch`, with all of it published.
+ * Safe to run again after any failure.
+ */
+export async function injectBatch(request: BatchRequest): Promise<readonly InjectionResult[]> {
+  const staged = await stageBatch(request);
+  await staged.publish(staged.results.map(({ deviceId }) => deviceId));
+  return staged.results;
+}
+
+/**
+ * Writes the images of a batch. One device's fault is its own result; the others go on.
  * @throws CountersignError for a template or layout that no device can use, or an output folder that can't be written
  */
-export async function injectBatch(request: BatchRequest): Promise<InjectionResult[]> {
+export async function stageBatch(request: BatchRequest): Promise<StagedBatch> {
+  const { outDir } = request;
   const prepared = await prepareTemplate(request);
+  let staged: (Staged | Failed)[];
   try {
-    return await injectPrepared(prepared, request);
+    staged = await stageAll(prepared, request);
   } finally {
     await prepared.close();
   }
+  const waiting = new Map(staged.flatMap((one) => (one.ok ? [[one.deviceId, one.moves] as const] : [])));
+  const discard = async () => {
+    const files = [...waiting.values()].flatMap((moves) => moves.map(([from]) => from));
+    waiting.clear();
+    await Promise.all(files.map((file) => rm(file, { force: true })));
+  };
+  return {
+    results: staged.map((one) => {
+      if (!one.ok) return one;
+      const { moves: _moves, ...result } = one;
+      return result;
+    }),
+    discard,
+    async publish(devices) {
+      const named = new Set(devices);
+      const moves = [...named].flatMap((device) => waiting.get(device) ?? []);
+      if (moves.length === 0) return;
+      const renamed = await Promise.allSettled(moves.map(([from, to]) => rename(from, to)));
+      const stuck = renamed.find((one) => one.status === "rejected");
+      if (stuck !== undefined) {
+        await discard();
+        throw unwritable(outDir, stuck.reason);
+      }
+      for (const device of named) waiting.delete(device);
+      await syncFilesystem(outDir);
+    },
+  };
 }
 
-async function injectPrepared(prepared: PreparedTemplate, request: BatchRequest): Promise<InjectionResult[]> {
+async function stageAll(prepared: PreparedTemplate, request: BatchRequest): Promise<(Staged | Failed)[]> {
   const seen = new Set<string>();
-  const staged: (Staged | Extract<InjectionResult, { ok: false }>)[] = [];
+  const staged: (Staged | Failed)[] = [];
   const width = prepared.image.bytes === undefined ? CONCURRENCY_LARGE : CONCURRENCY;
   for (let from = 0; from < request.devices.length; from += width) {
     const part = request.devices.slice(from, from + width).map(async (device) => {
@@ -93,25 +144,27 @@ async function injectPrepared(prepared: PreparedTemplate, request: BatchRequest)
     }
     request.onProgress?.();
   }
-  const written = staged.filter((one) => one.ok);
-  if (written.length === 0) return staged.filter((one) => !one.ok);
-
-  // Names only point at bytes that are on disk; the second sync makes the names durable before anyone vouches for them.
-  await syncFilesystem(request.outDir);
-  const renamed = written.flatMap(({ moves }) => moves.map(([from, to]) => rename(from, to)));
-  const stuck = (await Promise.allSettled(renamed)).find((one) => one.status === "rejected");
-  if (stuck !== undefined) {
-    await discard(written);
-    throw unwritable(request.outDir, stuck.reason);
+  try {
+    await assertUnchanged(prepared);
+    // Names only ever point at bytes that are on disk.
+    if (staged.some((one) => one.ok)) await syncFilesystem(request.outDir);
+  } catch (error) {
+    await discard(staged);
+    throw error;
   }
-  await syncFilesystem(request.outDir);
-  return staged.map((one) => {
-    if (!one.ok) return one;
-    const { moves: _moves, ...result } = one;
-    return result;
-  });
+  return staged;
 }
 
+/** A large template is read from disk for each device: what its digest was taken of must still be there. */
+async function assertUnchanged({ image }: PreparedTemplate): Promise<void> {
+  if (!(await image.changed())) return;
+  throw new CountersignError(
+    "image-invalid",
+    `the template image ${image.path} was changed while devices were injected from it; put it back and inject again`,
+  );
+}
+
+type Failed = Extract<InjectionResult, { ok: false }>;
 type Staged = Extract<InjectionResult, { ok: true }> & { readonly moves: readonly (readonly [string, string])[] };
 
 /** Writes one device's files under temporary names and judges the image from what was written. */
@@ -197,7 +250,7 @@ function unwritable(outDir: string, cause: unknown): CountersignError {
   );
 }
 
-async function discard(staged: readonly (Staged | { ok: false })[]): Promise<void> {
+async function discard(staged: readonly (Staged | Failed)[]): Promise<void> {
   const files = staged.flatMap((one) => (one.ok ? one.moves.map(([from]) => from) : []));
   await Promise.all(files.map((file) => rm(file, { force: true })));
 }

@@ -54,10 +54,14 @@ export async function injectFile(request: {
         await checkWritten(template, original, written, injection);
         return await digestOf(written);
       });
+      const before = await digestOf(original);
+      if (await original.changed()) {
+        throw new CountersignError("image-invalid", `${request.image} was changed while it was read; run this again`);
+      }
       await syncFile(temporary);
       await rename(temporary, out);
       const chainSha256 = sha256Hex(injection.chainBytes);
-      return { format, original: await digestOf(original), image, injection, chainSha256 };
+      return { format, original: before, image, injection, chainSha256 };
     } catch (cause) {
       await rm(temporary, { force: true });
       if (cause instanceof CountersignError) throw cause;
@@ -81,6 +85,11 @@ export async function extractFile(request: {
 /** @throws CountersignError `input-invalid`, `image-unknown-format` */
 export async function detectFile(path: string): Promise<FirmwareFormat> {
   return await withImage(path, detectFormat);
+}
+
+/** Hex. @throws CountersignError `input-invalid` */
+export async function digestOfFile(path: string): Promise<string> {
+  return await withImage(path, digestOf);
 }
 
 async function withImage<T>(path: string, use: (image: ImageFile) => Promise<T>): Promise<T> {

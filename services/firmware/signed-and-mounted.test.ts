@@ -31,7 +31,7 @@ beforeAll(async () => {
 });
 afterAll(() => token.close());
 
-async function batch(format: string, image: Uint8Array, layout: Layout): Promise<InjectionResult[]> {
+async function batch(format: string, image: Uint8Array, layout: Layout): Promise<readonly InjectionResult[]> {
   const templatePath = join(tempDir("firmware"), "template");
   writeFileSync(templatePath, image);
   const { sha256: templateSha256 } = await validateLayout({ format, templatePath, layout });
