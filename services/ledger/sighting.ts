@@ -35,7 +35,7 @@ export async function assertHoldsAll(
       "ledger-behind",
       `ledger ${head.origin} holds ${head.size} entries, but ${furthest.where} has seen ${furthest.size}: the database ` +
         "was restored from a backup, or is another one. Nothing is signed before it holds them all again: " +
-        "countersign ledger rebuild --from DIR",
+        "countersign ledger rebuild --site ID [--from DIR]",
       { details: { held: head.size, seen: furthest.size, where: furthest.where } },
     );
   }

@@ -147,9 +147,9 @@ function printReport(report: AuditReport): void {
   for (const finding of report.findings.slice(0, 50)) {
     const where = `${finding.party}${finding.index === undefined ? "" : `#${finding.index}`}`;
     const mark = finding.severity === "error" ? paint("red", "wrong") : paint("yellow", "open");
-    // What a ledger names a device must not steer the terminal.
-    const what = visible(`${finding.subject ? ` ${finding.subject}` : ""}: ${finding.message}`);
-    print(`${mark} ${where}${what} [${finding.code}]`);
+    // What a ledger names a device, or a folder is called, must not steer the terminal.
+    const what = visible(`${where}${finding.subject ? ` ${finding.subject}` : ""}: ${finding.message}`);
+    print(`${mark} ${what} [${finding.code}]`);
   }
   if (report.findings.length > 50) print(`... and ${report.findings.length - 50} more (see --json)`);
   if (report.quorum === "none")
