@@ -55,6 +55,8 @@ export interface LogReaderOptions {
   readonly checkpoint?: Uint8Array;
   /** full tiles kept in memory, 8 KiB each; default 512 */
   readonly cacheTiles?: number;
+  /** bundles of entries kept in memory, up to 16.8 MB each; default 8, for entries that are read in about their order */
+  readonly cacheBundles?: number;
 }
 
 /** A tile's hashes and, by height, those of the complete subtrees within it. */
@@ -71,14 +73,12 @@ function tileOf(hashes: readonly Uint8Array[], sha256: Sha256): Tile {
   return heights;
 }
 
-/** Bundles whose entries are read one by one, in about their order, are fetched and verified once. */
-const CACHED_BUNDLES = 8;
-
 export class LogReader {
   readonly checkpoint: SignedCheckpoint;
   readonly #fetch: FetchResource;
   readonly #sha256: Sha256;
   readonly #cacheTiles: number;
+  readonly #cacheBundles: number;
   readonly #edge = new Map<number, Tile>();
   readonly #tiles = new Map<string, Tile>();
   readonly #bundles = new Map<number, LogEntry[]>();
@@ -88,6 +88,7 @@ export class LogReader {
     this.#fetch = options.fetch;
     this.#sha256 = options.sha256 ?? portableSha256;
     this.#cacheTiles = Math.max(8, options.cacheTiles ?? 512);
+    this.#cacheBundles = Math.max(1, options.cacheBundles ?? 8);
   }
 
   /**
@@ -242,7 +243,7 @@ export class LogReader {
         }
         return { index: at, leafHash: hash, bytes: entry };
       });
-    if (this.#bundles.size >= CACHED_BUNDLES) this.#bundles.delete(this.#bundles.keys().next().value!);
+    if (this.#bundles.size >= this.#cacheBundles) this.#bundles.delete(this.#bundles.keys().next().value!);
     this.#bundles.set(index, entries);
     return entries;
   }

@@ -122,17 +122,17 @@ export async function checkJoin(sender: string, body: Body<"join">, verify: Veri
 }
 
 /**
- * A log's origin is its name: what witnesses have cosigned is kept under it. A child that took another's could sign in
- * its place with a key of its own, and lock it out. The caller holds the lock on the peers.
+ * A log's origin is its name: what witnesses have cosigned is kept under it. A party that took another's could sign in
+ * its place with a key of its own, and lock it out. Nobody else pins a party until the transaction is over.
+ * @throws CountersignError `possession-unproven`
  */
-async function assertOriginFree(tx: Tx, child: string, origin: string): Promise<void> {
-  const taken = (await readHead(tx))?.origin === origin;
-  const holder = taken ? "this site" : (await listPeers(tx)).find(({ contact }) => contact.origin === origin)?.party;
+export async function assertOriginFree(tx: Tx, party: string, origin: string): Promise<void> {
+  await lockPeers(tx);
+  const others = (await listPeers(tx)).filter((peer) => peer.party !== party);
+  const own = (await readHead(tx))?.origin === origin;
+  const holder = own ? "this site" : others.find(({ contact }) => contact.origin === origin)?.party;
   if (holder === undefined) return;
-  throw new CountersignError(
-    "possession-unproven",
-    `the join of ${child} is refused: the log ${origin} is that of ${holder}`,
-  );
+  throw new CountersignError("possession-unproven", `${party} is refused: the log ${origin} is that of ${holder}`);
 }
 
 /** Spends the invitation, pins the child and keeps its request: all of it or nothing, with the caller's transaction. */
@@ -143,7 +143,6 @@ export async function admitChild(
   const { checked, body } = join;
   const invitation = await lockInvitation(tx, body.invitation);
   checkInvitation(invitation, { sender: checked.child, nonce: body.nonce, now: join.now });
-  await lockPeers(tx);
   await assertOriginFree(tx, checked.child, body.contact.origin);
   const act = fromBase64(body.contact.act);
   await pinPeer(tx, {

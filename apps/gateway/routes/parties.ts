@@ -10,7 +10,7 @@ import { parseCsr } from "../../../lib/pki/csr.ts";
 import { delegationRequest, invitation as invitationSchema, type Invitation } from "../../../lib/records/message.ts";
 import { partyId } from "../../../lib/records/primitives.ts";
 import { contactOf } from "../../../services/parties/identity.ts";
-import { nonceDigest } from "../../../services/parties/join.ts";
+import { assertOriginFree, nonceDigest } from "../../../services/parties/join.ts";
 import { checkTerms } from "../../../services/parties/terms.ts";
 import { inTransaction } from "../../../store/db.ts";
 import {
@@ -79,6 +79,7 @@ export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
     keyAlgorithmOf(act);
     await inTransaction(db, async (tx) => {
       await takeInvitation(tx, invitation);
+      await assertOriginFree(tx, from.party, from.origin);
       await pinPeer(tx, {
         party: from.party,
         direction: "parent",

@@ -32,8 +32,8 @@ export interface FollowContext {
 
 /** Entries between two commits of the store: what a crash costs, and what is held in memory. */
 const ENTRIES_A_COMMIT = 1024;
-/** Entries are read in order: a tile is asked for again only by its neighbours. */
-const TILES = 16;
+/** Entries are read in order: a tile is asked for again only by its neighbours, a bundle not at all. */
+const CACHE = { cacheTiles: 16, cacheBundles: 1 };
 const CONDITIONS = ["ledger-rolled-back", "ledger-invalid"] as const;
 
 /**
@@ -69,7 +69,7 @@ export async function followLog(monitored: MonitoredLog, context: FollowContext)
   try {
     const note = await fetch("checkpoint");
     if (note === undefined) throw new CountersignError("component-unreachable", `${party} serves no checkpoint`);
-    reader = await LogReader.open({ fetch, log, verify, witnesses, checkpoint: note, cacheTiles: TILES, ...hashing });
+    reader = await LogReader.open({ fetch, log, verify, witnesses, checkpoint: note, ...CACHE, ...hashing });
     if (seen !== undefined && !(await holds(reader, seen.note, "", monitored, context))) return undefined;
     await holdAgainstWitnesses(reader, monitored, context);
     await takeEntries(reader, seen?.next ?? 0, { ...context, party, log });
