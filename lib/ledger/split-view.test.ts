@@ -4,7 +4,8 @@ import { MemoryLog, opensslVerify } from "../../test/support/memory-log.ts";
 import { fromBase64, fromUtf8, toBase64, utf8 } from "../domain/bytes.ts";
 import type { SplitView } from "../records/split-view.ts";
 import { auditLog } from "./audit-log.ts";
-import { parseNote } from "./note.ts";
+import { withSignatures } from "./cosignature.ts";
+import { MAX_NOTE_SIGNATURES, parseNote } from "./note.ts";
 import { LogReader } from "./reader.ts";
 import { checkSplitView, continues } from "./split-view.ts";
 
@@ -44,6 +45,14 @@ describe("two checkpoints of one log", () => {
     expect(await hold(honest, (await honest.fetch("checkpoint"))!)).toEqual({ ok: true });
     const empty = new MemoryLog(ORIGIN, honest.signer);
     expect(await hold(honest, await empty.append([]))).toEqual({ ok: true });
+  });
+
+  it("are evidence however many lines the log adds that nobody knows", async () => {
+    const line = { name: "n".repeat(250), keyId: "00000000", signature: new Uint8Array(2700) };
+    const padding = Array.from({ length: MAX_NOTE_SIGNATURES - 1 }, (_, i) => ({ ...line, name: `${i}${line.name}` }));
+    const padded = withSignatures(at300, padding);
+    expect(padded.length).toBeGreaterThan(230_000);
+    expect(await verdict(await evidenceOf(fork, padded), honest)).toEqual({ origin: ORIGIN, sizes: [300, 800] });
   });
 
   it("of two histories are evidence, in either order and at one size, for who knows nothing but the key", async () => {

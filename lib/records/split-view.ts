@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { base64, vkey } from "./primitives.ts";
 
-/** A checkpoint as it was seen, cosignatures included. */
-const note = z.string().min(1).max(65_536);
+/** A checkpoint as it was seen, cosignatures included: as long as any note may be, or a log could pad its way out. */
+const note = z.string().min(1).max(262_144);
 const hash = base64(32);
 
 /**
