@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { parseNote } from "../../lib/ledger/note.ts";
 import type { WitnessedLog } from "../../store/witness.ts";
-import { writeFile } from "../ledger/export.ts";
+import { writeFile } from "../ledger/files.ts";
 import { cosignedText, witnessedPath } from "./heads.ts";
 
 /**
