@@ -48,8 +48,18 @@ export class Admission {
     }
   }
 
-  async #judge(chain: readonly Uint8Array[], at: Date, entry: LiveEntry): Promise<HubDevice> {
-    const claimed = entry.deviceId;
+  /**
+   * The same judgement without letting in: whose device this is. Nothing is recorded.
+   * @throws CountersignError as `admit`, all but what only its record in the hub can tell
+   */
+  async identify(chain: readonly Uint8Array[], claimed: string, at: Date): Promise<{ caName: string }> {
+    const { path, ca } = await this.#validate(chain, claimed, at);
+    const denial = this.registry.denial(path, at);
+    if (denial !== undefined) throw denial;
+    return { caName: ca.name };
+  }
+
+  async #validate(chain: readonly Uint8Array[], claimed: string, at: Date) {
     if (chain.length === 0) throw noPath("the device sent no certificate");
     if (chain.length > MAX_CHAIN) throw noPath(`the device sent more than ${MAX_CHAIN} certificates`);
     const parsed = chain.map(parseUploaded);
@@ -76,6 +86,12 @@ export class Admission {
       const shown = JSON.stringify((named ?? "").slice(0, 80));
       throw new CountersignError("hub-device-mismatch", `the certificate names ${shown}, the connection ${claimed}`);
     }
+    return { certificates: result.path, path, ca, leaf };
+  }
+
+  async #judge(chain: readonly Uint8Array[], at: Date, entry: LiveEntry): Promise<HubDevice> {
+    const claimed = entry.deviceId;
+    const { certificates, path, ca, leaf } = await this.#validate(chain, claimed, at);
     // From here on a change that is loaded ends the connection; what was loaded before is asked here.
     entry.path = path;
     const denial = this.registry.denial(path, at);
@@ -84,7 +100,7 @@ export class Admission {
       deviceId: claimed,
       caName: ca.name,
       keySha256: keyId(leaf.spki),
-      chain: result.path.map(chainLink),
+      chain: certificates.map(chainLink),
       enrolment: ca.enrolment,
     });
     entry.admitted = true;

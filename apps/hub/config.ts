@@ -44,6 +44,22 @@ export const HubConfigSchema = z.strictObject({
       connectTimeoutMs: z.int().min(100).max(120_000).default(10_000),
     })
     .optional(),
+  /** Device provisioning (DPS) over MQTT, where it is wanted; at an address of its own, since clients' port is 8883. */
+  dps: z
+    .strictObject({
+      host: z.string().min(1).max(255),
+      port,
+      /** What clients call the service by, beside its address. */
+      idScope: z
+        .string()
+        .regex(/^[A-Za-z0-9]{1,32}$/)
+        .default("0ne00C0FFEE"),
+      /** The hub that devices are sent to: HOST, or HOST:PORT where it isn't 8883. */
+      assignedHub: z.string().regex(/^[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?$/),
+      maxConnections: z.int().min(1).max(1_000_000).default(1_000),
+      connectTimeoutMs: z.int().min(100).max(120_000).default(10_000),
+    })
+    .optional(),
   /** The hub's server certificate (with any intermediates) and its key, for both listeners. */
   tls: z.strictObject({ cert: path, key: path }),
   /** The hub's own infrastructure CA: who may use the management API. */

@@ -9,6 +9,8 @@ import { Admission } from "./admission.ts";
 import type { AmqpListener, AmqpOptions } from "./amqp.ts";
 import { managementApi } from "./api.ts";
 import type { HubConfig } from "./config.ts";
+import { listenDps } from "./dps.ts";
+import { enrollmentApi } from "./enrollment-api.ts";
 import { listenMqtt } from "./mqtt.ts";
 import { CrlFollower } from "./crls.ts";
 import { Registry } from "./registry.ts";
@@ -69,11 +71,16 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     opened.push(() => mqtt.close());
     const amqp = config.amqp === undefined ? undefined : await openAmqp({ ...config.amqp, ...door });
     if (amqp !== undefined) opened.push(() => amqp.close());
+    if (config.dps !== undefined) {
+      const dps = await listenDps({ ...config.dps, tls, admission, db, logger });
+      opened.push(() => dps.close());
+    }
     const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 256 * 1024 });
     managementApi(api, { db, registry, mqtt, codeHours: config.codeHours });
     revocationApi(api, { db, registry });
     hubPages(api, { db, registry, codeHours: config.codeHours });
     trafficApi(api, { db, traffic });
+    enrollmentApi(api, { db });
     opened.push(() => api.close());
     await api.listen({ host: config.host, port: config.api.port });
     const apiPort = (api.server.address() as AddressInfo).port;

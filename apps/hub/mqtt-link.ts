@@ -26,6 +26,19 @@ export function forwardOwn(packet: AedesPublishPacket): AedesPublishPacket | nul
   return own.messageId === undefined ? packet : Object.assign(packet, { messageId: own.messageId });
 }
 
+/** Sends to this client and nobody else, QoS 0. */
+export function sendOwn(
+  client: Client,
+  topic: string,
+  body: Uint8Array,
+  done: (error?: Error) => void = () => undefined,
+): void {
+  // A copy: what marks it as ours is this very object.
+  const payload = Buffer.from(body);
+  ours.set(payload, {});
+  client.publish({ cmd: "publish", topic, payload, qos: 0, dup: false, retain: false }, done);
+}
+
 /** A device's MQTT connection: what it says, and what is said to it. */
 export class MqttLink implements DeviceLink {
   readonly #client: Client;
@@ -136,11 +149,8 @@ export class MqttLink implements DeviceLink {
     }
   }
 
-  #send(topic: string, body: Uint8Array, done: (error?: Error) => void = () => undefined): void {
-    // A copy: what marks it as ours is this very object.
-    const payload = Buffer.from(body);
-    ours.set(payload, {});
-    this.#client.publish({ cmd: "publish", topic, payload, qos: 0, dup: false, retain: false }, done);
+  #send(topic: string, body: Uint8Array, done?: (error?: Error) => void): void {
+    sendOwn(this.#client, topic, body, done);
   }
 
   #freeId(): number {
