@@ -118,6 +118,7 @@ describe("settings that can't hold", () => {
     ["more days than the profile allows", "ldevid", { days: 1_097 }],
     ["an LDevID without expiry", "ldevid", { days: "no-expiry" }],
     ["a hardware type outside IDevIDs", "ldevid", { hardwareType: HARDWARE }],
+    ["a hardware type that would be read as another", "idevid", { hardwareType: "1.40.5" }],
   ] as const)("%s: the lot isn't opened", async (_what, profile, settings) => {
     await expect(open(endless, profile, settings)).rejects.toMatchObject({ code: "profile-violation" });
   });

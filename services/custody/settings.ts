@@ -1,5 +1,7 @@
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
+import { DerReader } from "../../lib/pki/der.ts";
+import { oid } from "../../lib/pki/der-write.ts";
 import { profileNamed } from "../../lib/pki/profiles.ts";
 import { certificateSettings, type CertificateSettings } from "../../lib/records/certificate-settings.ts";
 import { sha256Hex } from "../ledger/index.ts";
@@ -28,6 +30,21 @@ export function assertSettings(profileName: string, { days, hardwareType }: Cert
       "profile-violation",
       `certificates of profile ${profileName} carry no hardware module name: leave the hardware type out, or use idevid`,
     );
+  }
+  if (hardwareType !== undefined && !isReadBack(hardwareType)) {
+    throw new CountersignError(
+      "profile-violation",
+      `the hardware type ${hardwareType} is no OID: under 0 and 1 the second arc is at most 39`,
+    );
+  }
+}
+
+/** An OID's first two arcs share an octet: of one that breaks its bounds a certificate would hold another. */
+function isReadBack(dotted: string): boolean {
+  try {
+    return new DerReader(oid(dotted)).oid() === dotted;
+  } catch {
+    return false;
   }
 }
 
