@@ -9,6 +9,7 @@ export {
   makeDeviceKey,
   openDeviceKey,
 } from "./device-key.ts";
+export { isRefusal as isHsmRefusal } from "./errors.ts";
 export { type ImageKey } from "./image-key.ts";
 export { type KeyRole, roleOfLabel } from "./key-role.ts";
 export { DEFAULT_LIMITS, type HsmLimits } from "./limits.ts";

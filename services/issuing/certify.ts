@@ -1,3 +1,4 @@
+import { isHsmRefusal } from "../../hsm/index.ts";
 import { toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { LintedTbs } from "../../lib/pki/lint.ts";
@@ -112,6 +113,25 @@ async function signIntended(
   if (open.length === 0) return;
   // The token may have signed these before: what it counts and what was asked for go on agreeing.
   await noteSignatures(context.db, authority.issuerKeyId, open.length - fresh.size);
+  const asked = { count: 0 };
+  try {
+    await signAndStore(context, authority, lot, open, items, asked, onProgress);
+  } finally {
+    // A theft could hide under what is accounted for and was never signed. A fault here leaves it so, as a crash does.
+    await noteSignatures(context.db, authority.issuerKeyId, asked.count - open.length).catch(() => undefined);
+  }
+}
+
+/** @param asked how many signatures the token was asked for, counted up */
+async function signAndStore(
+  context: IssuingContext,
+  authority: Authority,
+  lot: Lot,
+  open: readonly Unsigned[],
+  items: readonly CheckedItem[],
+  asked: { count: number },
+  onProgress?: OnProgress,
+): Promise<void> {
   const key = await context.caKey();
   const left = open.values();
   let failed = false;
@@ -129,10 +149,12 @@ async function signIntended(
       try {
         if (issuance.issuerKeyId !== authority.issuerKeyId) throw otherIssuer(issuance);
         const tbs = issuance.linted ?? relint(authority, issuance.tbs);
+        asked.count++;
         signed.push({ issuance, certificate: await key.signCertificate(tbs) });
         if (performance.now() - storedAt > STORE_AFTER_MS) await store();
       } catch (error) {
         failed = true;
+        if (isHsmRefusal(error)) asked.count--;
         throw error;
       }
     }

@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { csrManifest } from "../../apps/cli/station-key.ts";
-import { commandAuditSource, openToken, type Token, type TokenAuditSource } from "../../hsm/index.ts";
+import { commandAuditSource, openToken, type CaKey, type Token, type TokenAuditSource } from "../../hsm/index.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
 import { buildCrl, lintCrl } from "../../lib/pki/crl.ts";
 import { issuerFromCertificate, validityFor } from "../../lib/pki/issuer.ts";
 import { lintTbs } from "../../lib/pki/lint.ts";
@@ -145,6 +146,24 @@ it("finds each signature that the site didn't ask for, also between others, and 
   const told = await alarms();
   expect(told).toHaveLength(2);
   expect(told.map(({ counted, since, accounted }) => counted - since - accounted)).toEqual([1, 3]);
+});
+
+it("leaves no room for a theft under what was asked for while the token refused", async () => {
+  const batch = await lotOf(30);
+  const refuse = async (): Promise<never> => {
+    throw new CountersignError("hsm-unavailable", "out of order", { details: { refused: "circuit-open" } });
+  };
+  const away = { ...site.issuing, caKey: async () => ({ ...site.caKey, signCertificate: refuse }) as unknown as CaKey };
+  for (let i = 0; i < 3; i++) await expect(issueBatch(away, batch)).rejects.toMatchObject({ code: "hsm-unavailable" });
+  await expect(issueBatch({ ...site.issuing, caKey: refuse }, batch)).rejects.toMatchObject({
+    code: "hsm-unavailable",
+  });
+  await steal(1);
+  expect(await audit.compare()).toMatchObject({ excess: 1 });
+  await issueBatch(site.issuing, batch);
+  expect(await audit.compare()).toBeUndefined();
+  await steal(1);
+  expect(await audit.compare()).toMatchObject({ excess: 1 });
 });
 
 it("begins anew with a counter that was set back", async () => {
