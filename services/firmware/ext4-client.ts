@@ -9,6 +9,9 @@ const TIMEOUT_MS = 30_000;
 /** The library loses some 40 KB with each piece of work. */
 const WORK_A_THREAD = 500;
 
+/** Megabytes for what the library answers: a folder of a crafted image can have names without end. */
+const HEAP_MB = 256;
+
 let thread: FileSystemThread | undefined;
 let turn: Promise<unknown> = Promise.resolve();
 
@@ -49,7 +52,9 @@ async function run(reader: RangeReader, request: Request): Promise<Results[Work[
 type End = Exclude<FromThread, { readonly read: unknown }>;
 
 class FileSystemThread {
-  readonly #worker = new Worker(new URL("ext4-thread.ts", import.meta.url));
+  readonly #worker = new Worker(new URL("ext4-thread.ts", import.meta.url), {
+    resourceLimits: { maxOldGenerationSizeMb: HEAP_MB },
+  });
   #onMessage: ((message: FromThread) => void) | undefined;
   #onEnd: ((why: Error) => void) | undefined;
   /** pieces of work */

@@ -31,8 +31,8 @@ export interface Results {
   };
   /** the pages that differ from the image, by their number, ascending */
   write: { readonly pages: readonly (readonly [number, Uint8Array])[] };
-  /** small files that may hold certificates */
-  search: { readonly files: readonly { readonly path: string; readonly bytes: Uint8Array }[] };
+  /** small files that may hold certificates; `more` where they are too many to be all given */
+  search: { readonly files: readonly { readonly path: string; readonly bytes: Uint8Array }[]; readonly more: boolean };
 }
 
 export const PAGE = 1024;

@@ -141,14 +141,17 @@ async function write(fs: Files, path: string, mode: number, bytes: Uint8Array): 
 
 const MAX_ENTRIES = 50_000;
 const MAX_DEPTH = 32;
+/** All trust anchors of a gateway are a few hundred KB; one file can have any number of names. */
+const MAX_FOUND_BYTES = 4 << 20;
 
-/** Regular files that begin as certificates do. */
+/** Regular files that begin as certificates do; cut short where they are too many. */
 async function search(fs: Files, limit: number): Promise<Results["search"]> {
   const files: { path: string; bytes: Uint8Array }[] = [];
   let left = MAX_ENTRIES;
+  let found = 0;
   const walk = async (folder: string, depth: number): Promise<void> => {
     for (const name of await fs.readdir(folder)) {
-      if (name === "." || name === ".." || left-- <= 0) continue;
+      if (name === "." || name === ".." || found > MAX_FOUND_BYTES || left-- <= 0) continue;
       const path = `${folder === "/" ? "" : folder}/${name}`;
       const { fd } = await fs.open(path, fs.constants.O_RDONLY | fs.constants.O_NOFOLLOW, 0);
       const stats = await fs.fstat(fd);
@@ -158,15 +161,20 @@ async function search(fs: Files, limit: number): Promise<Results["search"]> {
       const file = await readFile(fs, path, limit);
       if (typeof file !== "string" && file.bytes !== undefined && mayBeChain(file.bytes)) {
         files.push({ path, bytes: file.bytes });
+        found += file.bytes.length;
       }
     }
   };
   await walk("/", 0);
-  return { files };
+  return { files, more: found > MAX_FOUND_BYTES };
 }
 
+/** A certificate has more than 255 bytes, so its length takes two. */
 function mayBeChain(bytes: Uint8Array): boolean {
-  return bytes[0] === 0x30 || Buffer.from(bytes.subarray(0, 27)).equals(Buffer.from("-----BEGIN CERTIFICATE-----"));
+  return (
+    (bytes[0] === 0x30 && bytes[1] === 0x82) ||
+    Buffer.from(bytes.subarray(0, 27)).equals(Buffer.from("-----BEGIN CERTIFICATE-----"))
+  );
 }
 
 async function unlessMissing<T>(done: Promise<T>): Promise<T | undefined> {

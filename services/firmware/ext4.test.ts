@@ -159,6 +159,15 @@ describe("ext4", () => {
     expect(await ext4.detect(bytesReader(new Uint8Array(4096)))).toBe(false);
   });
 
+  it("gathers no more files that may be chains than it can hold", async () => {
+    const bytes = new Uint8Array(0xe000).fill(1);
+    bytes.set([0x30, 0x82]);
+    const files = Object.fromEntries(Array.from({ length: 80 }, (_, i) => [`many/${i}`, bytes]));
+    const image = makePartition({ files, megabytes: 8 });
+    await expect(ext4.extract(bytesReader(image))).rejects.toMatchObject({ code: "image-chain-ambiguous" });
+    await expect(ext4.extract(bytesReader(image), { path: PATH })).rejects.toMatchObject({ code: "image-no-chain" });
+  });
+
   it("gives an answer or a typed refusal for damaged partitions, and goes on with good ones", async () => {
     const small = makePartition({ files: { "etc/version": utf8("1\n") }, megabytes: 1 });
     const damage = fc.array(fc.tuple(fc.nat(200_000), fc.uint8Array({ minLength: 1, maxLength: 64 })), {

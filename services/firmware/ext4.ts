@@ -60,7 +60,13 @@ export const ext4: FirmwareFormat = {
       return extraction(file, layout.path);
     }
     const work = { op: "search", limit: MAX_CHAIN_BYTES } as const;
-    const { files } = (await withFileSystem(reader, clock, work)) ?? { files: [] };
+    const { files, more } = (await withFileSystem(reader, clock, work)) ?? { files: [], more: false };
+    if (more) {
+      throw new CountersignError(
+        "image-chain-ambiguous",
+        "the partition holds too many files that may be chains to look into all of them; give --path to say which it is",
+      );
+    }
     const chains = files.flatMap(({ path, bytes }) => describe(path, bytes));
     const chosen = deviceChain(chains);
     if (chosen !== undefined) {

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
+import { closeSync, existsSync, openSync, writeSync } from "node:fs";
 import { mkdir, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
@@ -203,6 +203,23 @@ describe("injectBatch", () => {
     await writeFile(join(request.outDir, "device-3"), "no folder");
     const blocked = injectBatch({ ...request, layout: { offset: 0x10000 }, devices: devices.slice(2, 3) });
     await expect(blocked).rejects.toMatchObject({ code: "component-unreachable" });
+  });
+
+  it("throws a batch away whose template was written to meanwhile", async () => {
+    const templatePath = join(tempDir("template"), "flash.bin");
+    await writeFile(templatePath, Buffer.alloc(HELD_BYTES + 1, 0xff));
+    const request = { format: "raw", layout: { offset: 0x1000 }, templatePath, outDir: tempDir("images") };
+    const batch = injectBatch({
+      ...request,
+      devices: devices.slice(0, 2),
+      onProgress() {
+        const file = openSync(templatePath, "r+");
+        writeSync(file, "other firmware", 0x200000);
+        closeSync(file);
+      },
+    });
+    await expect(batch).rejects.toMatchObject({ code: "image-invalid" });
+    expect(await filesOf(request.outDir)).toEqual({});
   });
 
   it("holds no large image, neither when it is checked nor when it is written", async () => {

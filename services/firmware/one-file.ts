@@ -40,14 +40,15 @@ export async function injectFile(request: {
   image: string;
   out: string;
   signer?: Signer | undefined;
+  /** where the copy is made, beside `out`; whoever is told to stop takes it away */
+  temporary?: string | undefined;
 }): Promise<FileInjection> {
-  const { chain, layout, out, signer } = request;
+  const { chain, layout, out, signer, temporary = `${out}.${randomUUID()}.tmp` } = request;
   const format = firmwareFormat(request.format);
   checkLayout(format, layout);
   return await withImage(request.image, async (original) => {
     const template = await format.open(original, layout, signer);
     const injection = await template.inject(chain);
-    const temporary = `${out}.${randomUUID()}.tmp`;
     try {
       await writePatched(original, injection.patches, temporary);
       const image = await withImage(temporary, async (written) => {

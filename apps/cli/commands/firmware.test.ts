@@ -1,6 +1,8 @@
 import { Command } from "commander";
+import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { once } from "node:events";
+import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, beforeEach, describe, expect, it, vi } from "vitest";
 import { exitCodeOf } from "../../../lib/domain/errors.ts";
@@ -176,4 +178,32 @@ describe("countersign firmware", () => {
     await run(`${other} --namespace factory --key chain --replace`);
     expect(await run("extract --format esp-nvs --image @out.bin")).toMatch(/BEGIN/);
   });
+
+  it("takes no pipe or device for an image, and no endless chain", async () => {
+    execFileSync("mkfifo", [join(dir, "pipe")]);
+    for (const image of ["@pipe", "/dev/zero", dir]) {
+      expect((await exit(`detect ${image}`))[1]).toBe("input-invalid");
+      expect((await exit(`extract --format raw --image ${image}`))[1]).toBe("input-invalid");
+    }
+    const inject = "inject --format esp-secure-cert --chain /dev/zero --image @erased.bin --out @out.bin";
+    expect((await exit(inject))[1]).toBe("input-too-large");
+  });
+
+  it("leaves nothing behind when it is told to stop", async () => {
+    const image = join(dir, "flash.bin");
+    writeFileSync(image, "firmware");
+    truncateSync(image, 96 << 20);
+    const before = readdirSync(dir).sort();
+    const main = join(import.meta.dirname, "..", "main.ts");
+    const args = ["--format", "raw", "--offset", "0x100000", "--chain", join(dir, "chain.pem"), "--image", image];
+    const child = spawn(process.execPath, [main, "firmware", "inject", ...args, "--out", join(dir, "out.bin")]);
+    const ended = once(child, "exit");
+    await vi.waitFor(() => expect(readdirSync(dir).length).toBeGreaterThan(before.length), {
+      timeout: 30_000,
+      interval: 2,
+    });
+    child.kill("SIGINT");
+    expect(await ended).toEqual([130, null]);
+    expect(readdirSync(dir).sort()).toEqual(before);
+  }, 60_000);
 });

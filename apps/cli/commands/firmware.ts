@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
-import { open, readFile, rename, rm, stat } from "node:fs/promises";
+import { createReadStream, rmSync } from "node:fs";
+import { open, rename, rm } from "node:fs/promises";
+import { constants } from "node:os";
 import { join } from "node:path";
 import { Option, type Command } from "commander";
 import { fromUtf8 } from "../../../lib/domain/bytes.ts";
@@ -48,7 +50,7 @@ export function registerFirmware(program: Command): void {
     .description("write a copy of an image that holds the chain; everything else in it stays as it is")
     .addOption(format())
     .requiredOption("--chain <file>", "the chain as PEM, leaf first, without the root")
-    .requiredOption("--image <file>", "the image to start from; never changed")
+    .requiredOption("--image <file>", "the image to start from; stays as it is, unless --out names it too")
     .requiredOption("--out <file>", "the image to write; appears only once it was read back and found right")
     .option("--replace", "put the chain in the place of the one that the image holds there")
     .option("--site <id>", "mcuboot: the site whose image-signing key signs the image again")
@@ -84,13 +86,12 @@ export function registerFirmware(program: Command): void {
 async function inject(options: InjectOptions): Promise<void> {
   const chain = pemDecode(text(await readInput(options.chain, MAX_CHAIN_FILE_BYTES), options.chain), "CERTIFICATE");
   const { format: name, image: from, out } = options;
-  const request = { format: name, layout: layoutOf(options), chain, image: from, out };
-  const { chainSha256, format, image, injection, original } =
-    options.site === undefined || firmwareFormat(name).signs !== true
-      ? await injectFile(request)
-      : await withImageKey(join(stateFolder(), options.site, "site.json"), (signer) =>
-          injectFile({ ...request, signer }),
-        );
+  const { chainSha256, format, image, injection, original } = await withTemporary(out, (temporary) => {
+    const request = { format: name, layout: layoutOf(options), chain, image: from, out, temporary };
+    return options.site === undefined || firmwareFormat(name).signs !== true
+      ? injectFile(request)
+      : withImageKey(join(stateFolder(), options.site, "site.json"), (signer) => injectFile({ ...request, signer }));
+  });
   if (format.warning !== undefined) note(format.warning);
   const receipt = {
     format: format.name,
@@ -119,33 +120,54 @@ async function detect(path: string, options: { json?: boolean }): Promise<void> 
   else print(format.name);
 }
 
+/** Never more than `limit`: a device or a pipe has no size that says so. */
 async function readInput(path: string, limit: number): Promise<Uint8Array> {
-  const { size } = await stat(path).catch((cause: unknown) => unreadable(path, cause));
-  if (size > limit)
-    throw new CountersignError("input-too-large", `${path} has ${size} bytes; at most ${limit} are taken`);
-  return await readFile(path).catch((cause: unknown) => unreadable(path, cause));
+  const pieces: Buffer[] = [];
+  let size = 0;
+  try {
+    for await (const piece of createReadStream(path)) {
+      pieces.push(piece as Buffer);
+      if ((size += (piece as Buffer).length) > limit) break;
+    }
+  } catch (cause) {
+    throw new CountersignError("input-invalid", `${path} can't be read: ${(cause as Error).message}`, { cause });
+  }
+  if (size <= limit) return Buffer.concat(pieces);
+  throw new CountersignError("input-too-large", `${path} has more than the ${limit} bytes that are taken`);
+}
+
+/** Gives a name beside `path` to write under, and leaves nothing of that name when the program is told to stop. */
+async function withTemporary<T>(path: string, write: (temporary: string) => Promise<T>): Promise<T> {
+  const temporary = `${path}.${randomUUID()}.tmp`;
+  const stop = (signal: "SIGINT" | "SIGTERM" | "SIGHUP") => {
+    rmSync(temporary, { force: true });
+    process.exit(128 + constants.signals[signal]);
+  };
+  process.on("SIGINT", stop).on("SIGTERM", stop).on("SIGHUP", stop);
+  try {
+    return await write(temporary);
+  } finally {
+    process.off("SIGINT", stop).off("SIGTERM", stop).off("SIGHUP", stop);
+  }
 }
 
 /** A file appears under its name only whole and on disk; a failure leaves what was there before. */
 async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
-  const temporary = `${path}.${randomUUID()}.tmp`;
-  try {
-    const handle = await open(temporary, "wx");
+  await withTemporary(path, async (temporary) => {
     try {
-      await handle.writeFile(bytes);
-      await handle.sync();
-    } finally {
-      await handle.close();
+      const handle = await open(temporary, "wx");
+      try {
+        await handle.writeFile(bytes);
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+      await rename(temporary, path);
+    } catch (cause) {
+      await rm(temporary, { force: true });
+      throw new CountersignError("input-invalid", `${path} can't be written: ${(cause as Error).message}`, { cause });
     }
-    await rename(temporary, path);
-  } catch (cause) {
-    await rm(temporary, { force: true });
-    throw new CountersignError("input-invalid", `${path} can't be written: ${(cause as Error).message}`, { cause });
-  }
-}
-
-function unreadable(path: string, cause: unknown): never {
-  throw new CountersignError("input-invalid", `${path} can't be read: ${(cause as Error).message}`, { cause });
+  });
 }
 
 function text(bytes: Uint8Array, path: string): string {
