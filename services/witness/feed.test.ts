@@ -122,6 +122,19 @@ describe("a log's witnesses", () => {
     }
   });
 
+  it("are those of today: what left when fewer were asked for counts for nothing later", async () => {
+    feed = await startFeed(formatPolicy(site.key));
+    const { size } = await site.record(1);
+    await vi.waitFor(async () => expect(await served(`cosigned/${size}`)).toBeDefined());
+    await site.stopFeeds();
+    await Promise.all([one.down(), two.down()]);
+    feed = await startFeed();
+    const early = await feed.cosigned(size, 300).catch((error: unknown) => error);
+    await Promise.all([one.up(), two.up()]);
+    expect(early).toMatchObject({ code: "witnesses-missing" });
+    expect(await feed.cosigned(size, 10_000)).toBe(size);
+  });
+
   it("are asked from where they stand, also after a restart that knows nothing of it", async () => {
     feed = await startFeed();
     const { size } = await site.record(2);

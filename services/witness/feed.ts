@@ -175,11 +175,16 @@ export class WitnessFeed {
   async #settle(size: number, policy: TlogPolicy): Promise<void> {
     const { db } = this.#options;
     if ((await newestCosigned(db)) === size) return;
-    const lines = await cosignaturesOf(db, size);
+    if (await this.#isCosigned(size, policy)) await markCosigned(db, size);
+  }
+
+  /** By a quorum of this policy: a mark may be of an earlier one, or of a time when nobody was known. */
+  async #isCosigned(size: number, policy: TlogPolicy): Promise<boolean> {
+    const lines = await cosignaturesOf(this.#options.db, size);
     const cosigned = [...policy.witnesses.values()].filter((key) =>
       lines.some((line) => line.name === key.name && line.keyId === key.keyId),
     );
-    if (meetsQuorum(policy, new Set(cosigned))) await markCosigned(db, size);
+    return meetsQuorum(policy, new Set(cosigned));
   }
 
   async #ask(work: {
@@ -253,7 +258,7 @@ export class WitnessFeed {
     for (const deadline = performance.now() + timeoutMs; ;) {
       const policy = await this.#options.policy();
       const newest = await newestCosigned(db);
-      if (newest !== undefined && newest >= size) return newest;
+      if (newest !== undefined && newest >= size && (await this.#isCosigned(newest, policy))) return newest;
       if (meetsQuorum(policy, new Set())) return size;
       if (performance.now() > deadline || this.#stopping.signal.aborted) break;
       await this.#sleep(100);

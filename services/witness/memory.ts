@@ -1,9 +1,9 @@
-import { mkdir, open, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { parseNote } from "../../lib/ledger/note.ts";
 import type { WitnessedLog } from "../../store/witness.ts";
-import { writeFile } from "../ledger/files.ts";
+import { syncFolder, writeFile } from "../ledger/files.ts";
 import { cosignedText, witnessedPath } from "./heads.ts";
 
 /**
@@ -49,9 +49,8 @@ export class WitnessMemory {
     const kept = this.#last.then(async () => {
       if (((await this.last(origin))?.size ?? -1) > size) return;
       const file = join(this.folder, witnessedPath(origin));
-      await mkdir(dirname(file), { recursive: true });
       await writeFile(file, note);
-      for (const folder of [dirname(file), this.folder]) await sync(folder);
+      for (const folder of [dirname(file), this.folder]) await syncFolder(folder);
     });
     this.#last = kept.catch(() => undefined);
     return kept;
@@ -61,13 +60,4 @@ export class WitnessMemory {
 /** The further of what a database and the files remember of a log: where both end alike, the files. */
 export function furthest(stored: WitnessedLog | undefined, kept: WitnessedLog | undefined): WitnessedLog | undefined {
   return stored === undefined || (kept !== undefined && kept.size >= stored.size) ? (kept ?? stored) : stored;
-}
-
-async function sync(path: string): Promise<void> {
-  const folder = await open(path, "r");
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
 }
