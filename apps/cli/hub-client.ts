@@ -72,6 +72,13 @@ export interface HubTwinShown {
   reportedVersion: number;
 }
 
+export interface HubEnrollmentGroupShown {
+  name: string;
+  caName: string;
+  state: "enabled" | "disabled";
+  createdAt: string;
+}
+
 const MAX_ANSWER_BYTES = 16 << 20;
 
 /** The hub's management API as its operator sees it. */
@@ -196,6 +203,22 @@ export class HubClient {
   /** What waits for the device. */
   async messages(id: string): Promise<HubMessageShown[]> {
     return (await this.#call<{ messages: HubMessageShown[] }>("GET", `${devicePath(id)}/messages`)).messages;
+  }
+
+  addEnrollment(name: string, ca: string): Promise<HubEnrollmentGroupShown> {
+    return this.#call("POST", "/api/v1/enrollment-groups", { name, ca });
+  }
+
+  async enrollments(): Promise<HubEnrollmentGroupShown[]> {
+    return (await this.#call<{ groups: HubEnrollmentGroupShown[] }>("GET", "/api/v1/enrollment-groups")).groups;
+  }
+
+  setEnrollment(name: string, verb: "enable" | "disable"): Promise<HubEnrollmentGroupShown> {
+    return this.#call("POST", `/api/v1/enrollment-groups/${encodeURIComponent(name)}/${verb}`, {});
+  }
+
+  async removeEnrollment(name: string): Promise<void> {
+    await this.#call("DELETE", `/api/v1/enrollment-groups/${encodeURIComponent(name)}`);
   }
 
   twin(id: string): Promise<HubTwinShown> {

@@ -83,7 +83,9 @@ async function issueInfrastructure(config: SiteConfig, token: Token): Promise<vo
   await ensureServer(ca, gateway.tls, { organization, commonName: `${party} gateway` }, hosts);
   if (config.hub !== undefined) {
     const files = { keyFile: join(infraFolder(config), "hub.key"), certFile: join(infraFolder(config), "hub.pem") };
-    await ensureServer(ca, files, { organization, commonName: "hub" }, [new URL(config.hub.url).hostname]);
+    // Its device provisioning has an address of its own: 127.0.0.2 unless asked for otherwise.
+    const names = [new URL(config.hub.url).hostname, "127.0.0.2"];
+    await ensureServer(ca, files, { organization, commonName: "hub" }, names);
   }
   for (const role of CLIENT_ROLES) {
     const base = join(infraFolder(config), role);

@@ -26,7 +26,9 @@ afterAll(async () => {
 });
 afterEach(() => vi.restoreAllMocks());
 
-async function device(...argv: string[]): Promise<string> {
+const device = (...argv: string[]): Promise<string> => hubCommand("device", ...argv);
+
+async function hubCommand(...argv: string[]): Promise<string> {
   let out = "";
   const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
     out += String(text);
@@ -35,7 +37,7 @@ async function device(...argv: string[]): Promise<string> {
   try {
     const program = new Command("countersign");
     registerHub(program);
-    await program.parseAsync(["hub", "device", ...argv], { from: "user" });
+    await program.parseAsync(["hub", ...argv], { from: "user" });
     return out.trimEnd();
   } finally {
     spy.mockRestore();
@@ -66,4 +68,16 @@ it("calls a method", async () => {
   client.onDeviceMethod("reboot", (request, response) => void response.send(200, request.payload));
   await vi.waitFor(async () => expect(await device("invoke", "dev-1", "reboot", "--payload", "[1]")).toBe("200 [1]"));
   await expect(device("invoke", "dev-1", "silent", "--timeout", "1")).rejects.toMatchObject({ code: "timeout" });
+});
+
+it("keeps enrollment groups", async () => {
+  expect(await hubCommand("enrollment", "add", "lot-7", "--ca", "company-x")).toBe(
+    "lot-7 is enabled: devices of company-x",
+  );
+  const again = hubCommand("enrollment", "add", "lot-8", "--ca", "company-x");
+  await expect(again).rejects.toMatchObject({ code: "already-exists" });
+  expect(await hubCommand("enrollment", "disable", "lot-7")).toContain("disabled");
+  expect(await hubCommand("enrollment", "list")).toMatch(/lot-7\s+company-x\s+disabled/);
+  await hubCommand("enrollment", "remove", "lot-7");
+  await expect(hubCommand("enrollment", "enable", "lot-7")).rejects.toMatchObject({ code: "not-found" });
 });

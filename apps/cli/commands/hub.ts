@@ -5,6 +5,7 @@ import { HubClient, type HubCaShown, type HubDeviceShown } from "../hub-client.t
 import { print, printJson, table } from "../output.ts";
 import { registerHubRevocation } from "./hub-revocation.ts";
 import { SiteClient } from "../site-client.ts";
+import { registerHubEnrollment } from "./hub-enrollment.ts";
 import { registerHubTraffic } from "./hub-traffic.ts";
 
 interface Json {
@@ -142,6 +143,7 @@ export function registerHub(program: Command): void {
       }),
     );
   registerHubTraffic(device);
+  registerHubEnrollment(hub);
 }
 
 interface VerifyOptions {

@@ -111,9 +111,12 @@ export function writeWitnessPolicies(
   }
 }
 
+/** As clients take it: their own port isn't named, and some can't be told another. */
+const assignedHub = (port: number): string => (port === 8883 ? "127.0.0.1" : `127.0.0.1:${port}`);
+
 export function writeHubConfig(
   home: string,
-  ports: { api: number; mqtt: number },
+  ports: { api: number; mqtt: number; dps: { host: string; port: number } | undefined },
   database: DatabaseLogin,
   sites: readonly { id: string; gateway: number }[],
 ): string {
@@ -123,6 +126,7 @@ export function writeHubConfig(
     host: "127.0.0.1",
     api: { port: ports.api },
     mqtt: { port: ports.mqtt },
+    ...(ports.dps === undefined ? {} : { dps: { ...ports.dps, assignedHub: assignedHub(ports.mqtt) } }),
     tls: { cert: `${infra}/hub.pem`, key: `${infra}/hub.key` },
     clientCa: `${infra}/ca.pem`,
     database: { url: database.url, passwordFile: database.passwordFile },

@@ -31,6 +31,7 @@ export interface StackOptions {
 }
 
 const DEFAULT_HUB_PORT = 8883;
+const DEFAULT_DPS_ADDRESS = "127.0.0.2:8883";
 
 /**
  * The embedded stack: one Postgres (a database and role a party), a Temporal dev server a party, a process a site, and
@@ -129,6 +130,7 @@ async function launch(
   const pkcs11 = findPkcs11Module();
   const ports = await choosePorts(home, parties);
   const mqtt = await hubPort();
+  const dps = await dpsAddress();
   const hubUrl = `https://127.0.0.1:${ports["hub-api"]}`;
 
   started.stopped.throwIfAborted();
@@ -165,7 +167,7 @@ async function launch(
     passwordFile: join(siteFolder(home, "hub"), "secrets", "db.password"),
   });
   const reported = parties.map(({ id }) => ({ id, gateway: ports[`gateway-${id}`]! }));
-  const hubConfig = writeHubConfig(home, { api: ports["hub-api"]!, mqtt }, hubDatabase, reported);
+  const hubConfig = writeHubConfig(home, { api: ports["hub-api"]!, mqtt, dps }, hubDatabase, reported);
   const [hub, ...sites] = await settled([
     startHub(home, hubConfig, hubUrl, started),
     ...parties.map((party, i) => startSite(home, party, configs.get(party.id)!, temporals[i]!, started)),
@@ -243,6 +245,22 @@ async function hubPort(): Promise<number> {
     "component-unreachable",
     `port ${port} for the hub is taken: stop what listens there, or choose another with HUB_PORT`,
   );
+}
+
+/**
+ * Device provisioning has an address of its own, since clients know no other port. Where its default is taken, by
+ * another stack for one, the hub goes without; one that was asked for must be had.
+ */
+async function dpsAddress(): Promise<{ host: string; port: number } | undefined> {
+  const asked = process.env["DPS_ADDR"];
+  const [, host, digits] = /^([0-9.]{7,15}):([0-9]{1,5})$/.exec(asked ?? DEFAULT_DPS_ADDRESS) ?? [];
+  const port = Number(digits);
+  if (host === undefined || port < 1 || port > 65_535) {
+    throw new CountersignError("usage", `DPS_ADDR=${asked} is not an IPv4 address and a port`);
+  }
+  if (await isPortFree(port, host)) return { host, port };
+  if (asked === undefined) return undefined;
+  throw new CountersignError("component-unreachable", `${asked} can't be had for device provisioning (DPS_ADDR)`);
 }
 
 /** A child gets what it needs to run and nothing else: no administrator's login, no other party's secrets. */
