@@ -90,6 +90,15 @@ it("a well site is ready, and its metrics say what waits", async () => {
   expect(samples.get("process_resident_memory_bytes")).toBeGreaterThan(1e6);
 });
 
+it("metrics of the tokens come also while the database is away", async () => {
+  const closed = connect("postgres://nobody@127.0.0.1:1/none");
+  const text = await siteMetrics({ ...parts, db: closed });
+  expect(text).toContain("\ncountersign_database_up 0\n");
+  expect(text).toContain('\ncountersign_token_up{token="site",process="site"} 1\n');
+  expect(text).not.toContain("countersign_ledger_size");
+  await closed.end();
+});
+
 it("what doesn't answer is down, and holds nobody who asks", async () => {
   const hung = { ...parts, workflows: () => new Promise(() => undefined) };
   expect(await sharedLook(() => siteComponents(hung))()).toMatchObject({

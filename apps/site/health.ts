@@ -31,11 +31,12 @@ export async function siteComponents(parts: HealthParts): Promise<ComponentState
   ]);
 }
 
+/** What the database knows is left out while it doesn't answer: then what the tokens do is asked for all the more. */
 export async function siteMetrics({ db, token, caToken, processes }: HealthParts): Promise<string> {
   return metricsText({
     tokens: [token, ...(caToken === undefined ? [] : [caToken])].map((one) => one.health()),
     processes: processes?.health() ?? [],
-    counts: await siteCounts(db),
+    counts: await withinTime(siteCounts(db)).catch(() => undefined),
   });
 }
 
@@ -48,13 +49,13 @@ async function probed(name: string, ask: () => Promise<unknown>): Promise<Compon
   }
 }
 
-async function withinTime(asked: Promise<unknown>): Promise<void> {
+async function withinTime<T>(asked: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new CountersignError("timeout", "it didn't answer in time")), ANSWER_MS);
   });
   try {
-    await Promise.race([asked, late]);
+    return await Promise.race([asked, late]);
   } finally {
     clearTimeout(timer);
   }

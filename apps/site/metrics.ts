@@ -7,7 +7,8 @@ export interface MetricSources {
   readonly tokens: readonly TokenHealth[];
   /** of each issuing process its token's state, as it last reported */
   readonly processes: readonly { readonly load: number; readonly token: TokenHealth | undefined }[];
-  readonly counts: SiteCounts;
+  /** undefined while the database doesn't answer */
+  readonly counts: SiteCounts | undefined;
 }
 
 interface Metric {
@@ -70,16 +71,21 @@ export function metricsText({ tokens, processes, counts }: MetricSources): strin
       "Orders that an issuing process has and hasn't answered.",
       processes.map(({ load }, i) => ({ labels: { process: String(i + 1) }, value: load })),
     ),
-    sum("ledger_size", "Leaves of this site's ledger.", counts.ledgerSize),
-    sum("ledger_checkpoint_size", "Leaves under the newest signed checkpoint.", counts.checkpointSize),
-    sum("ledger_pending_acts", "Acts that wait to be sequenced.", counts.pendingActs),
-    gauge(
-      "batches_pending",
-      "Batches that aren't answered yet.",
-      counts.pendingBatches.map(({ kind, count }) => ({ labels: { kind }, value: count })),
-    ),
-    sum("outbox_queued", "Envelopes that aren't delivered yet.", counts.outboxQueued),
-    sum("inbox_unapplied", "Envelopes that have had no effect yet.", counts.inboxUnapplied),
+    sum("database_up", "1 when the database answered for these metrics.", counts === undefined ? 0 : 1),
+    ...(counts === undefined
+      ? []
+      : [
+          sum("ledger_size", "Leaves of this site's ledger.", counts.ledgerSize),
+          sum("ledger_checkpoint_size", "Leaves under the newest signed checkpoint.", counts.checkpointSize),
+          sum("ledger_pending_acts", "Acts that wait to be sequenced.", counts.pendingActs),
+          gauge(
+            "batches_pending",
+            "Batches that aren't answered yet.",
+            counts.pendingBatches.map(({ kind, count }) => ({ labels: { kind }, value: count })),
+          ),
+          sum("outbox_queued", "Envelopes that aren't delivered yet.", counts.outboxQueued),
+          sum("inbox_unapplied", "Envelopes that have had no effect yet.", counts.inboxUnapplied),
+        ]),
     { ...sum("", "Resident memory.", process.memoryUsage.rss()), name: "process_resident_memory_bytes" },
     {
       name: "process_cpu_seconds_total",
