@@ -41,6 +41,15 @@ export interface HubCrlShown {
   lookedAt: string | null;
 }
 
+export interface HubGroupShown {
+  name: string;
+  query: string;
+  disabledAt: string | null;
+  enrolment: string | null;
+  scopes: string[] | null;
+  createdAt: string;
+}
+
 export interface HubDeviceShown {
   deviceId: string;
   state: "enabled" | "disabled";
@@ -163,6 +172,27 @@ export class HubClient {
     await this.#call("DELETE", `/api/v1/crls/${encodeURIComponent(name)}`);
   }
 
+  async groups(): Promise<HubGroupShown[]> {
+    return (await this.#call<{ groups: HubGroupShown[] }>("GET", "/api/v1/groups")).groups;
+  }
+
+  setGroup(name: string, group: Pick<HubGroupShown, "query" | "enrolment" | "scopes">): Promise<HubGroupShown> {
+    return this.#call("PUT", groupPath(name), group);
+  }
+
+  switchGroup(name: string, verb: "enable" | "disable"): Promise<HubGroupShown> {
+    return this.#call("POST", `${groupPath(name)}/${verb}`, {});
+  }
+
+  async removeGroup(name: string): Promise<void> {
+    await this.#call("DELETE", groupPath(name));
+  }
+
+  /** IDs of the devices in a group, by what the hub last saw of each. */
+  async askGroup(query: string): Promise<string[]> {
+    return (await this.#call<{ devices: string[] }>("POST", "/api/v1/groups/ask", { query })).devices;
+  }
+
   async cas(): Promise<HubCaShown[]> {
     return (await this.#call<{ cas: HubCaShown[] }>("GET", "/api/v1/cas")).cas;
   }
@@ -262,6 +292,10 @@ export class HubClient {
 
 function caPath(name: string): string {
   return `/api/v1/cas/${encodeURIComponent(name)}`;
+}
+
+function groupPath(name: string): string {
+  return `/api/v1/groups/${encodeURIComponent(name)}`;
 }
 
 function devicePath(id: string): string {

@@ -6,8 +6,9 @@ import { keyId } from "../../lib/pki/spki.ts";
 import { webCryptoVerify } from "../../lib/pki/verify.ts";
 import type { Db } from "../../store/db.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
-import { admitDevice, type ChainLink, type HubDevice } from "../../store/hub.ts";
+import { admitDevice, type ChainLink, type HubCa, type HubDevice } from "../../store/hub.ts";
 
+import { factsOfPath } from "./groups.ts";
 import type { Connection, LiveEntry } from "./live.ts";
 import { linkOf, type Registry } from "./registry.ts";
 
@@ -53,8 +54,8 @@ export class Admission {
    * @throws CountersignError as `admit`, all but what only its record in the hub can tell
    */
   async identify(chain: readonly Uint8Array[], claimed: string, at: Date): Promise<{ caName: string }> {
-    const { path, ca } = await this.#validate(chain, claimed, at);
-    const denial = this.registry.denial(path, at);
+    const { certificates, path, ca } = await this.#validate(chain, claimed, at);
+    const denial = this.registry.denial(path, factsOfPath(certificates, ca.name), at);
     if (denial !== undefined) throw denial;
     return { caName: ca.name };
   }
@@ -93,19 +94,27 @@ export class Admission {
     const claimed = entry.deviceId;
     const { certificates, path, ca, leaf } = await this.#validate(chain, claimed, at);
     // From here on a change that is loaded ends the connection; what was loaded before is asked here.
+    entry.facts = factsOfPath(certificates, ca.name);
     entry.path = path;
-    const denial = this.registry.denial(path, at);
+    const denial = this.registry.denial(path, entry.facts, at);
     if (denial !== undefined) throw denial;
     const device = await admitDevice(this.#db, {
       deviceId: claimed,
       caName: ca.name,
       keySha256: keyId(leaf.spki),
       chain: certificates.map(chainLink),
-      enrolment: ca.enrolment,
+      enrolment: this.#enrolment(entry, ca.enrolment),
     });
     entry.admitted = true;
     if (entry.touched) await this.registry.recheck([claimed]);
     return device;
+  }
+
+  /** The strictest of its groups' terms, or else its CA's. */
+  #enrolment({ facts }: LiveEntry, ofCa: HubCa["enrolment"]): HubCa["enrolment"] {
+    const own = this.registry.groupsOf(facts).flatMap(({ enrolment }) => enrolment ?? []);
+    if (own.length === 0) return ofCa;
+    return own.includes("registered") ? "registered" : "first-connect";
   }
 }
 

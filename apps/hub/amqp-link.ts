@@ -1,6 +1,7 @@
 import rhea, { type Connection, type Delivery, type EventContext, type Message, type Sender } from "rhea";
 import { errorCodeOf } from "../../lib/domain/errors.ts";
 import type { StoredMessage, TwinValues } from "../../store/hub-traffic.ts";
+import type { Admission } from "./admission.ts";
 import type { TelemetryWriter } from "./telemetry.ts";
 import type { DeviceLink, Outcome, Traffic } from "./traffic.ts";
 
@@ -22,30 +23,36 @@ export function nodeOf(address: unknown, deviceId: string): Node | undefined {
   return rest !== undefined && Object.hasOwn(NODES, rest) ? NODES[rest] : undefined;
 }
 
+interface Parts {
+  telemetry: TelemetryWriter;
+  traffic: Traffic;
+  admission: Pick<Admission, "registry">;
+}
+
 /** A device's AMQP connection: what it says, and what is said to it. */
 export class AmqpLink implements DeviceLink {
   readonly #deviceId: string;
-  readonly #parts: { telemetry: TelemetryWriter; traffic: Traffic };
+  readonly #parts: Parts;
   readonly #senders = new Map<Node, Sender>();
   readonly #unsettled = new Map<Delivery, (outcome: Outcome) => void>();
   #wantsDesired = false;
   #closed = false;
 
-  constructor(connection: Connection, deviceId: string, parts: { telemetry: TelemetryWriter; traffic: Traffic }) {
+  constructor(connection: Connection, deviceId: string, parts: Parts) {
     this.#deviceId = deviceId;
     this.#parts = parts;
     connection.on("receiver_open", ({ receiver }: EventContext) => {
       if (receiver === undefined) return;
       const address: unknown = receiver.target?.address;
       const node = nodeOf(address, deviceId);
-      if (node === undefined || node === "messages") return receiver.close(NOT_ITS_OWN);
+      if (node === undefined || node === "messages" || !this.#allows(node)) return receiver.close(NOT_ITS_OWN);
       receiver.set_target({ address: String(address) });
     });
     connection.on("sender_open", ({ sender }: EventContext) => {
       if (sender === undefined) return;
       const address: unknown = sender.source?.address;
       const node = nodeOf(address, deviceId);
-      if (node === undefined || node === "events") return sender.close(NOT_ITS_OWN);
+      if (node === undefined || node === "events" || !this.#allows(node)) return sender.close(NOT_ITS_OWN);
       sender.set_source({ address: String(address) });
       this.#senders.set(node, sender);
     });
@@ -61,6 +68,10 @@ export class AmqpLink implements DeviceLink {
         if (delivery !== undefined) this.#settle(delivery, outcome);
       });
     }
+  }
+
+  #allows(node: Node): boolean {
+    return this.#parts.admission.registry.allows(this.#deviceId, node === "events" ? "telemetry" : node);
   }
 
   wants(kind: "messages" | "methods" | "desired"): boolean {

@@ -14,6 +14,7 @@ import { enrollmentApi } from "./enrollment-api.ts";
 import { listenMqtt } from "./mqtt.ts";
 import { CrlFollower } from "./crls.ts";
 import { Registry } from "./registry.ts";
+import { groupsApi } from "./groups-api.ts";
 import { hubPages } from "./pages.ts";
 import { Reporter } from "./reporter.ts";
 import { revocationApi } from "./revocation-api.ts";
@@ -78,6 +79,7 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 256 * 1024 });
     managementApi(api, { db, registry, mqtt, codeHours: config.codeHours });
     revocationApi(api, { db, registry });
+    groupsApi(api, { db, registry });
     hubPages(api, { db, registry, codeHours: config.codeHours });
     trafficApi(api, { db, traffic });
     enrollmentApi(api, { db });

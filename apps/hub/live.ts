@@ -1,3 +1,4 @@
+import type { DeviceFacts } from "../../lib/records/group-query.ts";
 import type { Link } from "./registry.ts";
 
 /** A connection that can be ended from outside. */
@@ -12,6 +13,8 @@ export interface LiveEntry {
   readonly connection: Connection;
   /** its validated path, leaf first; undefined while it is judged */
   path: readonly Link[] | undefined;
+  /** what its groups are told by */
+  facts: DeviceFacts;
   /** the database has let it in */
   admitted: boolean;
   /** something about its device changed before that was known here */
@@ -26,7 +29,7 @@ export class LiveDevices {
   readonly #byDevice = new Map<string, Set<LiveEntry>>();
 
   enter(deviceId: string, connection: Connection): LiveEntry {
-    const entry: LiveEntry = { deviceId, connection, path: undefined, admitted: false, touched: false };
+    const entry: LiveEntry = { deviceId, connection, path: undefined, facts: {}, admitted: false, touched: false };
     if (connection.destroyed) return entry;
     let entries = this.#byDevice.get(deviceId);
     if (entries === undefined) this.#byDevice.set(deviceId, (entries = new Set()));

@@ -4,6 +4,7 @@ import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import type { Db } from "../../store/db.ts";
 import type { Admission } from "./admission.ts";
 import { type DoorOptions, listenDevices, uploadedChain, type Visitor } from "./device-door.ts";
+import { scopeOfTopic } from "./groups.ts";
 import { forwardOwn, MqttLink } from "./mqtt-link.ts";
 import { MqttSessions } from "./mqtt-sessions.ts";
 import { PacketGuard } from "./packet-guard.ts";
@@ -99,6 +100,11 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
       // The broker keeps retained messages in memory for ever; telemetry is kept in the database only.
       packet.retain = false;
       // PUBACK is written when this calls back: what was said is committed by then.
+      const scope = scopeOfTopic(packet.topic);
+      if (!options.admission.registry.allows(session.deviceId ?? "", scope)) {
+        door.refuse(session.visitor, "hub-scope-refused", `its group may not use ${scope}`, session.deviceId);
+        return done(new Error("publish refused"));
+      }
       link.said(packet, options).then(
         () => done(null),
         (error: unknown) => {
@@ -114,6 +120,11 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
     // Null answers SUBACK 128.
     authorizeSubscribe(client, subscription, callback) {
       const session = sessions.get(client.conn);
+      const scope = scopeOfTopic(subscription.topic);
+      if (session !== undefined && !options.admission.registry.allows(session.deviceId ?? "", scope)) {
+        door.refuse(session.visitor, "hub-scope-refused", `its group may not use ${scope}`, session.deviceId);
+        return callback(null, null);
+      }
       if (session?.link?.hear(subscription.topic, subscription.qos)) {
         // QoS 2 is granted as 1.
         if (subscription.qos === 2) subscription.qos = 1;

@@ -2,12 +2,15 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCrl, type Crl } from "../../lib/pki/crl-parse.ts";
 import { keyId } from "../../lib/pki/spki.ts";
+import type { DeviceFacts } from "../../lib/records/group-query.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
 import type { Db } from "../../store/db.ts";
 import { type HubCa, listCas } from "../../store/hub.ts";
 import { enabledAmong, listBlocks, listCrls, REGISTRY_CHANNEL } from "../../store/hub-revocations.ts";
+import { type HubScope, listGroups } from "../../store/hub-groups.ts";
 import { keepListening, type Subscription } from "../../store/listen.ts";
 import type { Logger } from "../http/logger.ts";
+import { groupsOf, isAllowed, SCOPES, type KnownGroup, parseChainQuery } from "./groups.ts";
 import { LiveDevices, type LiveEntry } from "./live.ts";
 
 /** What a certificate of a path is recognised by. */
@@ -40,9 +43,10 @@ interface State {
   readonly keys: ReadonlyMap<string, string>;
   /** by their issuer's key */
   readonly crls: ReadonlyMap<string, readonly KnownCrl[]>;
+  readonly groups: readonly KnownGroup[];
 }
 
-const EMPTY: State = { cas: [], certificates: new Map(), keys: new Map(), crls: new Map() };
+const EMPTY: State = { cas: [], certificates: new Map(), keys: new Map(), crls: new Map(), groups: [] };
 const LOOK_MS = 10_000;
 /** Notifications of this long are answered by one query: disabling ten thousand devices is one look, not ten thousand. */
 const GATHER_MS = 5;
@@ -128,7 +132,7 @@ export class Registry {
    * Why this path isn't let in, by what is known now.
    * @param path leaf first, the registered CA last
    */
-  denial(path: readonly Link[], at: Date): CountersignError | undefined {
+  denial(path: readonly Link[], facts: DeviceFacts, at: Date): CountersignError | undefined {
     const { cas, certificates, keys, crls } = this.#state;
     const anchor = cas.find((ca) => ca.sha256 === path.at(-1)?.sha256);
     if (anchor === undefined) return new CountersignError("hub-no-path", "its registered CA was removed");
@@ -147,7 +151,19 @@ export class Registry {
         }
       }
     }
-    return undefined;
+    const kept = this.groupsOf(facts).find((group) => group.disabledAt !== null);
+    return kept && new CountersignError("hub-revoked", `its group ${kept.name} is disabled`);
+  }
+
+  /** The groups that a device with these facts is in. */
+  groupsOf(facts: DeviceFacts): readonly KnownGroup[] {
+    return groupsOf(this.#state.groups, facts);
+  }
+
+  /** Whether all groups of a connected device allow it this. */
+  allows(deviceId: string, scope: HubScope): boolean {
+    if (this.#state.groups.length === 0) return true;
+    return this.live.of(deviceId).every((entry) => isAllowed(this.groupsOf(entry.facts), scope));
   }
 
   #toleratesStale(name: string, since: Date): boolean {
@@ -175,7 +191,12 @@ export class Registry {
   }
 
   async #load(): Promise<void> {
-    const [cas, blocks, rows] = await Promise.all([listCas(this.#db), listBlocks(this.#db), listCrls(this.#db)]);
+    const [cas, blocks, rows, groups] = await Promise.all([
+      listCas(this.#db),
+      listBlocks(this.#db),
+      listCrls(this.#db),
+      listGroups(this.#db),
+    ]);
     const known = new Map<string, KnownCrl>();
     const crls = new Map<string, KnownCrl[]>();
     for (const { name, issuer, crl } of rows) {
@@ -194,11 +215,21 @@ export class Registry {
     this.#crlsByDigest = known;
     const of = (kind: string): Map<string, string> =>
       new Map(blocks.filter((block) => block.kind === kind).map((block) => [block.sha256, block.reason]));
-    this.#state = { cas: cas.flatMap(registered), certificates: of("certificate"), keys: of("key"), crls };
+    const before = this.#state.groups;
+    this.#state = {
+      cas: cas.flatMap(registered),
+      certificates: of("certificate"),
+      keys: of("key"),
+      crls,
+      groups: groups.map((group) => ({ ...group, parsed: parseChainQuery(group.query) })),
+    };
     const now = new Date();
     for (const entry of this.live.entries()) {
-      const denial = entry.path && this.denial(entry.path, now);
+      const denial = entry.path && this.denial(entry.path, entry.facts, now);
       if (denial !== undefined) this.#end(entry, denial.message);
+      else if (scopesBy(before, entry) !== scopesBy(this.#state.groups, entry)) {
+        this.#end(entry, "what its groups may use has changed");
+      }
     }
   }
 
@@ -206,6 +237,12 @@ export class Registry {
     this.#logger.warn({ deviceId, reason }, "connection ended");
     connection.destroy();
   }
+}
+
+/** What its groups allow a connection: links and subscriptions are checked when they are made. */
+function scopesBy(groups: readonly KnownGroup[], { facts }: LiveEntry): string {
+  const own = groupsOf(groups, facts);
+  return SCOPES.filter((scope) => isAllowed(own, scope)).join(" ");
 }
 
 export function linkOf(certificate: Certificate): Link {
