@@ -49,12 +49,12 @@ export function hexMemory(file: Uint8Array): readonly Segment[] {
 
 /** `keep` is called for every record; without it none is made. */
 function walk(file: Uint8Array, keep?: (record: HexRecord) => void): Omit<HexImage, "records"> {
-  const memory = new RecordMemory(file);
+  const memory = new RecordMemory(file, invalid);
   const { data } = memory;
   let base: Base = { kind: "none", address: 0 };
   let ended = false;
 
-  const { lines, lineEnding } = walkLines(file, LINE, (start, stop, end, line) => {
+  const { lines, lineEnding } = walkLines(file, LINE, invalid, (start, stop, end, line) => {
     if (ended) throw invalid(line, "there is something behind the end-of-file record");
     const header = decodeLine(file, start, stop, data, memory.end, line);
     const count = header >>> 24;
@@ -79,7 +79,7 @@ function walk(file: Uint8Array, keep?: (record: HexRecord) => void): Omit<HexIma
     keep?.({ type, start, end, line, address, length: type === DATA ? count : 0, base });
   });
   if (!ended) throw invalid(lines, "the end-of-file record is missing: the file is cut off");
-  return { segments: memory.segments(invalid), lineEnding };
+  return { segments: memory.segments(), lineEnding };
 }
 
 /** A record's line without its ending, upper case. */

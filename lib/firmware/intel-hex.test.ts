@@ -82,6 +82,18 @@ function build(spec: typeof synthetic extends fc.Arbitrary<infer T> ? T : never)
 }
 
 describe("intel-hex", () => {
+  it("refuses a file that is made to take memory: lines or gaps without end", async () => {
+    const gaps = Array.from({ length: 4 }, (_, page) => [
+      formatRecord(4, 0, Uint8Array.of(0, page)),
+      ...Array.from({ length: 0x4001 }, (_, i) => data(2 * i, 7)),
+    ]).flat();
+    await expect(injected(intelHex, hex(...gaps), chains[0]!.chain, { offset: 0x100000 })).rejects.toEqual(
+      refusal("image-invalid"),
+    );
+    const lines = utf8(":0000000000\n".repeat((1 << 20) + 1) + EOF);
+    await expect(intelHex.extract(bytesReader(lines))).rejects.toEqual(refusal("image-invalid"));
+  });
+
   it("reads blank lines wherever a line behind them happens to end", async () => {
     // A line's length is said by its second and third character; a blank line has the next line's there.
     const lines = Array.from({ length: 185 }, (_, i) => data(16 * i, ...Array<number>(16).fill(i)));

@@ -9,6 +9,12 @@ import { readUpTo } from "./reader.ts";
 
 /** Far above any microcontroller's image; such a file takes some 2.8 bytes for each of the image's. */
 export const MAX_RECORDS_BYTES = 32 << 20;
+/** Whole images have records of 16 bytes or more, and few gaps: each costs memory of its own. */
+const MAX_LINES = 1 << 20;
+const MAX_PIECES = 1 << 16;
+
+/** The format's refusal. */
+type Invalid = (line: number, why: string) => CountersignError;
 
 /** A record with its place in the file, so that a writer can leave every other line as it is. */
 export interface RecordLine {
@@ -49,16 +55,18 @@ export interface LineLength {
 /**
  * Calls `visit` for each line that holds something: [start, stop) without blanks and ending, `end` behind the ending.
  * @returns how many lines there are, and the first one's ending
+ * @throws what `invalid` makes of too many lines
  */
 export function walkLines(
   file: Uint8Array,
   { mark, countAt, fixed }: LineLength,
+  invalid: Invalid,
   visit: (start: number, stop: number, end: number, line: number) => void,
 ): { lines: number; lineEnding: string } {
   let lines = 0;
   let lineEnding: string | undefined;
   for (let at = 0; at < file.length;) {
-    lines++;
+    if (++lines > MAX_LINES) throw invalid(lines, `the file has more than ${MAX_LINES} lines`);
     const start = at;
     // A whole record says itself where it ends; only other lines are searched.
     const count = NIBBLE[file[start + countAt]!]! * 16 + NIBBLE[file[start + countAt + 1]!]!;
@@ -97,23 +105,28 @@ export class RecordMemory {
   /** records that follow each other in memory too; the line is the first one's */
   readonly #pieces: { readonly address: number; readonly at: number; length: number; readonly line: number }[] = [];
 
-  constructor(file: Uint8Array) {
+  readonly #invalid: Invalid;
+
+  constructor(file: Uint8Array, invalid: Invalid) {
     this.data = new Uint8Array(file.length >> 1);
+    this.#invalid = invalid;
   }
 
-  /** Takes the `length` bytes at `end`. */
+  /** Takes the `length` bytes at `end`. @throws as the format for memory in too many pieces */
   add(address: number, length: number, line: number): void {
     const last = this.#pieces.at(-1);
     if (last !== undefined && last.address + last.length === address) last.length += length;
     else if (length > 0) this.#pieces.push({ address, at: this.end, length, line });
     this.end += length;
+    if (this.#pieces.length <= MAX_PIECES) return;
+    throw this.#invalid(line, `the data lies in more than ${MAX_PIECES} places`);
   }
 
-  /** @throws what `invalid` makes of an address that is written twice */
-  segments(invalid: (line: number, why: string) => CountersignError): Segment[] {
+  /** @throws as the format for an address that is written twice */
+  segments(): Segment[] {
     return toSegments(
       this.#pieces.map(({ address, at, length }) => ({ address, bytes: this.data.subarray(at, at + length) })),
-      (i, address) => invalid(this.#pieces[i]!.line, `address ${hex(address)} is written twice, there or before`),
+      (i, address) => this.#invalid(this.#pieces[i]!.line, `address ${hex(address)} is written twice, there or before`),
     );
   }
 }

@@ -44,11 +44,11 @@ export function srecMemory(file: Uint8Array): readonly Segment[] {
 
 /** `keep` is called for every record; without it none is made. */
 function walk(file: Uint8Array, keep?: (record: RecordLine) => void): Omit<SrecImage, "records"> {
-  const memory = new RecordMemory(file);
+  const memory = new RecordMemory(file, invalid);
   let dataRecords = 0;
   let ended = false;
 
-  const { lines, lineEnding } = walkLines(file, LINE, (start, stop, end, line) => {
+  const { lines, lineEnding } = walkLines(file, LINE, invalid, (start, stop, end, line) => {
     if (ended) throw invalid(line, "there is something behind the record that ends the file");
     const { type, address, length } = decode(file, start, stop, memory.data, memory.end, line);
     if (isData(type)) {
@@ -64,7 +64,7 @@ function walk(file: Uint8Array, keep?: (record: RecordLine) => void): Omit<SrecI
     keep?.({ type, start, end, line, address, length: isData(type) ? length : 0 });
   });
   if (!ended) throw invalid(lines, "the record that ends the file (S7, S8 or S9) is missing: the file is cut off");
-  return { segments: memory.segments(invalid), lineEnding };
+  return { segments: memory.segments(), lineEnding };
 }
 
 /** A record's line without its ending, upper case. `address` is the count for S5 and S6. */
