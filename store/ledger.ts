@@ -183,8 +183,11 @@ export async function readActStates(
 export async function unknownLeafHashes(db: Queryable, leafHashes: readonly Uint8Array[]): Promise<Set<string>> {
   const missing = new Set(leafHashes.map(key));
   if (missing.size === 0) return missing;
+  // One look into the index each: the planner takes a digest to be in many rows, until the table was analysed, and would
+  // read all of it for some hundred.
   const { rows } = await db.query<{ leaf_hash: Uint8Array }>(
-    "SELECT leaf_hash FROM ledger_act WHERE leaf_hash = ANY($1) AND refused IS NULL",
+    `SELECT h AS leaf_hash FROM unnest($1::bytea[]) h
+     CROSS JOIN LATERAL (SELECT FROM ledger_act WHERE leaf_hash = h AND refused IS NULL LIMIT 1) a`,
     [[...missing].map((hex) => Buffer.from(hex, "hex"))],
   );
   for (const row of rows) missing.delete(key(row.leaf_hash));
@@ -246,12 +249,13 @@ export async function readEntriesOf(tx: Queryable, retryKeys: readonly Uint8Arra
 /** Of these leaf hashes, those that are in the tree, as hex. */
 export async function sequencedLeafHashes(tx: Tx, leafHashes: readonly Uint8Array[]): Promise<Set<string>> {
   if (leafHashes.length === 0) return new Set();
-  // One look into the leaves' index each: the planner takes a digest to be in a good part of all rows, until the table was
-  // analysed, and would read every leaf for every batch.
+  // One look into the indexes each, as above: every leaf would be read for every batch.
   const { rows } = await tx.query<{ leaf_hash: Uint8Array }>(
-    `SELECT a.leaf_hash FROM ledger_act a
-     CROSS JOIN LATERAL (SELECT FROM ledger_leaf l WHERE l.retry_key = a.retry_key LIMIT 1) l
-     WHERE a.leaf_hash = ANY($1)`,
+    `SELECT h AS leaf_hash FROM unnest($1::bytea[]) h
+     CROSS JOIN LATERAL (
+       SELECT FROM ledger_act a
+       CROSS JOIN LATERAL (SELECT FROM ledger_leaf l WHERE l.retry_key = a.retry_key LIMIT 1) l
+       WHERE a.leaf_hash = h LIMIT 1) a`,
     [leafHashes],
   );
   return new Set(rows.map((row) => key(row.leaf_hash)));
