@@ -116,3 +116,30 @@ describe("from the command line", () => {
     process.env["COUNTERSIGN_HOME"] = hub.home;
   });
 });
+
+describe("who is kept out, from the command line", () => {
+  const json = async (...argv: string[]): Promise<unknown> => JSON.parse(await countersign(...argv, "--json"));
+
+  it("CAs, certificates and groups", async () => {
+    const pem = join(dir(), "root.pem");
+    await countersign("hub", "ca", "add", "kept", "--certificate", pem).catch(() => undefined);
+    const blocked = await countersign("hub", "block", "add", pem, "--reason", "key lost");
+    const sha256 = /[0-9a-f]{64}/.exec(blocked)?.[0] ?? "";
+    expect(await json("hub", "block", "list")).toMatchObject([{ kind: "key", sha256, reason: "key lost" }]);
+    await countersign("hub", "block", "remove", sha256);
+    expect(await json("hub", "block", "list")).toEqual([]);
+    expect(await json("hub", "groups", "set", "g", "under z", "--scopes", "twin")).toMatchObject({ scopes: ["twin"] });
+    expect(await json("hub", "groups", "disable", "g")).toMatchObject({ disabledAt: expect.any(String) });
+    expect(await countersign("hub", "groups")).toMatch(/g +disabled +- +twin +under z/);
+    expect(await json("hub", "groups", "ask", "under nobody")).toEqual([]);
+    await countersign("hub", "groups", "remove", "g");
+    expect(await json("hub", "groups")).toEqual([]);
+    await countersign("hub", "crl", "add", "root", "--issuer", pem, "--url", "http://127.0.0.1:9/x.crl");
+    expect(await json("hub", "crl", "list")).toMatchObject([{ name: "root", thisUpdate: null }]);
+    await countersign("hub", "crl", "remove", "root");
+    await expect(countersign("hub", "device", "create", "d-1", "--auth-method", "sas")).rejects.toMatchObject({
+      code: "usage",
+    });
+    expect(await json("hub", "device", "create", "d-1", "--auth-method", "x509_ca")).toMatchObject({ deviceId: "d-1" });
+  });
+});
