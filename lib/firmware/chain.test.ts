@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { TestChains, type TestChain } from "../../test/support/chains.ts";
+import { issue, throwawayKey, throwawayRoot } from "../../test/support/issuing.ts";
 import { concatBytes, fromUtf8, utf8 } from "../domain/bytes.ts";
 import { pemEncode } from "../pki/pem.ts";
 import { checkChainFor, checkChainOrder, decodeChain, deviceChain, encodeChain, findChains } from "./chain.ts";
@@ -13,6 +14,15 @@ beforeAll(async () => {
 });
 
 describe("chain bytes", () => {
+  it("aren't made of a leaf and a CA of the same name that has another key", () => {
+    const [ca, twin] = [throwawayRoot({ commonName: "CA" }), throwawayRoot({ commonName: "CA" })];
+    const leaf = issue(ca, "ldevid", { commonName: "device-1" }, throwawayKey().spki);
+    expect(() => encodeChain([leaf.der, ca.certificate.der])).not.toThrow();
+    expect(() => encodeChain([leaf.der, twin.certificate.der])).toThrow(
+      expect.objectContaining({ code: "certificate-invalid" }),
+    );
+  });
+
   it("are PEM with one final NUL, and decode to the same certificates", () => {
     const bytes = encodeChain(one.chain);
     expect(bytes.at(-1)).toBe(0);

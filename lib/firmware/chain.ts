@@ -76,7 +76,7 @@ export function decodeDerChain(bytes: Uint8Array, address: number): FoundChain |
   return chain && { address, bytes: bytes.subarray(0, end), freestanding: true, ...chain };
 }
 
-/** @throws CountersignError `certificate-invalid` unless each certificate names the next one as its issuer */
+/** @throws CountersignError `certificate-invalid` unless each certificate names the next one as its issuer, by name and key */
 export function checkChainOrder(chain: readonly Uint8Array[]): Certificate[] {
   if (chain.length === 0 || chain.length > MAX_CHAIN_CERTIFICATES) {
     throw new CountersignError(
@@ -86,7 +86,11 @@ export function checkChainOrder(chain: readonly Uint8Array[]): Certificate[] {
   }
   const certificates = chain.map((der) => parseCertificate(der));
   for (let i = 0; i + 1 < certificates.length; i++) {
-    if (!sameName(certificates[i]!.issuer, certificates[i + 1]!.subject)) {
+    const [one, above] = [certificates[i]!, certificates[i + 1]!];
+    const [aki, ski] = [one.aki?.keyIdentifier, above.ski];
+    // A CA of the same name may have another key; no device would find its way from this leaf to the root.
+    const otherKey = aki !== undefined && ski !== undefined && !equalBytes(aki, ski);
+    if (otherKey || !sameName(one.issuer, above.subject)) {
       throw new CountersignError(
         "certificate-invalid",
         `certificate ${i + 1} of the chain wasn't issued by the one that follows it; order the chain leaf first`,
