@@ -299,7 +299,7 @@ function ledgerOf({ newest, older }: OpenedLog, state: AuditState): PassportLog 
   };
 }
 
-/** Undefined for what RFC 3339 can't write: a cosignature may name any second that a number can count. */
+/** Undefined where there is no cosignature: RFC 3339 can write the time of any that was taken. */
 function timeOf(seconds: number): string | undefined {
   return seconds >= 0 && seconds <= 253_402_300_799 ? new Date(seconds * 1000).toISOString() : undefined;
 }

@@ -310,6 +310,7 @@ class Checkpoint:
                 if key.type == 4:
                     need(len(signature) == 72, "a malformed cosignature")
                     time, signature = int.from_bytes(signature[:8], "big"), signature[8:]
+                    need(time <= 253402300799, "a cosignature's time is malformed")
                     message = f"cosignature/v1\ntime {time}\n".encode() + message
                     self.times.append(time)
                 need(ed25519_verifies(key.raw, message, signature), f"the signature of {key.name} doesn't verify")
