@@ -24,6 +24,6 @@ export function html(parts: TemplateStringsArray, ...values: readonly Part[]): H
 function render(value: Part): string {
   if (value === null || value === undefined || value === false) return "";
   if (value instanceof Html) return value.text;
-  if (Array.isArray(value)) return value.map(render).join("");
+  if (typeof value === "object") return value.map(render).join("");
   return String(value).replace(/[&<>"']/g, (char) => ESCAPES[char]!);
 }

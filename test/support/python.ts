@@ -9,7 +9,10 @@ const PYTHON = join(PROJECT_ROOT, ".cache", "python", "bin", "python");
  * Runs a judge of test/support/judges once over many items: one line of JSON in, one out, for each.
  * The set-up of the tests installs what they import (deploy/requirements-test.txt).
  */
-export function pythonJudge<Item, Answer>(script: "lint.py" | "paths.py" | "passport.py", items: readonly Item[]): Answer[] {
+export function pythonJudge<Item, Answer>(
+  script: "lint.py" | "paths.py" | "passport.py",
+  items: readonly Item[],
+): Answer[] {
   if (items.length === 0) return [];
   if (!existsSync(PYTHON)) throw new Error(`${PYTHON} is missing: run node deploy/setup.mjs --for test`);
   const run = spawnSync(PYTHON, [join(import.meta.dirname, "judges", script)], {

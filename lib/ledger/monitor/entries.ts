@@ -80,7 +80,10 @@ export class EntryBatch {
       case "alarm": {
         const about = act.subject[0]?.name ?? "";
         this.#raise("party-alarm", `#${index}`, `raised an alarm itself: ${act.fields.what} (${about})`, index);
+        return;
       }
+      default:
+        return;
     }
   }
 
