@@ -180,10 +180,12 @@ export async function storeCertificates(
   const certificates = packed(certified.map((c) => c.certificate));
   await tx.query({
     name: "issuance-store",
-    text: `UPDATE issuance i SET certificate = substring($3::bytea FROM n.e - n.s + 1 FOR n.s),
-        certified_key = n.k, certified_leaf = n.l
+    // The first stays by COALESCE, not by a condition: one on the certificate makes the planner expect hardly any row
+    // without one, and go through all rows for each of them.
+    text: `UPDATE issuance i SET certificate = COALESCE(i.certificate, substring($3::bytea FROM n.e - n.s + 1 FOR n.s)),
+        certified_key = COALESCE(i.certified_key, n.k), certified_leaf = COALESCE(i.certified_leaf, n.l)
       FROM unnest($2::text[], $4::int[], $5::int[], $6::text[], $7::text[]) AS n(d, e, s, k, l)
-      WHERE i.device = n.d AND i.profile = $1 AND i.certificate IS NULL`,
+      WHERE i.device = n.d AND i.profile = $1`,
     values: [
       profile,
       certified.map((c) => c.device),
