@@ -1,13 +1,12 @@
 import { createHash, generateKeyPairSync, randomUUID, sign, type KeyObject } from "node:crypto";
-import { execFile } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:https";
 import { join } from "node:path";
-import { promisify } from "node:util";
 import { Child, waitUntilReady } from "../apps/site/stack/child.ts";
-import { CACHE_DIR, which } from "../apps/site/stack/machine.ts";
+import { CACHE_DIR } from "../apps/site/stack/machine.ts";
 import { freePort } from "../apps/site/stack/ports.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
+import { buildPeer } from "./build-peer.ts";
 import { latencyOf, type Latency } from "./statistics.ts";
 import type { PreparedToken } from "./token-process.ts";
 import { memoryOf, ownCpuMs, usageOf } from "./usage.ts";
@@ -38,33 +37,20 @@ export interface PeerResult {
 /** The program, built once from Go's module proxy into the cache. @throws CountersignError `component-missing` */
 export async function buildStepCa(onStep: (what: string) => void): Promise<string> {
   const folder = join(CACHE_DIR, "peers", `step-ca-${VERSION}`);
-  const program = join(folder, "step-ca");
-  if (existsSync(program)) return program;
-  const go = which("go");
-  if (go === undefined) {
-    throw new CountersignError(
-      "component-missing",
-      `step-ca is built from Go's module proxy, and there is no go on PATH: install Go 1.25 or later, or leave step-ca out of --against`,
-    );
-  }
-  onStep(`building step-ca ${VERSION} (once, some minutes)`);
-  mkdirSync(folder, { recursive: true });
-  try {
-    // Without YubiKeys: their support needs the PC/SC library. PKCS#11 is on with cgo.
-    await promisify(execFile)(go, ["install", "-tags", "noyubikey", MODULE], {
+  return buildPeer(
+    {
+      name: "step-ca",
+      program: join(folder, "step-ca"),
+      go: "1.25",
+      otherwise: "leave step-ca out of --against",
+      building: `building step-ca ${VERSION} (once, some minutes)`,
+      // Without YubiKeys: their support needs the PC/SC library. PKCS#11 is on with cgo.
+      args: () => ["install", "-tags", "noyubikey", MODULE],
       env: { ...process.env, GOBIN: folder, CGO_ENABLED: "1", GOFLAGS: "-buildvcs=false" },
-      timeout: BUILD_MS,
-      maxBuffer: 16 << 20,
-    });
-  } catch (cause) {
-    const said = String((cause as { stderr?: string }).stderr ?? cause)
-      .trim()
-      .split("\n")
-      .slice(-3)
-      .join("; ");
-    throw new CountersignError("component-missing", `step-ca can't be built: ${said}`, { cause });
-  }
-  return program;
+      timeoutMs: BUILD_MS,
+    },
+    onStep,
+  );
 }
 
 /** Starts it on loopback, asks for one certificate a CSR from many hands, and stops it. */

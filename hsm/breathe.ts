@@ -1,5 +1,5 @@
 /**
- * Sessions of an HSM tend to finish together, and verifying 64 signatures in one turn of the event loop would hold up
+ * Sessions of an HSM tend to come free together, and setting up 64 signatures in one turn of the event loop would hold up
  * everything else in the process. Whoever is about to compute asks here first.
  */
 
