@@ -3,7 +3,7 @@ import { Agent } from "node:https";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { CountersignError } from "../../lib/domain/errors.ts";
-import { exchange, jsonOf, type Peer } from "./exchange.ts";
+import { call, jsonOf, type Peer } from "./peer.ts";
 import { stateFolder } from "./site-client.ts";
 
 /** The part of `hub.json` that is meant for the command line. */
@@ -285,7 +285,7 @@ export class HubClient {
 
   async #call<T>(method: string, path: string, body?: unknown): Promise<T> {
     const sent = body === undefined ? {} : { body: { text: JSON.stringify(body), type: "application/json" } };
-    const bytes = await exchange(this.#peer, { method, path, ...sent });
+    const bytes = await call(this.#peer, { method, path, ...sent });
     return bytes.length === 0 ? (undefined as T) : jsonOf<T>(this.#peer, bytes);
   }
 }

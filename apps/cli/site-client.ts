@@ -4,7 +4,7 @@ import { join, resolve } from "node:path";
 import { z } from "zod";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { PARTY_ID } from "../../lib/domain/ids.ts";
-import { type Call, exchange, jsonOf, type Peer } from "./exchange.ts";
+import { call, type Call, jsonOf, type Peer } from "./peer.ts";
 
 /** Whose client certificate is shown; each is a file pair `infra/<role>.pem`, `infra/<role>.key` of the site. */
 export type ClientRole = "operator" | "station" | "technician";
@@ -123,6 +123,6 @@ export class SiteClient {
     body: Call["body"] | undefined,
     options: CallOptions = {},
   ): Promise<Uint8Array> {
-    return exchange(this.#peer, { method, path, ...(body === undefined ? {} : { body }), ...options });
+    return call(this.#peer, { method, path, ...(body === undefined ? {} : { body }), ...options });
   }
 }
