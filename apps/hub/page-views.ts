@@ -7,8 +7,8 @@ nav a { margin-right: 1rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: 0.3rem 0.6rem; border-bottom: 1px solid #8888; overflow-wrap: anywhere; }
 label { display: block; margin-top: 0.6rem; }
-input, textarea, select { font: inherit; width: 100%; box-sizing: border-box; }
-textarea, code { font-family: ui-monospace, monospace; }
+input, select { font: inherit; width: 100%; box-sizing: border-box; }
+code { font-family: ui-monospace, monospace; }
 button { font: inherit; margin: 0.6rem 0.6rem 0 0; padding: 0.3rem 1rem; }
 [role="alert"] { border: 2px solid #c33; padding: 0.5rem 1rem; }
 :focus-visible { outline: 3px solid #38f; outline-offset: 2px; }
@@ -58,11 +58,11 @@ export function homePage(cas: readonly HubCa[], totals: { devicesConnected: numb
         </tbody>
       </table>
       <h2>Add a CA</h2>
-      <form method="post" action="/cas">
+      <form method="post" action="/cas" enctype="multipart/form-data">
         <label for="name">Name</label>
         <input id="name" name="name" required maxlength="64" autocomplete="off" />
-        <label for="certificate">Certificate (PEM; may come with the verification)</label>
-        <textarea id="certificate" name="certificate" rows="8" spellcheck="false"></textarea>
+        <label for="certificate">Certificate file (PEM or DER; may come with the verification)</label>
+        <input id="certificate" name="certificate" type="file" accept=".pem,.cer,.crt,.der" />
         <button>Add and get a verification code</button>
       </form>`,
     fault,
@@ -93,11 +93,11 @@ function verification(ca: HubCa): Html {
     <p>Have the CA's key sign a certificate whose common name is this code, until ${ca.codeExpiresAt.toISOString()}:</p>
     <p><code id="code">${ca.code}</code></p>
     ${button(`/cas/${ca.name}/code`, "New code, if it has expired")}
-    <form method="post" action="/cas/${ca.name}/verify">
-      <label for="ca">The CA's certificate (PEM)</label>
-      <textarea id="ca" name="ca" rows="8" required spellcheck="false"></textarea>
-      <label for="verification">The verification certificate (PEM)</label>
-      <textarea id="verification" name="verification" rows="8" required spellcheck="false"></textarea>
+    <form method="post" action="/cas/${ca.name}/verify" enctype="multipart/form-data">
+      <label for="ca">The CA's certificate file (PEM or DER)</label>
+      <input id="ca" name="ca" type="file" required accept=".pem,.cer,.crt,.der" />
+      <label for="verification">The verification certificate file (PEM or DER)</label>
+      <input id="verification" name="verification" type="file" required accept=".pem,.cer,.crt,.der" />
       <button>Verify</button>
     </form>`;
 }

@@ -22,6 +22,7 @@ import { problemOf } from "../http/problem.ts";
 import type { HttpsServer } from "../http/server.ts";
 import { CaName, CaParams, DeviceParams, EnrolmentBody, found, Pem } from "./api.ts";
 import type { Html } from "./html.ts";
+import { fieldsOnce, multipartFields } from "./form-fields.ts";
 import { caPage, devicePage, devicesPage, homePage, STYLE } from "./page-views.ts";
 import { offer, verify } from "./registration.ts";
 import type { Registry } from "./registry.ts";
@@ -45,13 +46,17 @@ const PAGE = 100;
 export function hubPages(server: HttpsServer, hub: { db: Db; registry: Registry; codeHours: number }): void {
   const { db, registry } = hub;
   const operator = requireClient("operator");
-  server.addContentTypeParser("application/x-www-form-urlencoded", { parseAs: "string" }, (_request, body, done) => {
-    const fields = [...new URLSearchParams(body as string)];
-    // A field named twice would be one for who checks it and another for who uses it.
-    const twice = new Set(fields.map(([name]) => name)).size < fields.length;
-    if (twice) done(new CountersignError("input-invalid", "a field of the form is there twice"));
-    else done(null, Object.fromEntries(fields));
-  });
+  server.addContentTypeParser(
+    "application/x-www-form-urlencoded",
+    { parseAs: "string" },
+    async (_request: FastifyRequest, body: string) => fieldsOnce([...new URLSearchParams(body)]),
+  );
+  server.addContentTypeParser(
+    "multipart/form-data",
+    { parseAs: "buffer" },
+    async (request: FastifyRequest, body: Buffer) =>
+      fieldsOnce(await multipartFields(body, request.headers["content-type"] ?? "")),
+  );
 
   const show = (reply: FastifyReply, page: Html, status = 200): FastifyReply =>
     reply.code(status).headers(HEADERS).type("text/html; charset=utf-8").send(page.text);

@@ -132,6 +132,13 @@ export function needs(purpose, { temporal, firmware }) {
         dnf: ["mbedtls-devel"],
         brew: ["mbedtls@2"],
       },
+      {
+        what: "Chromium, for the tests of the hub's pages",
+        met: which("chromium") !== null || which("chromium-browser") !== null,
+        apt: ["chromium"],
+        dnf: ["chromium"],
+        brew: ["chromium"],
+      },
     );
   }
   return all;

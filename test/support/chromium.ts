@@ -1,30 +1,42 @@
-import { spawn } from "node:child_process";
 import { pathToFileURL } from "node:url";
+import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { which } from "../../apps/site/stack/machine.ts";
-import { tempDir } from "./index.ts";
+import { tool } from "./index.ts";
 
-/** The system's Chromium, where there is one. */
-export const findChromium = (): string | undefined => which("chromium") ?? which("chromium-browser");
+const QUIET = ["--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--disable-background-networking"];
 
-const QUIET = [
-  ...["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"],
-  ...["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"],
-];
+/** What a page, or the browser on its behalf, complained of. */
+export interface Visit {
+  readonly page: Page;
+  readonly complaints: string[];
+}
 
-/** The page as the browser has it after loading, and what it complained of. */
-export async function loadPage(chromium: string, file: string): Promise<{ dom: string; complaints: string[] }> {
-  const args = [...QUIET, `--user-data-dir=${tempDir("chromium")}`, "--enable-logging=stderr", "--dump-dom"];
-  const child = spawn(chromium, [...args, pathToFileURL(file).href], {
-    stdio: ["ignore", "pipe", "pipe"],
-    timeout: 60_000,
+/** The system's own Chromium. */
+export function openBrowser(): Promise<Browser> {
+  return chromium.launch({
+    executablePath: which("chromium-browser") ?? tool("chromium"),
+    args: QUIET,
+    chromiumSandbox: false,
   });
-  let dom = "";
-  let log = "";
-  child.stdout.setEncoding("utf8").on("data", (part: string) => (dom += part));
-  child.stderr.setEncoding("utf8").on("data", (part: string) => (log += part));
-  await new Promise<void>((done, fail) => {
-    child.once("error", fail);
-    child.once("close", () => done());
-  });
-  return { dom, complaints: log.split("\n").filter((line) => line.includes("CONSOLE")) };
+}
+
+export async function visit(context: BrowserContext): Promise<Visit> {
+  const page = await context.newPage();
+  const complaints: string[] = [];
+  page.on("console", (message) => complaints.push(message.text()));
+  page.on("pageerror", (error) => complaints.push(error.message));
+  page.setDefaultTimeout(10_000);
+  return { page, complaints };
+}
+
+/** A file's page as the browser has it after loading, and what it complained of. */
+export async function loadPage(file: string): Promise<{ dom: string; complaints: string[] }> {
+  const browser = await openBrowser();
+  try {
+    const { page, complaints } = await visit(await browser.newContext());
+    await page.goto(pathToFileURL(file).href);
+    return { dom: await page.content(), complaints };
+  } finally {
+    await browser.close();
+  }
 }
