@@ -39,6 +39,8 @@ export class LedgerIndex {
   readonly shared = new Map<string, IndexedAct>();
   /** of these, what other acts rest on without naming it */
   readonly ground: IndexedAct[] = [];
+  /** what was said of a certificate's revocation, in order, by the act that holds the certificate */
+  readonly revocations = new Map<string, IndexedAct[]>();
   readonly #byDevice = new Map<string, number[]>();
   readonly #proofs = new Map<string, Promise<Uint8Array[]>>();
 
@@ -57,6 +59,7 @@ export class LedgerIndex {
         const act = { index, bytes, leafHash: hex, parsed: parseEntry(bytes) };
         result.shared.set(hex, act);
         if (GROUND.has(act.parsed.act.type)) result.ground.push(act);
+        result.#noteRevocation(act);
         continue;
       }
       const list = result.#byDevice.get(device);
@@ -64,6 +67,13 @@ export class LedgerIndex {
       else list.push(index);
     }
     return result;
+  }
+
+  #noteRevocation(found: IndexedAct): void {
+    const { act } = found.parsed;
+    if (act.type !== "revoked") return;
+    const of = act.fields.certificate.act;
+    this.revocations.set(of, [...(this.revocations.get(of) ?? []), found]);
   }
 
   devices(): Iterable<string> {
@@ -225,6 +235,7 @@ async function gather(deviceId: string, { logs }: PassportSource): Promise<Map<s
     if (list.has(act.leafHash)) return;
     list.set(act.leafHash, act);
     open.push(...antecedents(act.parsed));
+    for (const revocation of log.revocations.get(act.leafHash) ?? []) want(log, revocation);
     for (const ground of log.ground) if (isGround(ground.parsed.act, act.parsed.act)) want(log, ground);
   };
   const follow = (): void => {

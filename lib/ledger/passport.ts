@@ -17,6 +17,7 @@ import { takeIn } from "./audit/dispatch.ts";
 import { Findings } from "./audit/finding.ts";
 import { formFault } from "./audit/form.ts";
 import { checkManifestSigner } from "./audit/issuance.ts";
+import { standingRevocations } from "./audit/revocation.ts";
 import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./audit/state.ts";
 import { checkSignature } from "./audit/trust.ts";
 import type { SignedCheckpoint } from "./checkpoint.ts";
@@ -29,7 +30,7 @@ import { leafHash } from "./tree.ts";
 /** What a device's history is made of. Any other act would travel in its passport unread. */
 const TYPES: ReadonlySet<ActType> = new Set([
   ...(["keyset", "ceremony", "delegation", "acceptance", "lot-opened", "intent"] as const),
-  ...(["built", "handoff-released", "handoff-received", "certified", "injected", "installed"] as const),
+  ...(["built", "handoff-released", "handoff-received", "certified", "injected", "installed", "revoked"] as const),
 ]);
 
 /** One act of the device's history, as proven. `time` is what the party's clock claimed. */
@@ -96,7 +97,9 @@ class Refusal extends Error {
  * from the root's ceremony down; the device's build, handoffs, intent, certificate, injection and installation, each by
  * the party that had the device and each continuing the one before; the chains; and every opening shown.
  *
- * It proves history up to its checkpoints, not that nothing happened later: a revocation has to be looked up elsewhere.
+ * A passport that holds a revocation (of the device's certificate, or of a CA above it) which wasn't lifted is refused as
+ * `revoked`. It proves history up to its checkpoints, not that nothing happened later, nor that its holder left no
+ * revocation out: that has to be looked up in the CRLs.
  * @param shown values that its holder shows beside the passport
  * @throws CountersignError `policy-invalid`; whatever is wrong with the passport is a verdict
  */
@@ -195,6 +198,15 @@ async function check(
   const open = [...state.grants.values()].find((grant) => !grant.accepted);
   if (open !== undefined) {
     throw new Refusal("not-accepted", `nothing shows that ${open.fields.child} accepted its grant from ${open.by}`);
+  }
+  const [revoked] = standingRevocations(state);
+  if (revoked !== undefined) {
+    const { party, target, subject, effect, reason, time } = revoked;
+    const what = `the certificate of the ${target === "ca" ? "CA of " : "device "}${subject}`;
+    const how = effect === "hold" ? "holds" : "revoked";
+    const { log } = state.parties.get(party)!;
+    const where = { origin: log.name, index: revoked.index };
+    throw new Refusal("revoked", `${party} ${how} ${what} (${reason}, ${new Date(time).toISOString()})`, where);
   }
   const certifiedBy = history.findLast((act) => act.type === "certified")?.party;
   const issuer = checkChains(passport, device, certifiedBy, purpose, state);

@@ -74,6 +74,11 @@ const PAGES: Readonly<Record<ActType, ActPage>> = {
     subject: DEVICE,
     prev: "the device's last act",
   },
+  revoked: {
+    says: "The party takes back, holds, or no longer holds a certificate that it issued. What its CRL says follows from these.",
+    subject: "the device or child; its key",
+    prev: "the act that holds the certificate, or the one before about its revocation",
+  },
   "hub-registered": { says: "A CA is registered with a hub that holds its code.", subject: PARTY, prev: "nothing" },
   alarm: {
     says: "A CA key of the party signed a certificate that its ledger doesn't hold.",

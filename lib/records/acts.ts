@@ -10,8 +10,10 @@ import {
   MAX_SHOWN_CERTIFICATE,
   partyId,
   profileRef,
+  serialHex,
   sha256Hex,
   slotNumber,
+  timestamp,
   spki,
   base64,
 } from "./primitives.ts";
@@ -41,6 +43,23 @@ const handoffFields = {
   /** RFC 6962 root over the list's items (manifest.ts, handoffItem) */
   listRoot: sha256Hex,
   discrepancies: z.array(z.string().max(200)).max(100),
+};
+
+/** Why a certificate may be revoked for good (RFC 5280 section 5.3.1); the others mean nothing here. */
+export const REVOCATION_REASONS = [
+  "unspecified",
+  "keyCompromise",
+  "cACompromise",
+  "affiliationChanged",
+  "superseded",
+  "cessationOfOperation",
+  "privilegeWithdrawn",
+] as const;
+
+const revocationFields = {
+  target: z.enum(["device", "ca"]),
+  /** which certificate: the act of this ledger that holds it, its serial number, the digest of its DER */
+  certificate: z.strictObject({ act: sha256Hex, serial: serialHex, sha256: sha256Hex }),
 };
 
 export const ACT_FIELDS = {
@@ -115,6 +134,19 @@ export const ACT_FIELDS = {
     place: sha256Hex,
     time: sha256Hex,
   }),
+  revoked: z.discriminatedUnion("effect", [
+    /** for good */
+    z.strictObject({
+      ...revocationFields,
+      effect: z.literal("final"),
+      reason: z.enum(REVOCATION_REASONS),
+      /** since when it isn't to be trusted, where that is earlier (RFC 5280 section 5.3.2) */
+      invalidity: timestamp.optional(),
+    }),
+    /** until it is lifted or made final: certificateHold */
+    z.strictObject({ ...revocationFields, effect: z.literal("hold") }),
+    z.strictObject({ ...revocationFields, effect: z.literal("lift") }),
+  ]),
   "hub-registered": z.strictObject({ hub: z.string().min(1).max(128), caSha256: sha256Hex, codeSha256: sha256Hex }),
   alarm: z.discriminatedUnion("what", [
     /** a certificate that a CA key of the party signed and its ledger doesn't hold */
@@ -171,6 +203,7 @@ export const ACT_CLASSES: Readonly<Record<ActType, ActClass>> = {
   certified: LINE,
   injected: LINE,
   installed: LINE,
+  revoked: SIGNED,
   "hub-registered": SIGNED,
   alarm: SIGNED,
   recovered: SIGNED,

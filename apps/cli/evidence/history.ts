@@ -46,7 +46,7 @@ export async function deviceHistory(sources: readonly LedgerSource[], wanted: st
       const { act } = parseEntry(entry.bytes);
       const event: HistoryEvent = { party, index: entry.index, leafHash: toHex(entry.leafHash), act };
       if (act.type === "handoff-released" || act.type === "handoff-received") lists.set(event.leafHash, event);
-      if (!("slot" in act.fields)) continue;
+      if (!("slot" in act.fields) && act.type !== "revoked") continue;
       const name = act.subject[0]!.name;
       if (act.type === "certified" && serial && parseCertificate(fromBase64(act.fields.certificate)).serial === serial)
         device = name;
@@ -78,6 +78,7 @@ function inCustodyOrder(events: readonly HistoryEvent[], lists: ReadonlyMap<stri
     certified: 3,
     injected: 4,
     installed: 5,
+    revoked: 6,
   };
   return [...found.values()].sort((a, b) => (rank[a.act.type] ?? 9) - (rank[b.act.type] ?? 9) || a.index - b.index);
 }

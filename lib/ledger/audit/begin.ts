@@ -53,6 +53,7 @@ export function beginAudit(
     deviceByKey: new Map(),
     deviceByCsr: new Map(),
     handoffs: new Map(),
+    revocations: new Map(),
     serials: new Set(),
     hubs: [],
   };

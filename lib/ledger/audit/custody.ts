@@ -4,6 +4,7 @@ import { z } from "zod";
 import type { PrevRef } from "../../records/primitives.ts";
 import { handoffItem, isKeptOut, type HandoffItem } from "../../records/manifest.ts";
 import { leafHash, rootFromInclusion, rootOf } from "../tree.ts";
+import { isTakenBack } from "./revocation.ts";
 import {
   refKey,
   wrong,
@@ -214,6 +215,9 @@ export function heldDevice(
     const whose = device.holder === undefined ? "on its way" : `in the hands of ${device.holder}`;
     wrong(state, at, "custody-broken", `the device is ${whose}`, subject.name);
     return undefined;
+  }
+  if (isTakenBack(device.certificateAct, party, state)) {
+    wrong(state, at, "revoked", "the device's certificate was revoked or held before", subject.name);
   }
   const gap = continuityGap(at.act.prev, device, state.sha256);
   if (gap) wrong(state, at, "custody-broken", gap, subject.name);

@@ -3,6 +3,7 @@ import { onAlarm } from "./alarm.ts";
 import { onBuilt, onLotOpened, onReceived } from "./custody.ts";
 import { checkBuiltIntake, onCertified, onHubRegistered, onInjected, onInstalled, onIntent } from "./issuance.ts";
 import { onRecovered } from "./recovered.ts";
+import { onRevoked } from "./revocation.ts";
 import type { AuditState, PartyState, Placed } from "./state.ts";
 import { onAcceptance, onCeremony, onDelegation, onKeyset } from "./trust.ts";
 
@@ -38,6 +39,8 @@ export async function takeIn(at: Placed, party: PartyState, state: AuditState, o
       return onInjected(as<"injected">(), party, state);
     case "installed":
       return onInstalled(as<"installed">(), party, state);
+    case "revoked":
+      return onRevoked(as<"revoked">(), party, state);
     case "hub-registered":
       return onHubRegistered(as<"hub-registered">(), state);
     case "alarm":

@@ -31,6 +31,8 @@ export type FindingCode =
   | "intent-open"
   | "handoff-invalid"
   | "injection-invalid"
+  | "revocation-invalid"
+  | "revoked"
   | "hub-invalid"
   | "file-mismatch"
   | "alarm";

@@ -3,7 +3,7 @@ import { antecedents } from "./causal-order.ts";
 import { refKey, type AuditState, type PartyState } from "./state.ts";
 
 /** Two parties' clocks may differ by so much before one is said to claim a time that can't be. */
-const CLOCKS_APART_MS = 3_600_000;
+export const CLOCKS_APART_MS = 3_600_000;
 
 /** Why the act doesn't hold whatever its type's own rules say, or undefined: whose, about what, under what, and when. */
 export function formFault({ act, ...rest }: ParsedEntry, party: PartyState, state: AuditState): string | undefined {
@@ -25,7 +25,7 @@ export function formFault({ act, ...rest }: ParsedEntry, party: PartyState, stat
   return undefined;
 }
 
-/** What the act's fields are about; undefined for a device's acts, which are held against the device itself. */
+/** What the act's fields are about; undefined where the act is held against the device, or the certificate, itself. */
 function subjectOf(act: AnyAct): string | undefined {
   switch (act.type) {
     case "delegation":
@@ -40,6 +40,7 @@ function subjectOf(act: AnyAct): string | undefined {
     case "certified":
     case "injected":
     case "installed":
+    case "revoked":
       return undefined;
     default:
       return act.party;

@@ -47,6 +47,7 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   if (lot.certified.has(slot)) return wrong(state, at, "slot-reused", `slot ${slot} already has a certificate`, name);
   lot.certified.set(slot, name);
   party.certified++;
+  noteTime(at, party);
   checkGrant(at, party, state, name);
   if (at.act.fields.purpose !== "initial" || at.act.fields.renews)
     wrong(state, at, "certificate-invalid", "it renews a certificate that nothing shows", name);
@@ -62,6 +63,11 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   await checkIntake(at, "certify", csrItem(device.csrSha256), device.csrSha256, party, state);
   device.certificate = certificate;
   device.certificateAct = at.leafHash;
+}
+
+function noteTime({ act, index }: Placed<"certified">, party: PartyState): void {
+  const time = Date.parse(act.time);
+  if (party.lastCertified === undefined || time > party.lastCertified.time) party.lastCertified = { index, time };
 }
 
 function checkGrant(

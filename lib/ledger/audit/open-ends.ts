@@ -1,3 +1,4 @@
+import { reportRevokedCas } from "./revocation.ts";
 import type { AuditState, DeviceState, HandoffState, LotState } from "./state.ts";
 
 /** Names in one message; the rest is counted. */
@@ -28,6 +29,7 @@ export function reportOpenEnds(state: AuditState): void {
       message: `${left} of ${intent.count} certificates that were about to be signed are in no ledger`,
     });
   }
+  reportRevokedCas(state);
   const devices = Map.groupBy(state.devices.values(), (device) => device.lot);
   for (const lot of state.lots.values()) reportLot(lot, devices.get(lot.id) ?? [], state);
 }

@@ -38,6 +38,8 @@ export interface PartyState {
   /** devices delegated on to children, and certified here */
   delegated: number;
   certified: number;
+  /** the latest time, in milliseconds, that a `certified` act claims, and which act it is */
+  lastCertified?: { readonly index: number; readonly time: number };
 }
 
 export interface LotState {
@@ -81,6 +83,20 @@ export interface IntentState {
   certified: number;
 }
 
+/** What the issuer's ledger says last of a certificate that it revoked or held. */
+export interface RevocationState {
+  readonly party: string;
+  readonly index: number;
+  readonly leafHash: string;
+  readonly target: "device" | "ca";
+  /** of the device, or of the child */
+  readonly subject: string;
+  readonly effect: "final" | "hold" | "lift";
+  readonly reason: string;
+  /** as claimed, in milliseconds */
+  readonly time: number;
+}
+
 export interface HandoffState {
   readonly id: string;
   readonly released: Placed<"handoff-released">;
@@ -109,6 +125,8 @@ export interface AuditState {
   readonly deviceByKey: Map<string, string>;
   readonly deviceByCsr: Map<string, string>;
   readonly handoffs: Map<string, HandoffState>;
+  /** by the act that holds the certificate (refKey) */
+  readonly revocations: Map<string, RevocationState>;
   readonly serials: Set<string>;
   readonly hubs: ActFields<"hub-registered">[];
   /** whether everything that lies beside the ledgers is at hand, or batches' manifests alone */

@@ -419,6 +419,7 @@ class Verifier:
         need(len(self.by_origin) == len(self.parties), "two parties share a log")
         self.idle = set()
         self.seen, self.grants, self.lots, self.intents, self.handoffs = {}, {}, {}, {}, {}
+        self.revoked = {}
         self.root_party = self.device = None
         self.at = None
 
@@ -532,7 +533,7 @@ class Verifier:
             "delegation": fields.get("child"),
             **dict.fromkeys(("lot-opened", "intent"), fields.get("lot")),
             **dict.fromkeys(("handoff-released", "handoff-received"), fields.get("id")),
-            **dict.fromkeys(("built", "certified", "injected", "installed"), subject["name"]),
+            **dict.fromkeys(("built", "certified", "injected", "installed", "revoked"), subject["name"]),
         }
         need(subject["name"] == named.get(kind, party.id), "about another subject")
         grant = predicate.get("grant")
@@ -732,6 +733,8 @@ class Verifier:
             need("listIndex" in link and "path" in link, "it doesn't show the device in the list")
             in_list(canonical(item), link["listIndex"], count, link["path"], root, "not in the handoff's list")
         device["last"] = key
+        taken = self.revoked.get(device.get("certified"))
+        need(not taken or taken["effect"] == "lift" or device["certified"][0] != key[0], "after its revocation")
         return device
 
     def on_intent(self, party, fields, key, **_):
@@ -771,6 +774,7 @@ class Verifier:
         self.check_intake("certify", ["csr", device["csr"]], manifest, fields, device["csr"])
         chain = [certificate, *party.chain]
         device["certificate"] = [one.public_bytes(serialization.Encoding.DER) for one in chain]
+        device["certified"] = key
         device["purpose"] = "ldevid" if profile["name"] == "ldevid" else "idevid"
 
     def on_injected(self, party, fields, key, subject, prev, **_):
@@ -799,11 +803,33 @@ class Verifier:
         need(manifest["keyId"] == fields["technician"], "another technician")
         device["installed"] = {fields["place"], fields["time"]}
 
+    def on_revoked(self, party, fields, key, subject, prev, **_):
+        told = fields["certificate"]
+        held = (key[0], told["act"])
+        if fields["target"] == "ca":
+            grant = self.grants.get(held)
+            need(grant and grant["fields"]["child"] == subject["name"], "no CA's certificate")
+            certificate = grant["chain"][0]
+        else:
+            device = self.device
+            need(device and device.get("certified") == held and device["id"] == subject["name"], "no certificate")
+            certificate = read_certificate(device["certificate"][0])
+        serial = f"{certificate.serial_number:x}"
+        shown = (serial.zfill(len(serial) + len(serial) % 2), sha_hex(certificate.public_bytes(serialization.Encoding.DER)))
+        need(shown == (told["serial"], told["sha256"]), "another certificate")
+        need(subject["digest"]["sha256"] == sha_hex(spki_of(certificate)), "another key")
+        before = self.revoked.get(held)
+        need((before["key"] if before else held) in [key_of(one) for one in prev], "it continues something else")
+        effect, was = fields["effect"], before and before["effect"]
+        need(was != "final" and not (effect == was == "hold") and (effect != "lift" or was == "hold"), "no such step")
+        self.revoked[held] = {"key": key, "effect": effect}
+
     def finish(self, chains, openings):
         device = self.device
         need(device, "no device was built")
         need(not self.idle, "a manifest that no act names")
         need(all(grant["accepted"] for grant in self.grants.values()), "a grant that nobody accepted")
+        need(all(one["effect"] == "lift" for one in self.revoked.values()), "revoked")
         need("certificate" in device, "never certified")
         need("list" not in device, "nothing shows it in its last handoff's list")
         need(chains == [(device["purpose"], device["certificate"][:-1])], "another chain")
