@@ -4,13 +4,18 @@ import { note, paint, print, printJson, table } from "../output.ts";
 
 // The benchmark brings a whole stack and its peers: loaded by its own command alone.
 
-const PEERS = { lot: ["step-ca"], ledger: ["tessera"] } as const;
+const PEERS = { lot: ["step-ca"], ledger: ["tessera"], hub: ["mosquitto"] } as const;
 type What = keyof typeof PEERS;
 type Peer = (typeof PEERS)[What][number];
 
+/** The hub's own limit, unless configured. */
+const MOST_CONNECTED = 10_000;
+
 interface Options {
-  readonly devices: number;
+  readonly devices?: number;
   readonly entries: number;
+  readonly connects: number;
+  readonly publishes: number;
   readonly against?: string;
   readonly json?: boolean;
 }
@@ -18,25 +23,33 @@ interface Options {
 export function registerBench(program: Command): void {
   program
     .command("bench")
-    .description("measure a lot's whole way on a stack of its own, or the ledger alone, beside raw C_Sign and peers")
+    .description("measure a lot's whole way on a stack of its own, or the ledger or the hub alone, beside peers")
     .addArgument(new Argument("[what]", "what to measure").choices(Object.keys(PEERS)).default("lot"))
-    .option("--devices <n>", "lot: devices to certify", countOf("--devices", 200_000), 10_000)
+    .option(
+      "--devices <n>",
+      "lot: devices to certify, default 10000; hub: devices connected at once, default 5000",
+      countOf("--devices", 200_000),
+    )
     .option("--entries <n>", "ledger: records to append in batches", countOf("--entries", 1_000_000), 100_000)
+    .option("--connects <n>", "hub: connects with mutual TLS", countOf("--connects", 100_000), 4_000)
+    .option("--publishes <n>", "hub: QoS 1 publishes", countOf("--publishes", 2_000_000), 80_000)
     .option(
       "--against <peers>",
-      "peers, built once from Go's module proxy: step-ca (lot), tessera (ledger), or none; default all",
+      "peers, built or unpacked once: step-ca (lot), tessera (ledger), mosquitto (hub), or none; default all",
     )
     .option("--json", "print everything measured as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  $ countersign bench --devices 10000 --against step-ca\n  $ countersign bench ledger --entries 1000000",
+      "\nExample:\n  $ countersign bench --devices 10000 --against step-ca\n  $ countersign bench ledger --entries 1000000\n" +
+        "  $ countersign bench hub --connects 4000 --publishes 80000 --devices 5000",
     )
-    .action((what: What, options: Options) => (what === "ledger" ? benchLedger(options) : benchLot(options)));
+    .action((what: What, options: Options) => RUN[what](options));
 }
 
+const RUN = { lot: benchLot, ledger: benchLedger, hub: benchHub };
 const onStep = (what: string): void => note(paint("dim", what));
 
-async function benchLot({ devices, against, json }: Options): Promise<void> {
+async function benchLot({ devices = 10_000, against, json }: Options): Promise<void> {
   const { runBench } = await import("../../../bench/run.ts");
   const report = await runBench({ devices, against: peersOf("lot", against), onStep });
   if (json) return printJson(report);
@@ -53,6 +66,18 @@ async function benchLedger({ entries, against, json }: Options): Promise<void> {
   const { ledgerNotes, ledgerTable } = await import("../../../bench/ledger-report.ts");
   print(table(ledgerTable(report)));
   for (const line of ledgerNotes(report)) print(line);
+}
+
+async function benchHub({ connects, publishes, devices = 5_000, against, json }: Options): Promise<void> {
+  if (devices > MOST_CONNECTED)
+    throw new CountersignError("usage", `--devices: the hub's are at most ${MOST_CONNECTED}`);
+  const peers = peersOf("hub", against);
+  const { benchHub: run } = await import("../../../bench/hub.ts");
+  const report = await run({ connects, publishes, devices, against: peers, onStep });
+  if (json) return printJson(report);
+  const { hubNotes, hubTable } = await import("../../../bench/hub-report.ts");
+  print(table(hubTable(report)));
+  for (const line of hubNotes(report)) print(line);
 }
 
 function countOf(option: string, most: number): (text: string) => number {

@@ -1,0 +1,3 @@
+module countersign.test/bench-hub-load
+
+go 1.25
