@@ -116,6 +116,7 @@ export const ERROR_KINDS = {
   "hub-revoked": "refused",
   "hub-crl-stale": "refused",
   "hub-refused": "refused",
+  "hub-busy": "unavailable",
 
   // Components
   "component-missing": "unavailable",

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
+import { CountersignError, errorCodeOf, isCountersignError } from "../../lib/domain/errors.ts";
 import { exchange, refusalOf } from "../exchange.ts";
 
 /** What a site asks of the hub's management API. */
@@ -24,8 +24,21 @@ const TIMEOUT_MS = 30_000;
 const MAX_ANSWER_BYTES = 256 * 1024;
 
 /** Asks the hub for a verification code under this name; asked again, gives what is there. */
-export async function offerCa(hub: HubAccess, name: string): Promise<HubCaEntry> {
-  return caEntry.parse(await call(hub, "POST", "/api/v1/cas", { name }));
+export async function offerCa(
+  hub: HubAccess,
+  name: string,
+  more: { certificate: string; succeeds?: string | undefined },
+): Promise<HubCaEntry> {
+  return caEntry.parse(await call(hub, "POST", "/api/v1/cas", { name, ...more }));
+}
+
+export async function listCas(hub: HubAccess): Promise<HubCaEntry[]> {
+  return z.object({ cas: z.array(caEntry) }).parse(await call(hub, "GET", "/api/v1/cas")).cas;
+}
+
+/** False when it wasn't there. */
+export async function removeCa(hub: HubAccess, name: string): Promise<boolean> {
+  return (await whereThere(call(hub, "DELETE", `/api/v1/cas/${encodeURIComponent(name)}`))) !== MISSING;
 }
 
 export async function readCa(hub: HubAccess, name: string): Promise<HubCaEntry> {
@@ -41,6 +54,46 @@ export async function verifyCa(
   return caEntry.parse(await call(hub, "POST", `/api/v1/cas/${encodeURIComponent(name)}/verify`, proof));
 }
 
+const deviceEntry = z.object({ deviceId: z.string(), state: z.enum(["enabled", "disabled"]) });
+export type HubDeviceEntry = z.infer<typeof deviceEntry>;
+const devicePath = (deviceId: string): string => `/api/v1/devices/${encodeURIComponent(deviceId)}`;
+
+/** @throws CountersignError `already-exists` */
+export async function createDevice(hub: HubAccess, deviceId: string): Promise<HubDeviceEntry> {
+  return deviceEntry.parse(await call(hub, "POST", "/api/v1/devices", { deviceId }));
+}
+
+export async function readDevice(hub: HubAccess, deviceId: string): Promise<HubDeviceEntry | undefined> {
+  const found = await whereThere(call(hub, "GET", devicePath(deviceId)));
+  return found === MISSING ? undefined : deviceEntry.parse(found);
+}
+
+/** Undefined when it isn't there. */
+export async function setDevice(
+  hub: HubAccess,
+  deviceId: string,
+  verb: "enable" | "disable",
+): Promise<HubDeviceEntry | undefined> {
+  const found = await whereThere(call(hub, "POST", `${devicePath(deviceId)}/${verb}`, {}));
+  return found === MISSING ? undefined : deviceEntry.parse(found);
+}
+
+/** False when it wasn't there. */
+export async function removeDevice(hub: HubAccess, deviceId: string): Promise<boolean> {
+  return (await whereThere(call(hub, "DELETE", devicePath(deviceId)))) !== MISSING;
+}
+
+const MISSING = Symbol("missing");
+
+async function whereThere(answer: Promise<unknown>): Promise<unknown> {
+  try {
+    return await answer;
+  } catch (error) {
+    if (errorCodeOf(error) === "not-found") return MISSING;
+    throw error;
+  }
+}
+
 /** @throws CountersignError the hub's own refusal by its code, `component-unreachable` for everything else */
 async function call(hub: HubAccess, method: string, path: string, body?: unknown): Promise<unknown> {
   try {
@@ -53,7 +106,7 @@ async function call(hub: HubAccess, method: string, path: string, body?: unknown
       maxAnswerBytes: MAX_ANSWER_BYTES,
     });
     if (answer.status < 200 || answer.status >= 300) throw refusalOf(answer) ?? new Error(`HTTP ${answer.status}`);
-    return JSON.parse(Buffer.from(answer.body).toString("utf8")) as unknown;
+    return answer.body.length === 0 ? undefined : (JSON.parse(Buffer.from(answer.body).toString("utf8")) as unknown);
   } catch (cause) {
     if (isCountersignError(cause)) throw cause;
     const message = `the hub at ${hub.url} doesn't answer (${(cause as Error).message})`;
