@@ -10,7 +10,7 @@ import { keyId } from "../lib/pki/spki.ts";
 import type { Invitation } from "../lib/records/message.ts";
 import { parseEntry } from "../lib/records/statement.ts";
 import type { Acts, RecordedAct } from "../services/ledger/acts.ts";
-import { issueCrl } from "../services/parties/ca.ts";
+import { issueCrl, nextCrlNumber } from "../services/parties/ca.ts";
 import { sha256Hex } from "../services/ledger/sha256.ts";
 import { readBody } from "../services/parties/envelope.ts";
 import { checkGrant, type CheckedGrant } from "../services/parties/grant-check.ts";
@@ -248,5 +248,5 @@ export async function renewCrl(db: Db, key: CaKey, now: Date): Promise<void> {
   const held = await currentCrl(db, caKeyId.slice(0, 16));
   const halfLife = held ? (held.thisUpdate.getTime() + held.nextUpdate.getTime()) / 2 : 0;
   if (now.getTime() < halfLife) return;
-  await issueCrl(db, key, ca, { number: (held?.number ?? 0) + 1, days: CRL_DAYS, now });
+  await issueCrl(db, key, ca, { number: nextCrlNumber(held?.number, now), days: CRL_DAYS, now });
 }

@@ -59,6 +59,8 @@ interface Setting {
   sha256: { documentSha256: string };
 }
 
+const NOW = new Date();
+
 /** A fresh root token and a database that Factory-Y has joined. */
 async function setting(
   key: CeremonyDocument["root"]["key"],
@@ -104,7 +106,8 @@ async function setting(
     ],
   });
   const yaml = utf8(stringify(document));
-  const run = ceremonyActivities({ db, rootToken, document: yaml, publicUrl: "http://127.0.0.1:8080" });
+  const now = () => NOW;
+  const run = ceremonyActivities({ db, rootToken, document: yaml, publicUrl: "http://127.0.0.1:8080", now });
   return { db, config, rootToken, document, yaml, run, sha256: { documentSha256: sha256Hex(yaml) } };
 }
 
@@ -254,7 +257,7 @@ describe("a ceremony", () => {
     const mallory = throwawayKey();
     const rootKeyId = keyId(root.spki);
     const hub = hubIntent(document.hub!.name);
-    const crl = `crl/${rootKeyId}/1`;
+    const crl = `crl/${rootKeyId}/${Math.floor(NOW.getTime() / 1000)}`;
     for (const id of [hub, crl]) {
       await storeIntent(db, {
         id,

@@ -13,10 +13,10 @@ import { keyAlgorithmOf, keyId } from "../lib/pki/spki.ts";
 import { buildTbs } from "../lib/pki/tbs.ts";
 import { wholeSeconds } from "../lib/pki/time.ts";
 import { parseCeremony, type CeremonyDocument } from "../lib/records/ceremony.ts";
-import { issueCrl, requireIntent, signIntent } from "../services/parties/ca.ts";
+import { crlName, issueCrl, nextCrlNumber, requireIntent, signIntent } from "../services/parties/ca.ts";
 import { prepareChild, signChild, type Issuer } from "../services/parties/delegate.ts";
 import { checkTerms } from "../services/parties/terms.ts";
-import { findCaCertificate, hubIntent, storeCaCertificate, storeIntent } from "../store/authority.ts";
+import { currentCrl, findCaCertificate, hubIntent, storeCaCertificate, storeIntent } from "../store/authority.ts";
 import { inTransaction, type Db } from "../store/db.ts";
 import { getDelegation, requestDelegation } from "../store/delegations.ts";
 import { pinRoot } from "../store/grants.ts";
@@ -151,8 +151,11 @@ export function ceremonyActivities(deps: CeremonyDeps): CeremonyActivities {
 
     async signRootCrl({ documentSha256 }) {
       assertDocument(documentSha256);
+      const key = await rootKey();
+      if (await currentCrl(db, crlName(keyId(key.spki)))) return;
       const days = document.crl.months * DAYS_A_MONTH;
-      await issueCrl(db, await rootKey(), await rootCertificate(), { number: 1, days, now: now() });
+      const time = now();
+      await issueCrl(db, key, await rootCertificate(), { number: nextCrlNumber(undefined, time), days, now: time });
     },
 
     async signHubVerification({ documentSha256 }) {

@@ -116,6 +116,15 @@ export async function requireIntent(q: Queryable, id: string): Promise<CaIntent>
 }
 
 /**
+ * A CRL's number, above every one that was published before it (RFC 5280, 5.2.3), also by a database that was since set
+ * back to a backup and has forgotten the last ones: it is at least the time in seconds, and CRLs come more slowly than that.
+ * @param held of the newest CRL in the database
+ */
+export function nextCrlNumber(held: number | undefined, now: Date): number {
+  return Math.max((held ?? 0) + 1, Math.floor(now.getTime() / 1000));
+}
+
+/**
  * The CA's next CRL, empty: intent, signature, storage. The same number again gives the same CRL.
  * @param days how long it holds
  */
