@@ -1,13 +1,13 @@
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { closeSync, existsSync, openSync, writeSync } from "node:fs";
-import { mkdir, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { receipt as receiptSchema } from "../../lib/records/receipt.ts";
 import { encodeChain, IMAGE_LAYOUTS } from "../../lib/firmware/index.ts";
 import { TestChains, type TestChain } from "../../test/support/chains.ts";
 import { firmware, tempDir } from "../../test/support/index.ts";
-import { injectBatch, type DeviceChain } from "./inject.ts";
+import { injectBatch, stageBatch, type DeviceChain } from "./inject.ts";
 import { HELD_BYTES } from "./image-file.ts";
 import { validateLayout } from "./prepared.ts";
 import { ensureErasedPartition } from "./templates.ts";
@@ -236,4 +236,38 @@ describe("injectBatch", () => {
     expect(peak() - before, "MB more than before").toBeLessThan(100);
     await rm(outDir, { recursive: true });
   }, 60_000);
+});
+
+describe("what a killed attempt left", () => {
+  it("goes when the device's next attempt starts, and nothing else does", async () => {
+    const request = hex();
+    const folder = join(request.outDir, "device-1");
+    const neighbour = join(request.outDir, "device-2");
+    for (const dir of [folder, neighbour]) await mkdir(dir, { recursive: true });
+    const left = (name: string) => `${name}.${randomUUID()}.tmp`;
+    const mine = [left("image.hex"), left("image.uf2"), left("receipt.json")];
+    const others = ["notes.tmp", left("template"), "image.hex.tmp", `image.hex.${randomUUID()}`];
+    const ahead = left("image.hex");
+    for (const name of [...mine, ...others, ahead]) await writeFile(join(folder, name), "cut off");
+    const minute = 60_000;
+    for (const name of mine) await utimes(join(folder, name), new Date(), new Date(Date.now() - minute));
+    await utimes(join(folder, ahead), new Date(), new Date(Date.now() + minute));
+    const besides = left("image.hex");
+    await writeFile(join(neighbour, besides), "of a device that isn't in this batch");
+    await injectBatch({ ...request, devices: devices.slice(0, 1) });
+    expect((await readdir(folder)).sort()).toEqual([...others, ahead, "image.hex", "receipt.json"].sort());
+    expect(await readdir(neighbour)).toEqual([besides]);
+  });
+
+  it("leaves alone what an attempt of the same process has in hand", async () => {
+    const request = hex();
+    const first = await stageBatch({ ...request, devices });
+    await new Promise((wake) => setTimeout(wake, 20));
+    const second = await stageBatch({ ...request, devices });
+    await first.publish(devices.map(({ deviceId }) => deviceId));
+    await second.discard();
+    for (const { deviceId } of devices) {
+      expect((await readdir(join(request.outDir, deviceId))).sort()).toEqual(["image.hex", "receipt.json"]);
+    }
+  });
 });

@@ -1,12 +1,13 @@
 import { randomUUID } from "node:crypto";
-import { mkdir, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, rename, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
-import { assertDeviceId } from "../../lib/domain/ids.ts";
+import { assertDeviceId, DEVICE_ID } from "../../lib/domain/ids.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
 import { checkChainOrder, checkWritten, type Injection } from "../../lib/firmware/index.ts";
 import { receipt as receiptSchema, type Receipt } from "../../lib/records/receipt.ts";
 import { digestOf, openImage, writePatched } from "./image-file.ts";
+import { hold, letGo, removeLeftovers, takeAway } from "./leftovers.ts";
 import { prepareTemplate, type PreparedTemplate, type TemplateRequest } from "./prepared.ts";
 import { syncFilesystem } from "./sync.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
@@ -78,14 +79,17 @@ export async function injectBatch(request: BatchRequest): Promise<readonly Injec
 }
 
 /**
- * Writes the images of a batch. One device's fault is its own result; the others go on.
+ * Writes the images of a batch. One device's fault is its own result; the others go on. What an attempt that was killed
+ * left of these devices is taken away first.
  * @throws CountersignError for a template or layout that no device can use, or an output folder that can't be written
  */
 export async function stageBatch(request: BatchRequest): Promise<StagedBatch> {
   const { outDir } = request;
+  const began = Date.now();
   const prepared = await prepareTemplate(request);
   let staged: (Staged | Failed)[];
   try {
+    await clearOutput(request, began);
     staged = await stageAll(prepared, request);
   } finally {
     await prepared.close();
@@ -94,7 +98,7 @@ export async function stageBatch(request: BatchRequest): Promise<StagedBatch> {
   const discard = async () => {
     const files = [...waiting.values()].flatMap((moves) => moves.map(([from]) => from));
     waiting.clear();
-    await Promise.all(files.map((file) => rm(file, { force: true })));
+    await takeAway(files);
   };
   return {
     results: staged.map((one) => {
@@ -114,9 +118,23 @@ export async function stageBatch(request: BatchRequest): Promise<StagedBatch> {
         throw unwritable(outDir, stuck.reason);
       }
       for (const device of named) waiting.delete(device);
+      letGo(moves.map(([from]) => from));
       await syncFilesystem(outDir);
     },
   };
+}
+
+async function clearOutput({ outDir, devices }: BatchRequest, began: number): Promise<void> {
+  // An id that isn't one names no folder; the device is refused on its own.
+  const ids = devices.filter(({ deviceId }) => DEVICE_ID.test(deviceId)).map(({ deviceId }) => deviceId);
+  try {
+    await removeLeftovers(
+      ids.map((id) => join(outDir, id)),
+      began,
+    );
+  } catch (error) {
+    throw unwritable(outDir, error);
+  }
 }
 
 async function stageAll(prepared: PreparedTemplate, request: BatchRequest): Promise<(Staged | Failed)[]> {
@@ -182,6 +200,8 @@ async function stage(prepared: PreparedTemplate, request: BatchRequest, device: 
     [imagePath + suffix, imagePath],
     [join(folder, "receipt.json" + suffix), join(folder, "receipt.json")],
   ] as const;
+  const files = moves.map(([from]) => from);
+  hold(files);
   try {
     await writePatched(image, injection.patches, moves[0][0]);
     const receipt = checked({
@@ -201,7 +221,7 @@ async function stage(prepared: PreparedTemplate, request: BatchRequest, device: 
     await writeFile(moves[1][0], receiptBytes, { flag: "wx" });
     return { ok: true, deviceId, receipt, receiptBytes, imagePath, moves };
   } catch (error) {
-    await Promise.all(moves.map(([from]) => rm(from, { force: true })));
+    await takeAway(files);
     throw error;
   }
 }
@@ -251,6 +271,5 @@ function unwritable(outDir: string, cause: unknown): CountersignError {
 }
 
 async function discard(staged: readonly (Staged | Failed)[]): Promise<void> {
-  const files = staged.flatMap((one) => (one.ok ? one.moves.map(([from]) => from) : []));
-  await Promise.all(files.map((file) => rm(file, { force: true })));
+  await takeAway(staged.flatMap((one) => (one.ok ? one.moves.map(([from]) => from) : [])));
 }
