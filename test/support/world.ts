@@ -173,7 +173,14 @@ export interface TestWorld {
   readonly place: { domain: string; salt: string; value: string; commitment: string };
 }
 
-export async function testWorld(count: number): Promise<TestWorld> {
+export interface WorldOptions {
+  /** what lies beside each party's opening of the lot as its certificates' settings; the technician's: the factory's */
+  readonly settings?: { readonly y?: readonly Uint8Array[]; readonly z?: readonly Uint8Array[] };
+  /** how the technician's certificates differ from the profile's defaults */
+  readonly certificate?: Parameters<typeof issue>[4];
+}
+
+export async function testWorld(count: number, options: WorldOptions = {}): Promise<TestWorld> {
   let tick = Date.now();
   const clock = (): string => new Date(tick++).toISOString();
   const at = new Date(tick - 3_600_000);
@@ -252,8 +259,15 @@ export async function testWorld(count: number): Promise<TestWorld> {
     layouts: [{ format: "raw" as const, sha256: sha("layout"), template: { name: "blank.bin", sha256: sha("blank") } }],
   };
   const lotSubject: Subject = { name: lot, digest: { sha256: sha(lot) } };
-  const yLot = await y.signed("lot-opened", lotSubject, terms, { grant: yGrant });
-  const zLot = await z.signed("lot-opened", lotSubject, terms, { grant: zGrant });
+  const { settings = {}, certificate = {} } = options;
+  const beside = (party: TestParty, said: readonly Uint8Array[] = []) => ({
+    blobs: said.map((bytes) => party.blob("settings", bytes)),
+  });
+  const yLot = await y.signed("lot-opened", lotSubject, terms, { grant: yGrant, ...beside(y, settings.y) });
+  const zLot = await z.signed("lot-opened", lotSubject, terms, {
+    grant: zGrant,
+    ...beside(z, settings.z ?? settings.y),
+  });
   const devices = Array.from({ length: count }, (_, i) => {
     const key = testKey("p256");
     return { id: `DEV-${String(i + 1).padStart(5, "0")}`, slot: i + 1, key, csrSha256: sha(`csr ${i}`) };
@@ -306,7 +320,9 @@ export async function testWorld(count: number): Promise<TestWorld> {
 
   // Certificates.
   const certifyIntakes = await z.manifest("certify", lot, csrItems);
-  const certificates = devices.map((d) => issue(zCa, "idevid", { commonName: d.id }, d.key.spki, { at }));
+  const certificates = devices.map((d) =>
+    issue(zCa, "idevid", { commonName: d.id }, d.key.spki, { at, ...certificate }),
+  );
   const tbs = inclusionProofs(certificates.map((c) => leafHash(fromHex(sha(c.tbs)))));
   const intent = z.line(
     "intent",

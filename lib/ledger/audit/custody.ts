@@ -4,6 +4,7 @@ import { z } from "zod";
 import type { PrevRef } from "../../records/primitives.ts";
 import { handoffItem, isKeptOut, type HandoffItem } from "../../records/manifest.ts";
 import { leafHash, rootFromInclusion, rootOf } from "../tree.ts";
+import { readLotSettings } from "./lot-settings.ts";
 import { isTakenBack } from "./revocation.ts";
 import {
   refKey,
@@ -17,18 +18,22 @@ import {
 
 /** Lots, devices, and whose hands they are in. */
 
-export function onLotOpened(at: Placed<"lot-opened">, party: PartyState, state: AuditState): void {
+export async function onLotOpened(at: Placed<"lot-opened">, party: PartyState, state: AuditState): Promise<void> {
   const terms = at.act.fields;
   if (terms.builder !== party.id && terms.issuer !== party.id) {
     return wrong(state, at, "lot-invalid", "a party opens a lot that it neither builds nor issues", terms.lot);
   }
   const unbuildable = terms.builder === party.id ? buildingFault(at, party, state) : undefined;
   if (unbuildable !== undefined) wrong(state, at, "grant-exceeded", unbuildable, terms.lot);
+  const settings = await readLotSettings(at, party, state);
   const known = state.lots.get(terms.lot);
   if (known) {
     if (known.openedBy.has(party.id)) return wrong(state, at, "lot-invalid", "the lot was opened twice", terms.lot);
     const same = ["slots", "builder", "issuer", "profile", "layouts"] as const;
-    if (same.some((field) => JSON.stringify(known.terms[field]) !== JSON.stringify(terms[field]))) {
+    if (
+      known.settings.sha256 !== settings.sha256 ||
+      same.some((field) => JSON.stringify(known.terms[field]) !== JSON.stringify(terms[field]))
+    ) {
       return wrong(state, at, "lot-invalid", "the lot's terms differ between the parties", terms.lot);
     }
     known.openedBy.add(party.id);
@@ -38,6 +43,7 @@ export function onLotOpened(at: Placed<"lot-opened">, party: PartyState, state: 
     id: terms.lot,
     terms,
     openedBy: new Set([party.id]),
+    settings,
     built: new Map(),
     certified: new Map(),
     injected: 0,

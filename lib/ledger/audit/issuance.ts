@@ -18,12 +18,14 @@ import {
 import { deviceProfileFault } from "./device-profile.ts";
 import { fromUtf8 } from "../../domain/bytes.ts";
 import { heldDevice, openLot, pathLeadsTo } from "./custody.ts";
+import { settingsFault } from "./lot-settings.ts";
 import {
   refKey,
   wrong,
   type AuditState,
   type DeviceState,
   type GrantState,
+  type LotState,
   type PartyState,
   type Placed,
 } from "./state.ts";
@@ -54,7 +56,7 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   if (profile.sha256 !== lot.terms.profile.sha256)
     wrong(state, at, "certificate-invalid", "the profile is not the lot's", name);
   const device = heldDevice(at, party, state);
-  const certificate = await checkCertificate(at, party, state, name);
+  const certificate = await checkCertificate(at, lot, party, state);
   if (!device || !certificate) return;
   if (toHex(state.sha256(certificate.spki)) !== device.spkiSha256) {
     return wrong(state, at, "certificate-invalid", "the certificate holds another key than the device's", name);
@@ -100,10 +102,11 @@ function checkGrant(
 
 async function checkCertificate(
   at: Placed<"certified">,
+  { settings }: LotState,
   party: PartyState,
   state: AuditState,
-  name: string,
 ): Promise<Certificate | undefined> {
+  const name = at.act.subject[0]!.name;
   let certificate: Certificate;
   try {
     certificate = parseCertificate(fromBase64(at.act.fields.certificate));
@@ -119,7 +122,11 @@ async function checkCertificate(
     wrong(state, at, "certificate-invalid", `it names ${String(certificate.subject.cn)}`, name);
   }
   const issuer = party.chain[0];
-  const fault = issuer && deviceProfileFault(certificate, at.act.fields.profile, issuer);
+  const { profile } = at.act.fields;
+  const fault =
+    issuer &&
+    (deviceProfileFault(certificate, profile, issuer) ??
+      (settings.settings && settingsFault(certificate, profile.name, issuer, settings.settings)));
   if (fault !== undefined) wrong(state, at, "certificate-invalid", fault, name);
   const serial = `${party.id}#${certificate.serial}`;
   if (state.serials.has(serial)) wrong(state, at, "certificate-invalid", "the serial number was used before", name);

@@ -9,6 +9,7 @@ import type { ActRef } from "../../records/primitives.ts";
 import type { Act } from "../../records/statement.ts";
 import type { NoteKey } from "../note.ts";
 import type { FindingCode, Findings } from "./finding.ts";
+import type { LotSettings } from "./lot-settings.ts";
 
 /** One act where it lies. */
 export interface Placed<T extends ActType = ActType> {
@@ -46,6 +47,7 @@ export interface LotState {
   readonly id: string;
   readonly terms: ActFields<"lot-opened">;
   readonly openedBy: Set<string>;
+  readonly settings: LotSettings;
   readonly built: Map<number, string>;
   readonly certified: Map<number, string>;
   injected: number;
