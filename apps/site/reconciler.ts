@@ -29,8 +29,10 @@ export function keepReconciled(
 async function count(compare: () => ReturnType<SignatureAudit["compare"]>, logger: Logger): Promise<void> {
   try {
     const alarm = await compare();
-    if (alarm !== undefined)
-      logger.error({ act: alarm.leafHash, excess: alarm.excess }, "alarm: unaccounted signatures");
+    if (alarm === undefined) return;
+    const { leafHash: act, excess } = alarm;
+    if (excess === undefined) logger.error({ act }, "alarm: the token's count of signatures was set back");
+    else logger.error({ act, excess }, "alarm: unaccounted signatures");
   } catch (error) {
     logger.error({ err: error }, "the token's signatures can't be compared; it is tried again");
   }

@@ -16,6 +16,7 @@ import {
   timestamp,
   spki,
   base64,
+  timestamp,
 } from "./primitives.ts";
 import { FIRMWARE_FORMATS, receipt } from "./receipt.ts";
 
@@ -167,6 +168,18 @@ export const ACT_FIELDS = {
         counted: z.int().min(0),
         since: z.int().min(0),
         accounted: z.int().min(0),
+      }),
+    }),
+    /** the token's count of the CA key's signatures went back: what was signed in between can't be counted any more */
+    z.strictObject({
+      what: z.literal("signature-counter-set-back"),
+      evidence: z.strictObject({
+        /** SHA-256 of the key's SPKI */
+        caKey: sha256Hex,
+        counted: z.int().min(0),
+        /** what it counted before, and when it was last seen to */
+        before: z.int().min(1),
+        seen: timestamp,
       }),
     }),
   ]),

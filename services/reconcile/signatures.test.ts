@@ -9,8 +9,11 @@ import { lintTbs } from "../../lib/pki/lint.ts";
 import { profileNamed } from "../../lib/pki/profiles.ts";
 import { newSerial } from "../../lib/pki/serial.ts";
 import { buildTbs } from "../../lib/pki/tbs.ts";
+import { keyId } from "../../lib/pki/spki.ts";
+import type { ActFields } from "../../lib/records/acts.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
+import { readBaseline, storeBaseline } from "../../store/signature-account.ts";
 import { FaultHsm } from "../../test/support/fault-hsm.ts";
 import { softhsmDir, tempDir } from "../../test/support/index.ts";
 import { throwawayKey } from "../../test/support/issuing.ts";
@@ -22,6 +25,8 @@ import { accountedToken } from "./accounted.ts";
 import { SignatureAudit } from "./signatures.ts";
 
 /** SoftHSM behind the fault-injecting module, which counts as an HSM does: the vendor's counter is its file. */
+
+type EvidenceOf<W> = Extract<ActFields<"alarm">, { what: W }>["evidence"];
 
 let hsm: FaultHsm;
 let site: LotSite;
@@ -85,12 +90,13 @@ async function steal(count: number): Promise<void> {
   }
 }
 
-async function alarms() {
+async function alarms<W extends "unaccounted-signatures" | "signature-counter-set-back">(what: W) {
   await new Promise((wake) => setTimeout(wake, 300));
   const { size } = (await readHead(site.db))!;
   return (await readEntries(site.db, 0, size)).flatMap((entry) => {
     const { act } = parseEntry(entry);
-    return act.type === "alarm" && act.fields.what === "unaccounted-signatures" ? [act.fields.evidence] : [];
+    const fields = act.fields as ActFields<"alarm">;
+    return act.type === "alarm" && fields.what === what ? [fields.evidence as EvidenceOf<W>] : [];
   });
 }
 
@@ -114,7 +120,7 @@ it("agrees with the token over a lot, a CRL and a request", async () => {
   await key.signRequest({ cn: "technician-z CA" });
   expect(hsm.caSignatures()).toBe(42);
   await atRest();
-  expect(await alarms()).toEqual([]);
+  expect(await alarms("unaccounted-signatures")).toEqual([]);
 });
 
 it("raises no alarm over what crashes and a failing token had signed twice", async () => {
@@ -132,7 +138,7 @@ it("raises no alarm over what crashes and a failing token had signed twice", asy
   hsm.set();
   await issueBatch(site.issuing, spoilt);
   await atRest();
-  expect(await alarms()).toEqual([]);
+  expect(await alarms("unaccounted-signatures")).toEqual([]);
 });
 
 it("finds each signature that the site didn't ask for, also between others, and tells of it once", async () => {
@@ -143,7 +149,7 @@ it("finds each signature that the site didn't ask for, also between others, and 
   await steal(3);
   expect(await audit.compare()).toMatchObject({ excess: 3 });
   await atRest();
-  const told = await alarms();
+  const told = await alarms("unaccounted-signatures");
   expect(told).toHaveLength(2);
   expect(told.map(({ counted, since, accounted }) => counted - since - accounted)).toEqual([1, 3]);
 });
@@ -166,14 +172,50 @@ it("leaves no room for a theft under what was asked for while the token refused"
   expect(await audit.compare()).toMatchObject({ excess: 1 });
 });
 
-it("begins anew with a counter that was set back", async () => {
+it("raises an alarm over a counter that was set back, each time once, and begins anew", async () => {
   const context = { ...site.issuing, actSigner: site.act };
   let counter = 5;
   const source = { signatures: async () => counter };
-  const other = new SignatureAudit(context, { spki: throwawayKey().spki, source, repeats: () => 0 }, 0);
-  for (counter of [5, 2, 2, 2]) expect(await other.compare()).toBeUndefined();
-  counter = 3;
-  expect(await other.compare()).toMatchObject({ excess: 1 });
+  const { spki } = throwawayKey();
+  const compare = async (now: number) =>
+    await new SignatureAudit({ ...context, now: () => new Date(now) }, { spki, source, repeats: () => 0 }, 0).compare();
+  expect(await compare(1_000)).toBeUndefined();
+  // Signed and hidden again, above the first look's count.
+  counter = 9;
+  await site.db.query("INSERT INTO signature_account (key_id, noted) VALUES ($1, 4)", [keyId(spki)]);
+  expect(await compare(2_000)).toBeUndefined();
+  counter = 7;
+  const raised = await compare(3_000);
+  expect(raised).toMatchObject({ excess: undefined });
+  expect(await compare(4_000)).toBeUndefined();
+  counter = 8;
+  expect(await compare(5_000)).toMatchObject({ excess: 1 });
+  // Again to the same count: another alarm.
+  counter = 9;
+  await site.db.query("UPDATE signature_account SET noted = noted + 1 WHERE key_id = $1", [keyId(spki)]);
+  expect(await compare(6_000)).toBeUndefined();
+  counter = 7;
+  const again = await compare(7_000);
+  expect(again).toMatchObject({ excess: undefined });
+  expect(again!.leafHash).not.toBe(raised!.leafHash);
+  const told = (await alarms("signature-counter-set-back")).map(({ before, counted, seen }) => [before, counted, seen]);
+  expect(told).toEqual([
+    [9, 7, new Date(2_000).toISOString()],
+    [9, 7, new Date(6_000).toISOString()],
+  ]);
+});
+
+it("tells of a counter's return once, whatever crashes after the act", async () => {
+  let counter = 5;
+  const { spki } = throwawayKey();
+  const key = { spki, source: { signatures: async () => counter }, repeats: () => 0 };
+  const audit = new SignatureAudit({ ...site.issuing, actSigner: site.act }, key);
+  await audit.compare();
+  const before = await readBaseline(site.db, keyId(spki));
+  counter = 0;
+  const first = await audit.compare();
+  await storeBaseline(site.db, keyId(spki), before!);
+  expect(await audit.compare()).toEqual(first);
 });
 
 it("a program can be the source; one that fails or says something else is told about", async () => {

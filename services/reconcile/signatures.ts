@@ -7,7 +7,7 @@ import {
   storeBaseline,
   type Baseline,
 } from "../../store/signature-account.ts";
-import { raiseSignatureAlarm } from "./alarm.ts";
+import { raiseSetBackAlarm, raiseSignatureAlarm } from "./alarm.ts";
 import type { ReconcileContext } from "./context.ts";
 
 export interface CountedKey {
@@ -27,7 +27,8 @@ const UNDER_WAY = 16;
  * Holds a token's own count of signatures against what this site asked for: every device's intent accounts for one, and
  * everything else is noted before the token is asked. More than that was signed by somebody else: an `alarm` act says
  * how many, once. What was asked for and never signed (a crash in between) leaves room under which a theft could hide; it
- * is closed as soon as both counts rest. One at a time.
+ * is closed as soon as both counts rest. A counter that goes back (another token in its place, or somebody who hides
+ * signatures) is an alarm as well: what was signed since the last look can't be counted any more. One at a time.
  */
 export class SignatureAudit {
   readonly #context: ReconcileContext;
@@ -44,10 +45,10 @@ export class SignatureAudit {
   }
 
   /**
-   * @returns the alarm that was raised now
+   * @returns the alarm that was raised now; `excess` undefined: the counter went back
    * @throws what the source, the database or the act's signer throws
    */
-  async compare(): Promise<{ leafHash: string; excess: number } | undefined> {
+  async compare(): Promise<{ leafHash: string; excess: number | undefined } | undefined> {
     const { db } = this.#context;
     // The counter first: what it holds was asked for before, so the account read afterwards has it.
     const counted = await this.#key.source.signatures();
@@ -56,9 +57,16 @@ export class SignatureAudit {
     const now = (this.#context.now ?? (() => new Date()))();
     const seen = { seenCounted: counted, seenAccounted: accounted, seenAt: now };
     const base = await readBaseline(db, this.#keyId);
-    if (base === undefined || counted < base.counted) {
-      await storeBaseline(db, this.#keyId, { counted, accounted: accounted - open - UNDER_WAY, ...seen });
+    const fresh = { counted, accounted: accounted - open - UNDER_WAY, ...seen };
+    if (base === undefined) {
+      await storeBaseline(db, this.#keyId, fresh);
       return undefined;
+    }
+    if (counted < base.seenCounted) {
+      const evidence = { caKey: this.#keyId, counted, before: base.seenCounted, seen: base.seenAt };
+      const { leafHash } = await raiseSetBackAlarm(this.#context, evidence);
+      await storeBaseline(db, this.#keyId, fresh);
+      return { leafHash, excess: undefined };
     }
     const excess = counted - base.counted - (accounted - base.accounted);
     if (excess > 0) {

@@ -90,4 +90,23 @@ describe("an alarm", () => {
       ]);
     }
   });
+
+  it("over a counter that was set back is open, and wrong when it didn't go back", async () => {
+    const caKey = keyId(world.z.ca.key.spki);
+    const alarm = (change: object) => {
+      const evidence = { caKey, counted: 3, before: 45, seen: new Date().toISOString(), ...change };
+      return raised({ what: "signature-counter-set-back", evidence }, evidence.caKey);
+    };
+    expect(await alarm({})).toEqual([
+      expect.objectContaining({ severity: "open", code: "alarm", message: expect.stringMatching(/set back/) }),
+    ]);
+    for (const [change, message] of [
+      [{ counted: 45 }, /didn't go back/],
+      [{ caKey: keyId(world.y.ca.key.spki) }, /not the party's CA key/],
+    ] as const) {
+      expect(await alarm(change)).toEqual([
+        expect.objectContaining({ severity: "error", code: "act-invalid", message: expect.stringMatching(message) }),
+      ]);
+    }
+  });
 });

@@ -13,6 +13,7 @@ import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts
 export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: AuditState): Promise<void> {
   const { fields } = at.act;
   if (fields.what === "unaccounted-signatures") return onSignatureAlarm(at, fields.evidence, party, state);
+  if (fields.what === "signature-counter-set-back") return onCounterSetBack(at, fields.evidence, party, state);
   if ("size" in fields.evidence) return onLargeCertificate(at, fields.evidence, party, state);
   const certificate = parseCertificate(fromBase64(fields.evidence.certificate));
   if (at.act.subject[0]!.digest.sha256 !== sha256Hex(certificate.der)) {
@@ -82,5 +83,27 @@ function onSignatureAlarm(
     party: at.party,
     index: at.index,
     message: `the CA key of ${at.party} signed ${excess} times more than the party asked it to`,
+  });
+}
+
+type CounterEvidence = Extract<ActFields<"alarm">, { what: "signature-counter-set-back" }>["evidence"];
+
+/** Another token in the old one's place, or somebody who hides signatures: nothing here can tell, so it stays open. */
+function onCounterSetBack(
+  at: Placed<"alarm">,
+  { caKey, counted, before }: CounterEvidence,
+  party: PartyState,
+  state: AuditState,
+): void {
+  const issuer = party.chain[0];
+  if (issuer === undefined) return wrong(state, at, "act-invalid", "its party had no CA yet");
+  if (caKey !== keyId(issuer.spki)) return wrong(state, at, "act-invalid", "its key is not the party's CA key");
+  if (counted >= before) return wrong(state, at, "act-invalid", "the counter that it tells of didn't go back");
+  state.findings.add({
+    severity: "open",
+    code: "alarm",
+    party: at.party,
+    index: at.index,
+    message: `the token of ${at.party} counted ${before} signatures of its CA key, and ${counted} later: the count was set back`,
   });
 }
