@@ -16,7 +16,6 @@ import {
   timestamp,
   spki,
   base64,
-  timestamp,
 } from "./primitives.ts";
 import { FIRMWARE_FORMATS, receipt } from "./receipt.ts";
 
