@@ -108,11 +108,15 @@ export async function unfollowCrl(db: Queryable, name: string): Promise<boolean>
   return (await db.query("DELETE FROM hub_crl WHERE name = $1", [name])).rowCount === 1;
 }
 
-/** Which of these devices are still let in. */
-export async function enabledAmong(db: Queryable, deviceIds: readonly string[]): Promise<Set<string>> {
+/** Those of these devices that are still let in, and at this hub process: one that another has let in since is there. */
+export async function enabledAmong(
+  db: Queryable,
+  deviceIds: readonly string[],
+  processId: string,
+): Promise<Set<string>> {
   const { rows } = await db.query<{ id: string }>(
-    "SELECT device_id AS id FROM hub_device WHERE device_id = ANY($1) AND state = 'enabled'",
-    [deviceIds],
+    "SELECT device_id AS id FROM hub_device WHERE device_id = ANY($1) AND state = 'enabled' AND hub_process = $2",
+    [deviceIds, processId],
   );
   return new Set(rows.map(({ id }) => id));
 }

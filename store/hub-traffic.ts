@@ -1,5 +1,6 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import { type Db, inTransaction, type Queryable } from "./db.ts";
+import { insertDesired } from "./hub-relay.ts";
 
 export type TwinPart = "desired" | "reported";
 export type TwinValues = Record<string, unknown>;
@@ -21,7 +22,8 @@ export async function readTwin(db: Queryable, deviceId: string): Promise<Twin> {
 }
 
 /**
- * Changes one part of a device's twin under its row's lock, so that two patches never lose each other's values.
+ * Changes one part of a device's twin under its row's lock, so that two patches never lose each other's values. A patch
+ * of what is desired is told to the hub process that has the device.
  * @param change gives the new values; what it throws leaves the twin as it was
  * @throws CountersignError `not-found` when the hub has no such device
  */
@@ -29,7 +31,8 @@ export function updateTwin(
   db: Db,
   deviceId: string,
   part: TwinPart,
-  change: (values: TwinValues) => TwinValues,
+  patch: TwinValues,
+  change: (values: TwinValues, patch: TwinValues) => TwinValues,
 ): Promise<Twin> {
   return inTransaction(db, async (tx) => {
     await tx.query(
@@ -42,9 +45,11 @@ export function updateTwin(
     const { rows } = await tx.query<Twin>(
       `UPDATE hub_twin SET ${part} = $2, ${part}_version = ${part}_version + 1 WHERE device_id = $1
        RETURNING ${TWIN_COLUMNS}`,
-      [deviceId, JSON.stringify(change(twin[part]))],
+      [deviceId, JSON.stringify(change(twin[part], patch))],
     );
-    return rows[0] ?? twin;
+    const changed = rows[0] ?? twin;
+    if (part === "desired") await insertDesired(tx, deviceId, { version: changed.desiredVersion, patch });
+    return changed;
   });
 }
 

@@ -168,22 +168,32 @@ export async function admitDevice(
     keySha256: string;
     chain: readonly ChainLink[];
     enrolment: HubCa["enrolment"];
+    /** of the hub process that lets it in */
+    processId: string;
   },
 ): Promise<HubDevice> {
   const { rows } = await db.query<HubDevice>(
-    `INSERT INTO hub_device (device_id, state, ca_name, first_connected_at, last_connected_at, chain, key_sha256)
-     SELECT $1, 'enabled', $2, now(), now(), $3::jsonb, $4
+    `INSERT INTO hub_device (device_id, state, ca_name, first_connected_at, last_connected_at, chain, key_sha256, hub_process)
+     SELECT $1, 'enabled', $2, now(), now(), $3::jsonb, $4, $6
      WHERE $5 = 'first-connect' OR EXISTS (SELECT FROM hub_device WHERE device_id = $1)
      ON CONFLICT (device_id) DO UPDATE SET
        ca_name = excluded.ca_name,
        first_connected_at = coalesce(hub_device.first_connected_at, excluded.first_connected_at),
        last_connected_at = excluded.last_connected_at,
        chain = excluded.chain,
-       key_sha256 = excluded.key_sha256
+       key_sha256 = excluded.key_sha256,
+       hub_process = excluded.hub_process
      WHERE hub_device.state = 'enabled' AND coalesce(hub_device.ca_name, excluded.ca_name) = excluded.ca_name
        AND coalesce(hub_device.key_sha256, excluded.key_sha256) = excluded.key_sha256
      RETURNING ${DEVICE_COLUMNS}`,
-    [connect.deviceId, connect.caName, JSON.stringify(connect.chain), connect.keySha256, connect.enrolment],
+    [
+      connect.deviceId,
+      connect.caName,
+      JSON.stringify(connect.chain),
+      connect.keySha256,
+      connect.enrolment,
+      connect.processId,
+    ],
   );
   const row = rows[0];
   if (row !== undefined) return row;

@@ -104,6 +104,7 @@ export class Admission {
       keySha256: keyId(leaf.spki),
       chain: certificates.map(chainLink),
       enrolment: this.#enrolment(entry, ca.enrolment),
+      processId: this.registry.processId,
     });
     entry.admitted = true;
     if (entry.touched) await this.registry.recheck([claimed]);

@@ -66,7 +66,9 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     const admission = new Admission(db, registry, (seen) => sightings?.see(seen));
     const telemetry = new TelemetryWriter(db);
     opened.push(() => telemetry.idle());
-    const traffic = new Traffic(db, logger);
+    const traffic = new Traffic(db, logger, registry.processId);
+    await traffic.start();
+    opened.push(async () => traffic.stop());
     const door = { host: config.host, tls, admission, telemetry, traffic, db, logger };
     const mqtt = await listenMqtt({ ...config.mqtt, ...door });
     opened.push(() => mqtt.close());

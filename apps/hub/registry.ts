@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCrl, type Crl } from "../../lib/pki/crl-parse.ts";
@@ -62,6 +63,8 @@ export interface RegistrySettings {
  */
 export class Registry {
   readonly live = new LiveDevices();
+  /** Of this process, for as long as it runs: where a device is connected. */
+  readonly processId = randomUUID();
   readonly #db: Db;
   readonly #logger: Logger;
   readonly #settings: RegistrySettings;
@@ -121,10 +124,11 @@ export class Registry {
     if (here.length === 0) return;
     // Whose answer is still on its way from the database is looked at again when it is here.
     for (const id of here) for (const entry of this.live.of(id)) entry.touched ||= !entry.admitted;
-    const enabled = await enabledAmong(this.#db, here);
+    const enabled = await enabledAmong(this.#db, here, this.processId);
     for (const id of here) {
       if (enabled.has(id)) continue;
-      for (const entry of this.live.of(id)) if (entry.admitted) this.#end(entry, "disabled or removed");
+      for (const entry of this.live.of(id))
+        if (entry.admitted) this.#end(entry, "disabled, removed, or connected to another process of the hub");
     }
   }
 

@@ -3,12 +3,12 @@ import { writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import azureDevice from "azure-iot-device";
-import azureMqtt from "azure-iot-device-mqtt";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { connectAzure, eventually, type TestDevice, testDevice } from "../../test/support/azure-node.ts";
 import { PythonDevice } from "../../test/support/azure-python.ts";
 import { ownLoopback, registerTestCa, startTestHub, type TestHub } from "../../test/support/hub-process.ts";
 import { tempDir } from "../../test/support/index.ts";
-import { CLIENT_AUTH, testCertificate, type TestCertificate } from "../../test/support/test-pki.ts";
+import { testCertificate, type TestCertificate } from "../../test/support/test-pki.ts";
 
 // The MQTT client the public SDK brings, for what the SDK itself never does.
 const mqtt = createRequire(createRequire(import.meta.url).resolve("azure-iot-mqtt-base"))("mqtt");
@@ -27,40 +27,14 @@ beforeAll(async () => {
 
 afterAll(() => hub?.stop());
 
-interface Credentials {
-  id: string;
-  chain: string;
-  key: string;
-}
-
-async function credentials(id: string): Promise<Credentials> {
-  const leaf = await testCertificate(`CN=${id}`, { issuer: technician, eku: [CLIENT_AUTH] });
-  return { id, chain: leaf.pem + technician.pem, key: leaf.keyPem };
-}
-
-async function nodeClient(device: Credentials): Promise<azureDevice.Client> {
-  const text = `HostName=${hub.address};DeviceId=${device.id};x509=true`;
-  const client = azureDevice.Client.fromConnectionString(text, azureMqtt.Mqtt);
-  await client.setOptions({ cert: device.chain, key: device.key, ca: hub.infraCa.pem });
-  client.on("error", () => undefined);
-  await client.open();
-  return client;
-}
+const credentials = (id: string): Promise<TestDevice> => testDevice(id, technician);
+const nodeClient = (device: TestDevice): Promise<azureDevice.Client> => connectAzure(hub, device);
 
 const devicePath = (id: string): string => `/api/v1/devices/${id}`;
 const base64 = (text: string): string => Buffer.from(text).toString("base64");
 
 /** What the hub's operator does with a device, and what the device must have seen. */
 const message = { body: base64("turn left"), messageId: "c2d-1", properties: { "a b": "c&d=ü" } };
-
-async function eventually<T>(look: () => Promise<T>, until: (value: T) => boolean): Promise<T> {
-  for (let i = 0; i < 100; i++) {
-    const value = await look();
-    if (until(value)) return value;
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-  return look();
-}
 
 const waitingFor = async (id: string): Promise<{ deliveries: number }[]> =>
   (await hub.api("GET", `${devicePath(id)}/messages`)).body["messages"] as { deliveries: number }[];
@@ -188,7 +162,7 @@ interface RawClient {
   end(force?: boolean): void;
 }
 
-function rawClient(device: Credentials, more: object = {}): Promise<RawClient> {
+function rawClient(device: TestDevice, more: object = {}): Promise<RawClient> {
   const [host, port] = hub.address.split(":");
   const client = mqtt.connect({
     host,

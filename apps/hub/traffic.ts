@@ -1,5 +1,3 @@
-import { randomBytes } from "node:crypto";
-import { CountersignError } from "../../lib/domain/errors.ts";
 import type { Db } from "../../store/db.ts";
 import {
   deleteMessage,
@@ -12,7 +10,10 @@ import {
   type TwinValues,
   updateTwin,
 } from "../../store/hub-traffic.ts";
+import { devicesWithTraffic, readDesired, TRAFFIC_CHANNEL } from "../../store/hub-relay.ts";
+import { keepListening, type Subscription } from "../../store/listen.ts";
 import type { Logger } from "../http/logger.ts";
+import { type MethodAnswer, MethodCalls } from "./method-calls.ts";
 import { applyPatch, checkPatch, parsePatch } from "./twin.ts";
 
 /** What became of a message: taken, refused for good, or not settled: it is offered again at the next connection. */
@@ -28,11 +29,6 @@ export interface DeviceLink {
   sendDesired(patch: TwinValues, version: number): void;
 }
 
-export interface MethodAnswer {
-  status: number;
-  payload: unknown;
-}
-
 const IN_FLIGHT = 10;
 
 interface Attached {
@@ -41,30 +37,42 @@ interface Attached {
   inFlight: Set<number>;
   pumping: boolean;
   again: boolean;
-}
-
-interface Call {
-  deviceId: string;
-  answer: (answer: MethodAnswer) => void;
+  /** Version of the last desired properties that it was told. */
+  told: number | undefined;
+  telling: Promise<void>;
 }
 
 /**
  * Traffic to devices: messages from the database, in order and until acknowledged; twins; method calls. A device has
- * one connection, the last to attach.
+ * one connection, the last to attach, at one of the hub processes on the database: what another process has for it is
+ * told by notifications that name a row.
  */
 export class Traffic {
   readonly #db: Db;
   readonly #logger: Logger;
   readonly #attached = new Map<string, Attached>();
-  readonly #calls = new Map<string, Call>();
+  readonly #calls: MethodCalls;
+  #subscription: Subscription | undefined;
 
-  constructor(db: Db, logger: Logger) {
+  constructor(db: Db, logger: Logger, processId: string) {
     this.#db = db;
     this.#logger = logger;
+    const linkOf = (deviceId: string): DeviceLink | undefined => this.#attached.get(deviceId)?.link;
+    this.#calls = new MethodCalls({ db, logger, processId, linkOf });
+  }
+
+  /** Listens to the other processes until `stop`. */
+  async start(): Promise<void> {
+    this.#subscription = await keepListening(this.#db, TRAFFIC_CHANNEL, (payload) => this.#hear(payload));
+  }
+
+  stop(): void {
+    this.#subscription?.close();
   }
 
   attach(deviceId: string, link: DeviceLink): void {
-    this.#attached.set(deviceId, { link, inFlight: new Set(), pumping: false, again: false });
+    const telling = Promise.resolve();
+    this.#attached.set(deviceId, { link, inFlight: new Set(), pumping: false, again: false, told: undefined, telling });
     this.ready(deviceId);
   }
 
@@ -95,48 +103,75 @@ export class Traffic {
    */
   async report(deviceId: string, body: Uint8Array): Promise<number> {
     const patch = parsePatch(body);
-    const twin = await updateTwin(this.#db, deviceId, "reported", (values) => applyPatch(values, patch));
+    const twin = await updateTwin(this.#db, deviceId, "reported", patch, applyPatch);
     return twin.reportedVersion;
   }
 
-  /** @throws CountersignError `input-invalid`, `input-too-large`, `not-found` */
-  async desire(deviceId: string, body: unknown): Promise<Twin> {
-    const patch = checkPatch(body);
-    const twin = await updateTwin(this.#db, deviceId, "desired", (values) => applyPatch(values, patch));
-    const link = this.#attached.get(deviceId)?.link;
-    if (link?.wants("desired")) link.sendDesired(patch, twin.desiredVersion);
-    return twin;
+  /**
+   * Committed when it resolves; a device that is connected to any hub process and has asked for it is told.
+   * @throws CountersignError `input-invalid`, `input-too-large`, `not-found`
+   */
+  desire(deviceId: string, body: unknown): Promise<Twin> {
+    return updateTwin(this.#db, deviceId, "desired", checkPatch(body), applyPatch);
   }
 
   /**
    * Calls a method on a connected device and waits for its answer.
    * @throws CountersignError `hub-device-offline` when it isn't connected or takes no methods; `timeout`
    */
-  async invoke(deviceId: string, name: string, payload: unknown, timeoutMs: number): Promise<MethodAnswer> {
-    const link = this.#attached.get(deviceId)?.link;
-    if (!link?.wants("methods")) {
-      throw new CountersignError("hub-device-offline", `the device ${deviceId} isn't connected or takes no methods`);
-    }
-    // Nobody can guess it, and only this device's answer to it counts.
-    const requestId = randomBytes(12).toString("hex");
-    let timer: NodeJS.Timeout | undefined;
-    try {
-      return await new Promise<MethodAnswer>((answer, reject) => {
-        const message = `the device ${deviceId} didn't answer ${name} within ${timeoutMs} ms`;
-        timer = setTimeout(() => reject(new CountersignError("timeout", message)), timeoutMs);
-        this.#calls.set(requestId, { deviceId, answer });
-        link.sendMethod({ name, requestId, body: JSON.stringify(payload ?? null) });
-      });
-    } finally {
-      clearTimeout(timer);
-      this.#calls.delete(requestId);
+  invoke(deviceId: string, name: string, payload: unknown, timeoutMs: number): Promise<MethodAnswer> {
+    return this.#calls.invoke(deviceId, name, payload, timeoutMs);
+  }
+
+  /** A device's answer to a call. */
+  answered(deviceId: string, requestId: string, status: number, body: Uint8Array): void {
+    this.#calls.answered(deviceId, requestId, status, body);
+  }
+
+  #hear(payload: string): void {
+    const [, kind, reference = "", deviceId = ""] =
+      /^(message|desired|call|settled):([^:]*)(?::(.*))?$/.exec(payload) ?? [];
+    switch (kind) {
+      case "message":
+        return this.ready(payload.slice("message:".length));
+      case "desired":
+        return this.#tell(deviceId, Number(reference) - 1);
+      case "call":
+        return void this.#calls.asked(reference, deviceId);
+      case "settled":
+        return this.#calls.settled(reference);
+      case undefined:
+        return this.#lookAgain();
     }
   }
 
-  /** A device's answer to a call; one to another device's call, or that comes too late, is dropped. */
-  answered(deviceId: string, requestId: string, status: number, body: Uint8Array): void {
-    const call = this.#calls.get(requestId);
-    if (call?.deviceId === deviceId) call.answer({ status, payload: jsonOrNull(body) });
+  /** What was said while nobody listened is in the database. */
+  #lookAgain(): void {
+    this.#calls.settled();
+    devicesWithTraffic(this.#db).then(
+      (ids) => {
+        for (const id of ids) {
+          this.ready(id);
+          this.#tell(id, 0);
+        }
+      },
+      (error: unknown) => this.#logger.error({ err: error }, "messages for devices can't be read"),
+    );
+  }
+
+  /** Desired properties above what it was told, or above `before` when that was nothing yet; in their order. */
+  #tell(deviceId: string, before: number): void {
+    const attached = this.#attached.get(deviceId);
+    if (!attached?.link.wants("desired")) return;
+    attached.telling = attached.telling.then(async () => {
+      for (const { version, patch } of await readDesired(this.#db, deviceId, attached.told ?? before)) {
+        attached.link.sendDesired(patch, version);
+        attached.told = version;
+      }
+    });
+    attached.telling = attached.telling.catch((error: unknown) =>
+      this.#logger.error({ err: error, deviceId }, "desired properties can't be read"),
+    );
   }
 
   async #pump(deviceId: string, attached: Attached): Promise<void> {
@@ -174,13 +209,5 @@ export class Traffic {
     }
     attached.inFlight.delete(message.id);
     if (this.#attached.get(deviceId) === attached) void this.#pump(deviceId, attached);
-  }
-}
-
-function jsonOrNull(body: Uint8Array): unknown {
-  try {
-    return JSON.parse(Buffer.from(body).toString("utf8")) as unknown;
-  } catch {
-    return null;
   }
 }

@@ -1,10 +1,10 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Command } from "commander";
-import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { applyPatches, bytesReader, erasedPartition, firmwareFormat } from "../../../lib/firmware/index.ts";
 import { startTestHub, type TestHub } from "../../../test/support/hub-process.ts";
+import { inProcess } from "../../../test/support/in-process.ts";
 import { tempDir, tool } from "../../../test/support/index.ts";
 import { CLIENT_AUTH, testCertificate, type TestCertificate } from "../../../test/support/test-pki.ts";
 import { registerDevice } from "./device.ts";
@@ -25,25 +25,8 @@ beforeAll(async () => {
 });
 
 afterAll(() => hub?.stop());
-afterEach(() => vi.restoreAllMocks());
 
-/** Runs a command in this process; what it prints comes back. */
-async function countersign(...argv: string[]): Promise<string> {
-  let out = "";
-  const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-    out += String(text);
-    return true;
-  });
-  try {
-    const program = new Command("countersign");
-    registerHub(program);
-    registerDevice(program);
-    await program.parseAsync(argv, { from: "user" });
-    return out.trimEnd();
-  } finally {
-    spy.mockRestore();
-  }
-}
+const countersign = inProcess(registerHub, registerDevice);
 
 describe("from the command line", () => {
   it("a CA is registered, and a device makes its key, connects from its image and is seen", async () => {

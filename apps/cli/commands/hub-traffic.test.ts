@@ -1,9 +1,9 @@
-import azureDevice from "azure-iot-device";
-import azureMqtt from "azure-iot-device-mqtt";
-import { Command } from "commander";
-import { afterAll, afterEach, beforeAll, expect, it, vi } from "vitest";
+import type azureDevice from "azure-iot-device";
+import { afterAll, beforeAll, expect, it, vi } from "vitest";
+import { connectAzure, testDevice } from "../../../test/support/azure-node.ts";
 import { registerTestCa, startTestHub, type TestHub } from "../../../test/support/hub-process.ts";
-import { CLIENT_AUTH, testCertificate } from "../../../test/support/test-pki.ts";
+import { inProcess } from "../../../test/support/in-process.ts";
+import { testCertificate } from "../../../test/support/test-pki.ts";
 import { registerHub } from "./hub.ts";
 
 let hub: TestHub;
@@ -14,35 +14,16 @@ beforeAll(async () => {
   process.env["COUNTERSIGN_HOME"] = hub.home;
   const root = await testCertificate("CN=root", { ca: true });
   await registerTestCa(hub, "company-x", root);
-  const leaf = await testCertificate("CN=dev-1", { issuer: root, eku: [CLIENT_AUTH] });
-  client = azureDevice.Client.fromConnectionString(`HostName=${hub.address};DeviceId=dev-1;x509=true`, azureMqtt.Mqtt);
-  await client.setOptions({ cert: leaf.pem, key: leaf.keyPem, ca: hub.infraCa.pem });
-  await client.open();
+  client = await connectAzure(hub, await testDevice("dev-1", root));
 });
 
 afterAll(async () => {
   await client?.close();
   await hub?.stop();
 });
-afterEach(() => vi.restoreAllMocks());
 
+const hubCommand = (...argv: string[]): Promise<string> => inProcess(registerHub)("hub", ...argv);
 const device = (...argv: string[]): Promise<string> => hubCommand("device", ...argv);
-
-async function hubCommand(...argv: string[]): Promise<string> {
-  let out = "";
-  const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-    out += String(text);
-    return true;
-  });
-  try {
-    const program = new Command("countersign");
-    registerHub(program);
-    await program.parseAsync(["hub", ...argv], { from: "user" });
-    return out.trimEnd();
-  } finally {
-    spy.mockRestore();
-  }
-}
 
 it("sends a message, which waits until the device takes it", async () => {
   expect(await device("send", "dev-1", "turn left", "--property", "speed=3")).toMatch(/^message \d+ waits for dev-1/);
