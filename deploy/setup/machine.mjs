@@ -30,6 +30,13 @@ function opensslEngine() {
   );
 }
 
+function tpmModule() {
+  const folders = [...multiarch(), "/usr/lib64"];
+  return firstExisting(
+    folders.flatMap((folder) => [join(folder, "pkcs11"), folder]).map((f) => join(f, "libtpm2_pkcs11.so")),
+  );
+}
+
 /** The paths that the program reads from .cache/machine.json. */
 export function lookAround() {
   return { pkcs11Module: softHsmModule(), opensslEngine: opensslEngine(), pkcs11Tool: which("pkcs11-tool") };
@@ -124,6 +131,24 @@ export function needs(purpose, { temporal, firmware }) {
         apt: ["binutils-arm-none-eabi", "qemu-system-arm", "e2fsprogs", "srecord"],
         dnf: ["arm-none-eabi-binutils-cs", "qemu-system-arm", "e2fsprogs", "srecord"],
         brew: ["arm-none-eabi-binutils", "qemu", "e2fsprogs", "srecord"],
+      },
+      {
+        what: "a software TPM 2 with its tools and PKCS#11 module, for keys in a TPM and their attestation",
+        met:
+          ["swtpm", "swtpm_setup", "swtpm_localca", "tpm2_makecredential", "p11-kit"].every(
+            (name) => which(name) !== null,
+          ) && tpmModule() !== null,
+        apt: [
+          "swtpm",
+          "swtpm-tools",
+          "tpm2-tools",
+          "libtpm2-pkcs11-1",
+          "libtss2-tcti-swtpm0",
+          "p11-kit",
+          "p11-kit-modules",
+        ],
+        dnf: ["swtpm", "swtpm-tools", "tpm2-tools", "tpm2-pkcs11", "p11-kit", "p11-kit-server"],
+        brew: [],
       },
       {
         what: "mbedTLS, a judge in tests",

@@ -52,6 +52,19 @@ export const ERROR_KINDS = {
   "lot-not-found": "refused",
   "lot-not-open": "refused",
 
+  // Attestation of a device's key
+  "attestation-malformed": "invalid",
+  "attestation-required": "refused",
+  "attestation-unasked": "refused",
+  "attestation-expired": "refused",
+  "attestation-replayed": "refused",
+  "attestation-not-activated": "refused",
+  "attestation-ek-untrusted": "refused",
+  "attestation-ak-unfit": "refused",
+  "attestation-signature-invalid": "refused",
+  "attestation-other-key": "refused",
+  "attestation-key-exportable": "refused",
+
   // Parties and envelopes
   "envelope-invalid": "invalid",
   "envelope-forged": "refused",

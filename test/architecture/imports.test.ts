@@ -58,6 +58,7 @@ const ROOMS: Record<string, string> = {
   "lib/domain": "lib/domain/planted-target.ts",
   "lib/pki": "lib/pki/planted-target.ts",
   "lib/records": "lib/records/planted-target.ts",
+  "lib/attestation": "lib/attestation/planted-target.ts",
   "lib/ledger": "lib/ledger/planted-target.ts",
   "lib/firmware": "lib/firmware/planted-target.ts",
 };
@@ -80,7 +81,8 @@ const TABLE: Record<string, readonly string[]> = {
   contracts: LIB,
   hsm: LIB,
   "lib/firmware": ["lib/pki", "lib/records", "lib/domain"],
-  "lib/ledger": ["lib/pki", "lib/records", "lib/domain"],
+  "lib/ledger": ["lib/attestation", "lib/pki", "lib/records", "lib/domain"],
+  "lib/attestation": ["lib/pki", "lib/records", "lib/domain"],
   "lib/pki": ["lib/domain"],
   "lib/records": ["lib/domain"],
   "lib/domain": [],
