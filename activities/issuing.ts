@@ -5,6 +5,7 @@ import { recordBuilt } from "../services/issuing/built.ts";
 import { issueBatch } from "../services/issuing/certify.ts";
 import type { IssuingContext } from "../services/issuing/context.ts";
 import { refuseBatch } from "../services/issuing/refuse.ts";
+import { pendingInLot } from "../store/batches.ts";
 import type { Db } from "../store/db.ts";
 import { asFailure, withFailures } from "./failures.ts";
 
@@ -69,7 +70,7 @@ function staysSo(error: unknown): boolean {
 /** Recording and certifying batches of a lot. */
 export function issuingActivities(
   context: IssuingContext,
-): Pick<LotActivities, "recordBuilt" | "issueBatches" | "refuseBatch"> {
+): Pick<LotActivities, "recordBuilt" | "issueBatches" | "refuseBatch" | "waitingBatches"> {
   return withFailures({
     recordBuilt: (input: { batches: string[] }) => {
       const onProgress = heartbeat();
@@ -79,6 +80,10 @@ export function issuingActivities(
       const onProgress = heartbeat();
       return together(context.db, input, (batch) => issueBatch(context, batch, onProgress));
     },
+    waitingBatches: async ({ lot, limit }: Parameters<LotActivities["waitingBatches"]>[0]) =>
+      (await pendingInLot(context.db, lot, limit)).flatMap(({ id, kind }) =>
+        kind === "install" ? [] : [{ id, kind }],
+      ),
     refuseBatch: ({ batch, refused }: Parameters<LotActivities["refuseBatch"]>[0]) =>
       refuseBatch(context.db, batch, refused),
   });

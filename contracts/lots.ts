@@ -46,8 +46,12 @@ export interface ProductionLotInput {
   lanes?: number;
   /** ends a run early; for tests, the server's own suggestion serves otherwise */
   batchesPerRun?: number;
+  /** batches whose ids a run holds at most; for tests */
+  queueLimit?: number;
   /** taken over from the run before */
   queue?: LotBatch[];
+  /** more wait in the database than the run before had in hand */
+  behind?: boolean;
   done?: number;
 }
 
@@ -56,7 +60,10 @@ export const batchesArrived = defineSignal<[LotBatch[]]>("batchesArrived");
 /** Resolves when the lot is open, or with why it isn't. */
 export const lotOpened = defineUpdate<Outcome, []>("lotOpened");
 export interface LotProgress {
+  /** in the workflow's hands */
   queued: number;
+  /** more wait in the database */
+  behind: boolean;
   running: number;
   done: number;
 }
@@ -72,6 +79,8 @@ export interface LotActivities {
   /** Works on batches side by side; gives the refusals, by batch. A batch that is done already costs a look. */
   recordBuilt(input: { batches: string[] }): Promise<BatchRefusal[]>;
   issueBatches(input: { batches: string[] }): Promise<BatchRefusal[]>;
+  /** The lot's oldest batches that nobody finished, at most `limit`. */
+  waitingBatches(input: { lot: string; limit: number }): Promise<LotBatch[]>;
   /** Answers what is left of a batch with one refusal: nothing more will come of it. */
   refuseBatch(input: { batch: string; refused: Refusal }): Promise<void>;
 }

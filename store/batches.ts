@@ -139,6 +139,16 @@ export async function pendingBatches(q: Queryable, olderThanMs: number): Promise
   return rows;
 }
 
+/** Of one lot the oldest, whoever heard of them; installations are no work of the lot's. */
+export async function pendingInLot(q: Queryable, lot: string, limit: number): Promise<PendingBatch[]> {
+  const { rows } = await q.query<PendingBatch>(
+    `SELECT id, lot, kind FROM batch
+     WHERE state = 'pending' AND lot = $1 AND kind <> 'install' ORDER BY received, id LIMIT $2`,
+    [lot, limit],
+  );
+  return rows;
+}
+
 /** Stores what became of items, in the caller's transaction; an item's first result stays. */
 export async function insertResults(tx: Tx, batch: string, results: readonly ItemResult[]): Promise<void> {
   if (results.length === 0) return;

@@ -3,6 +3,7 @@ import {
   ApplicationFailure,
   condition,
   continueAsNew,
+  patched,
   proxyActivities,
   setHandler,
   workflowInfo,
@@ -23,7 +24,7 @@ import { outcome } from "./outcome.ts";
 
 const retry = { initialInterval: "500 milliseconds", maximumInterval: "30 seconds", backoffCoefficient: 2 } as const;
 
-const { openLot, refuseBatch } = proxyActivities<LotActivities>({
+const { openLot, refuseBatch, waitingBatches } = proxyActivities<LotActivities>({
   taskQueue: QUEUES.site,
   startToCloseTimeout: "2 minutes",
   retry,
@@ -43,11 +44,20 @@ const LANES = 3;
 const GROUP = 8;
 
 /**
+ * Batches whose ids a run holds at most, of some hundred bytes each: the next run gets them as its input, and Temporal
+ * fails for good at 2 MB. More wait in the database, where all of them are.
+ */
+const QUEUE_LIMIT = 2_000;
+
+/**
  * One production lot, for as long as it is open: `lot/<id>`. Batches come by reference and run on parallel lanes; a run
- * that has become long hands what it hasn't begun to the next one.
+ * that has become long hands what it hasn't begun to the next one. What is announced beyond what a run may hold is read
+ * from the database once the others are done.
  */
 export async function productionLot(input: ProductionLotInput): Promise<void> {
-  const state = new LotState(input);
+  // Runs that began before queues were bounded go on as they began.
+  const bounded = patched("bounded-queue");
+  const state = new LotState(input, bounded);
   let opening: Outcome | undefined = input.request === undefined ? { ok: true } : undefined;
   setHandler(batchesArrived, (batches) => state.add(batches));
   setHandler(lotProgress, () => state.progress());
@@ -65,23 +75,30 @@ export async function productionLot(input: ProductionLotInput): Promise<void> {
     }
   }
 
-  const lanes = Array.from({ length: input.lanes ?? LANES }, () => lane(state));
+  const lanes = Array.from({ length: input.lanes ?? LANES }, () => lane(state, bounded));
   await Promise.all(lanes);
   await condition(allHandlersFinished);
   await continueAsNew<typeof productionLot>({
     lot: input.lot,
     ...(input.lanes === undefined ? {} : { lanes: input.lanes }),
     ...(input.batchesPerRun === undefined ? {} : { batchesPerRun: input.batchesPerRun }),
+    ...(input.queueLimit === undefined ? {} : { queueLimit: input.queueLimit }),
+    ...(state.behind ? { behind: true } : {}),
     queue: state.queue,
     done: state.done,
   });
 }
 
 /** Works until this run is asked to end. */
-async function lane(state: LotState): Promise<void> {
+async function lane(state: LotState, bounded: boolean): Promise<void> {
   for (;;) {
-    await condition(() => state.queue.length > 0 || state.runEnds());
+    await condition(() => state.queue.length > 0 || state.mayRefill() || state.runEnds());
     if (state.runEnds()) return;
+    if (bounded && state.queue.length === 0) {
+      // Or another lane, woken by the same batches, took them all.
+      if (state.mayRefill()) await state.refill();
+      continue;
+    }
     // Taken before the await: no other lane sees them.
     const batches = state.take(GROUP);
     const ids = batches.map((batch) => batch.id);
@@ -106,22 +123,53 @@ class LotState {
   done: number;
   /** queued or running: a batch that is announced twice runs once */
   readonly #known: Set<string>;
+  readonly #lot: string;
   readonly #batchesPerRun: number;
+  readonly #queueLimit: number;
+  /** the database holds batches that this run was told of, or may have been, and didn't keep */
+  behind: boolean;
+  #refilling = false;
   #running = 0;
   #taken = 0;
 
-  constructor(input: ProductionLotInput) {
+  constructor(input: ProductionLotInput, bounded: boolean) {
     this.queue = [...(input.queue ?? [])];
     this.done = input.done ?? 0;
     this.#known = new Set(this.queue.map((batch) => batch.id));
+    this.#lot = input.lot;
     this.#batchesPerRun = input.batchesPerRun ?? Infinity;
+    this.#queueLimit = bounded ? (input.queueLimit ?? QUEUE_LIMIT) : Infinity;
+    this.behind = input.behind ?? false;
   }
 
   add(batches: readonly LotBatch[]): void {
     for (const batch of batches) {
       if (this.#known.has(batch.id)) continue;
+      if (this.queue.length >= this.#queueLimit) {
+        this.behind = true;
+        return;
+      }
       this.#known.add(batch.id);
       this.queue.push(batch);
+    }
+  }
+
+  mayRefill(): boolean {
+    return this.behind && !this.#refilling;
+  }
+
+  /** Reads what waits in the database. What is running waits there as well, hence one page more than that. */
+  async refill(): Promise<void> {
+    this.#refilling = true;
+    // Before the answer: what is announced and not kept meanwhile may not be in it.
+    this.behind = false;
+    const limit = this.#queueLimit + this.#running;
+    try {
+      const batches = await waitingBatches({ lot: this.#lot, limit });
+      this.add(batches);
+      if (batches.length === limit) this.behind = true;
+    } finally {
+      this.#refilling = false;
     }
   }
 
@@ -146,6 +194,6 @@ class LotState {
   }
 
   progress() {
-    return { queued: this.queue.length, running: this.#running, done: this.done };
+    return { queued: this.queue.length, behind: this.behind, running: this.#running, done: this.done };
   }
 }
