@@ -153,6 +153,20 @@ export async function readSubscriptions(db: Queryable, deviceId: string): Promis
   return (await db.query<{ subscriptions: StoredSubscription[] }>(sql, [deviceId])).rows[0]?.subscriptions ?? [];
 }
 
+/** Of each device, in the order asked. */
+export async function readSubscriptionsOf(
+  db: Queryable,
+  deviceIds: readonly string[],
+): Promise<StoredSubscription[][]> {
+  const { rows } = await db.query<{ deviceId: string; subscriptions: StoredSubscription[] }>({
+    name: "hub-subscriptions",
+    text: `SELECT device_id AS "deviceId", subscriptions FROM hub_session WHERE device_id = ANY($1)`,
+    values: [deviceIds],
+  });
+  const known = new Map(rows.map(({ deviceId, subscriptions }) => [deviceId, subscriptions]));
+  return deviceIds.map((id) => known.get(id) ?? []);
+}
+
 /** An empty list forgets the session. A device removed meanwhile has none. */
 export async function writeSubscriptions(
   db: Queryable,

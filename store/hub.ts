@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { type Db, migrate, type Queryable } from "./db.ts";
+import { packed } from "./packed.ts";
 
 /** The hub's tables live in a database of their own; a site's migrations never run there, nor these in a site's. */
 export function migrateHub(db: Db): Promise<void> {
@@ -154,28 +155,62 @@ export interface HubDevice {
 const DEVICE_COLUMNS = `device_id AS "deviceId", state, created_at AS "createdAt", ca_name AS "caName",
   first_connected_at AS "firstConnectedAt", last_connected_at AS "lastConnectedAt", chain`;
 
+export interface ValidatedConnect {
+  deviceId: string;
+  caName: string;
+  keySha256: string;
+  chain: readonly ChainLink[];
+  enrolment: HubCa["enrolment"];
+  /** of the hub process that lets it in */
+  processId: string;
+}
+
 /**
- * Records a connect whose chain was validated; creates the device on its first one. Nothing changes when it is
- * refused.
- * @throws CountersignError `hub-device-disabled`; `hub-device-unregistered`; `hub-device-mismatch` when the ID belongs to another CA's device, or
- *   to another key: a device keeps its key for good, until it is removed here
+ * Records connects whose chains were validated, in one commit; creates each device on its first one. Nothing changes for
+ * one that is refused.
+ * @returns in the order asked: undefined, or CountersignError `hub-device-disabled`, `hub-device-unregistered`, or
+ *   `hub-device-mismatch` when the ID belongs to another CA's device or to another key: a device keeps its key for good,
+ *   until it is removed here
  */
-export async function admitDevice(
+export async function admitDevices(
   db: Queryable,
-  connect: {
-    deviceId: string;
-    caName: string;
-    keySha256: string;
-    chain: readonly ChainLink[];
-    enrolment: HubCa["enrolment"];
-    /** of the hub process that lets it in */
-    processId: string;
-  },
-): Promise<HubDevice> {
-  const { rows } = await db.query<HubDevice>(
-    `INSERT INTO hub_device (device_id, state, ca_name, first_connected_at, last_connected_at, chain, key_sha256, hub_process)
-     SELECT $1, 'enabled', $2, now(), now(), $3::jsonb, $4, $6
-     WHERE $5 = 'first-connect' OR EXISTS (SELECT FROM hub_device WHERE device_id = $1)
+  connects: readonly ValidatedConnect[],
+): Promise<(CountersignError | undefined)[]> {
+  const answers: (CountersignError | undefined)[] = [];
+  // One statement can't change a row twice: a device that comes twice at once goes into the next.
+  let left = connects.map((connect, index) => ({ connect, index }));
+  while (left.length > 0) {
+    const now = new Map<string, (typeof left)[number]>();
+    const later: typeof left = [];
+    for (const one of left) {
+      if (now.has(one.connect.deviceId)) later.push(one);
+      else now.set(one.connect.deviceId, one);
+    }
+    const admitted = await upsertDevices(
+      db,
+      [...now.values()].map(({ connect }) => connect),
+    );
+    for (const { connect, index } of now.values()) {
+      answers[index] = admitted.has(connect.deviceId) ? undefined : await whyRefused(db, connect);
+    }
+    left = later;
+  }
+  return answers;
+}
+
+/** @returns whom it let in */
+async function upsertDevices(db: Queryable, connects: readonly ValidatedConnect[]): Promise<Set<string>> {
+  const { rows } = await db.query<{ deviceId: string }>({
+    name: "hub-admit",
+    // In one order everywhere: two hub processes must not wait for each other's rows.
+    text: `INSERT INTO hub_device (device_id, state, ca_name, first_connected_at, last_connected_at, chain, key_sha256,
+       hub_process)
+     SELECT device_id, 'enabled', ca_name, now(), now(), chain::jsonb, key_sha256, hub_process
+     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::uuid[])
+       AS asked (device_id, ca_name, chain, key_sha256, enrolment, hub_process)
+     WHERE enrolment = 'first-connect'
+       OR EXISTS (SELECT FROM hub_device known WHERE known.device_id = asked.device_id)
+     ORDER BY device_id
      ON CONFLICT (device_id) DO UPDATE SET
        ca_name = excluded.ca_name,
        first_connected_at = coalesce(hub_device.first_connected_at, excluded.first_connected_at),
@@ -185,32 +220,34 @@ export async function admitDevice(
        hub_process = excluded.hub_process
      WHERE hub_device.state = 'enabled' AND coalesce(hub_device.ca_name, excluded.ca_name) = excluded.ca_name
        AND coalesce(hub_device.key_sha256, excluded.key_sha256) = excluded.key_sha256
-     RETURNING ${DEVICE_COLUMNS}`,
-    [
-      connect.deviceId,
-      connect.caName,
-      JSON.stringify(connect.chain),
-      connect.keySha256,
-      connect.enrolment,
-      connect.processId,
+     RETURNING device_id AS "deviceId"`,
+    values: [
+      connects.map(({ deviceId }) => deviceId),
+      connects.map(({ caName }) => caName),
+      connects.map(({ chain }) => JSON.stringify(chain)),
+      connects.map(({ keySha256 }) => keySha256),
+      connects.map(({ enrolment }) => enrolment),
+      connects.map(({ processId }) => processId),
     ],
-  );
-  const row = rows[0];
-  if (row !== undefined) return row;
+  });
+  return new Set(rows.map(({ deviceId }) => deviceId));
+}
+
+async function whyRefused(db: Queryable, connect: ValidatedConnect): Promise<CountersignError> {
   const existing = await findDevice(db, connect.deviceId);
   if (existing?.state === "disabled") {
-    throw new CountersignError("hub-device-disabled", `the device ${connect.deviceId} is disabled on this hub`);
+    return new CountersignError("hub-device-disabled", `the device ${connect.deviceId} is disabled on this hub`);
   }
   if (existing === undefined) {
     const message = `the device ${connect.deviceId} isn't registered, and devices of ${connect.caName} must be first`;
-    throw new CountersignError("hub-device-unregistered", message);
+    return new CountersignError("hub-device-unregistered", message);
   }
   const whose =
     existing.caName === connect.caName
       ? "with another key: if its board was replaced, remove the device here first"
       : `of another registered CA (${existing.caName ?? "?"})`;
   const message = `the ID ${connect.deviceId} belongs to a device ${whose}`;
-  throw new CountersignError("hub-device-mismatch", message);
+  return new CountersignError("hub-device-mismatch", message);
 }
 
 /** @throws CountersignError `already-exists` */
@@ -270,16 +307,21 @@ export interface StoredTelemetry extends TelemetryMessage {
 
 /** One statement, one commit: durable for all messages when it resolves, for none when it rejects. */
 export async function insertTelemetry(db: Queryable, messages: readonly TelemetryMessage[]): Promise<void> {
-  await db.query(
-    `INSERT INTO hub_telemetry (device_id, system, properties, body)
-     SELECT * FROM unnest($1::text[], $2::jsonb[], $3::jsonb[], $4::bytea[])`,
-    [
-      messages.map((message) => message.deviceId),
-      messages.map((message) => JSON.stringify(message.system)),
-      messages.map((message) => JSON.stringify(message.properties)),
-      messages.map((message) => Buffer.from(message.body)),
+  const bodies = packed(messages.map(({ body }) => body));
+  await db.query({
+    name: "hub-telemetry",
+    text: `INSERT INTO hub_telemetry (device_id, system, properties, body)
+     SELECT device_id, system::jsonb, properties::jsonb, substring($4::bytea FROM e - s + 1 FOR s)
+     FROM unnest($1::text[], $2::text[], $3::text[], $5::int[], $6::int[]) AS m (device_id, system, properties, e, s)`,
+    values: [
+      messages.map(({ deviceId }) => deviceId),
+      messages.map(({ system }) => JSON.stringify(system)),
+      messages.map(({ properties }) => JSON.stringify(properties)),
+      bodies.bytes,
+      bodies.ends,
+      bodies.sizes,
     ],
-  );
+  });
 }
 
 /** The device's last messages, newest first. */

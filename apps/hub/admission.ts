@@ -2,31 +2,39 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { validatePath } from "../../lib/pki/path.ts";
-import { keyId } from "../../lib/pki/spki.ts";
-import { webCryptoVerify } from "../../lib/pki/verify.ts";
 import type { Db } from "../../store/db.ts";
+import { rememberingVerify } from "../../services/hub/signatures.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
-import { admitDevice, type ChainLink, type HubCa, type HubDevice } from "../../store/hub.ts";
+import { admitDevices, type ChainLink, type HubCa, type ValidatedConnect } from "../../store/hub.ts";
 
+import { Gather } from "./gather.ts";
 import { factsOfPath } from "./groups.ts";
 import type { Connection, LiveEntry } from "./live.ts";
-import { linkOf, type Registry } from "./registry.ts";
+import { type Link, linkOf, type Registry } from "./registry.ts";
 
 /** Leaf and intermediates a device may upload; more is refused before any of it is parsed. */
 export const MAX_CHAIN = 8;
+const MAX_ISSUERS = 1000;
+/** Connects that share a commit. */
+const MAX_AT_ONCE = 100;
 
 /**
  * Decides who is let in. The TLS handshake has proven possession of the leaf's key; nothing else about the uploaded
  * certificates is believed: the path is validated here (RFC 5280) from the registered roots alone.
  */
 export class Admission {
-  readonly #db: Db;
+  readonly #admissions: Gather<ValidatedConnect, undefined>;
   readonly registry: Registry;
+  readonly #verify = rememberingVerify();
+  /** CAs of paths that held, by the digest of their DER: they come with every connect and needn't be read each time */
+  readonly #issuers = new Map<string, Certificate>();
   readonly #onPath: (path: readonly Certificate[]) => void;
 
   /** @param onPath told of each valid path, also of one whose device isn't let in for another reason; must not throw */
   constructor(db: Db, registry: Registry, onPath: (path: readonly Certificate[]) => void = () => undefined) {
-    this.#db = db;
+    this.#admissions = new Gather<ValidatedConnect, undefined>((connects) => admitDevices(db, connects), {
+      most: MAX_AT_ONCE,
+    });
     this.registry = registry;
     this.#onPath = onPath;
   }
@@ -39,10 +47,10 @@ export class Admission {
    * @throws CountersignError `hub-no-path`, `hub-revoked`, `hub-ca-disabled`, `hub-crl-stale`, `hub-device-mismatch`,
    *   `hub-device-disabled`, `hub-device-unregistered`
    */
-  async admit(chain: readonly Uint8Array[], claimed: string, at: Date, connection: Connection): Promise<HubDevice> {
+  async admit(chain: readonly Uint8Array[], claimed: string, at: Date, connection: Connection): Promise<void> {
     const entry = this.registry.live.enter(claimed, connection);
     try {
-      return await this.#judge(chain, at, entry);
+      await this.#judge(chain, at, entry);
     } catch (error) {
       this.registry.live.leave(entry);
       throw error;
@@ -63,7 +71,7 @@ export class Admission {
   async #validate(chain: readonly Uint8Array[], claimed: string, at: Date) {
     if (chain.length === 0) throw noPath("the device sent no certificate");
     if (chain.length > MAX_CHAIN) throw noPath(`the device sent more than ${MAX_CHAIN} certificates`);
-    const parsed = chain.map(parseUploaded);
+    const parsed = chain.map((der, i) => (i > 0 && this.#issuers.get(sha256(der))) || parseUploaded(der));
     const { cas } = this.registry;
     const result = await validatePath({
       chain: parsed,
@@ -73,11 +81,12 @@ export class Admission {
       purpose: "clientAuth",
       // Any CA may be registered, an intermediate by itself too.
       partialChain: true,
-      verify: webCryptoVerify,
+      verify: this.#verify,
     });
     if (!result.ok) throw noPath(`no valid path to a registered CA: ${result.reason} (${result.message})`);
     this.#onPath(result.path);
     const path = result.path.map(linkOf);
+    for (const [i, { sha256: digest }] of path.entries()) if (i > 0) this.#know(digest, result.path[i]!);
     const leaf = parsed[0];
     const ca = cas.find((one) => one.sha256 === path.at(-1)?.sha256);
     if (leaf === undefined || ca === undefined) throw noPath("no valid path to a registered CA");
@@ -87,28 +96,33 @@ export class Admission {
       const shown = JSON.stringify((named ?? "").slice(0, 80));
       throw new CountersignError("hub-device-mismatch", `the certificate names ${shown}, the connection ${claimed}`);
     }
-    return { certificates: result.path, path, ca, leaf };
+    return { certificates: result.path, path, ca };
   }
 
-  async #judge(chain: readonly Uint8Array[], at: Date, entry: LiveEntry): Promise<HubDevice> {
+  #know(digest: string, issuer: Certificate): void {
+    if (this.#issuers.has(digest)) return;
+    this.#issuers.set(digest, issuer);
+    if (this.#issuers.size > MAX_ISSUERS) this.#issuers.delete(this.#issuers.keys().next().value!);
+  }
+
+  async #judge(chain: readonly Uint8Array[], at: Date, entry: LiveEntry): Promise<void> {
     const claimed = entry.deviceId;
-    const { certificates, path, ca, leaf } = await this.#validate(chain, claimed, at);
+    const { certificates, path, ca } = await this.#validate(chain, claimed, at);
     // From here on a change that is loaded ends the connection; what was loaded before is asked here.
     entry.facts = factsOfPath(certificates, ca.name);
     entry.path = path;
     const denial = this.registry.denial(path, entry.facts, at);
     if (denial !== undefined) throw denial;
-    const device = await admitDevice(this.#db, {
+    await this.#admissions.ask({
       deviceId: claimed,
       caName: ca.name,
-      keySha256: keyId(leaf.spki),
-      chain: certificates.map(chainLink),
+      keySha256: path[0]!.keyId,
+      chain: certificates.map((one, i) => chainLink(one, path[i]!)),
       enrolment: this.#enrolment(entry, ca.enrolment),
       processId: this.registry.processId,
     });
     entry.admitted = true;
     if (entry.touched) await this.registry.recheck([claimed]);
-    return device;
   }
 
   /** The strictest of its groups' terms, or else its CA's. */
@@ -127,9 +141,9 @@ function parseUploaded(der: Uint8Array): Certificate {
   }
 }
 
-function chainLink(certificate: Certificate): ChainLink {
+function chainLink(certificate: Certificate, link: Link): ChainLink {
   return {
-    sha256: sha256(certificate.der),
+    sha256: link.sha256,
     commonName: certificate.subject.cn ?? null,
     serial: certificate.serial,
     notAfter: certificate.notAfter.toISOString(),

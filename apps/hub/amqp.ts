@@ -3,7 +3,7 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
 import type { Admission } from "./admission.ts";
 import { AmqpLink } from "./amqp-link.ts";
-import { type DoorOptions, listenDevices, uploadedChain, type Visitor } from "./device-door.ts";
+import { type DoorOptions, listenDevices, type Visitor } from "./device-door.ts";
 import type { TelemetryWriter } from "./telemetry.ts";
 import type { Traffic } from "./traffic.ts";
 
@@ -87,8 +87,9 @@ export async function listenAmqp(options: AmqpOptions): Promise<AmqpListener> {
     if (typeof named !== "string" || !DEVICE_ID.test(named)) {
       throw new CountersignError("hub-device-mismatch", "the certificate names no device");
     }
-    await options.admission.admit(uploadedChain(socket), named, new Date(), socket);
+    await options.admission.admit(visitor.chain, named, new Date(), socket);
     door.admitted(visitor, named);
+    visitor.chain = [];
     return named;
   }
 

@@ -1,9 +1,9 @@
-import { constants, createHash } from "node:crypto";
+import { constants, type X509Certificate } from "node:crypto";
 import type { AddressInfo, Socket } from "node:net";
-import { createServer, type DetailedPeerCertificate, type TLSSocket } from "node:tls";
+import { createServer, type TLSSocket } from "node:tls";
 import { errorCodeOf } from "../../lib/domain/errors.ts";
 import type { Logger } from "../http/logger.ts";
-import { MAX_CHAIN } from "./admission.ts";
+import { MAX_CHAIN, sha256 } from "./admission.ts";
 import { DenialWindow, PendingConnections } from "./denials.ts";
 
 export interface DoorOptions {
@@ -25,6 +25,8 @@ export interface Visitor {
   readonly source: string;
   /** The identity that refusals are counted by: the certificate shown, if any, and the source. */
   readonly key: string;
+  /** Its certificates as DER, as they were sent, leaf first; at most one more than are taken. */
+  chain: readonly Uint8Array[];
   deviceId?: string;
 }
 
@@ -90,7 +92,9 @@ export async function listenDevices(
   });
   server.on("secureConnection", (socket) => {
     const source = socket.remoteAddress ?? "";
-    onVisitor({ socket, source, key: `${source} ${leafDigest(socket)}` }, door);
+    const chain = uploadedChain(socket);
+    const leaf = chain[0] === undefined ? "" : sha256(chain[0]);
+    onVisitor({ socket, source, key: `${source} ${leaf}`, chain }, door);
   });
 
   const door: DeviceDoor = {
@@ -135,19 +139,15 @@ export async function listenDevices(
   return door;
 }
 
-/** The certificates as the client sent them, leaf first; a root that names itself as issuer ends the walk. */
-export function uploadedChain(socket: TLSSocket): Uint8Array[] {
+/**
+ * What the client has sent, leaf first. To be asked once a connection: each reading takes the issuers out of OpenSSL's
+ * own list. The older `getPeerCertificate` also writes out every field of every certificate, for most of a millisecond.
+ */
+function uploadedChain(socket: TLSSocket): Uint8Array[] {
   const chain: Uint8Array[] = [];
-  let current: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
-  while (current?.raw !== undefined && chain.length <= MAX_CHAIN) {
+  let current: X509Certificate | undefined = socket.getPeerX509Certificate();
+  for (; current !== undefined && chain.length <= MAX_CHAIN; current = current.issuerCertificate) {
     chain.push(new Uint8Array(current.raw));
-    if (current.issuerCertificate === current) break;
-    current = current.issuerCertificate;
   }
   return chain;
-}
-
-function leafDigest(socket: TLSSocket): string {
-  const raw = socket.getPeerCertificate(false)?.raw;
-  return raw === undefined ? "" : createHash("sha256").update(raw).digest("hex");
 }

@@ -7,7 +7,7 @@ import type { Db } from "../../store/db.ts";
 import { findDevice } from "../../store/hub.ts";
 import { enrollDevice, enrollmentGroupOf } from "../../store/hub-enrollment.ts";
 import type { Admission } from "./admission.ts";
-import { type DoorOptions, listenDevices, uploadedChain, type Visitor } from "./device-door.ts";
+import { type DoorOptions, listenDevices, type Visitor } from "./device-door.ts";
 import { forwardOwn, sendOwn } from "./mqtt-link.ts";
 import { MqttSessions } from "./mqtt-sessions.ts";
 import { PacketGuard } from "./packet-guard.ts";
@@ -105,7 +105,7 @@ export async function listenDps(options: DpsOptions): Promise<{ readonly port: n
     if (id === undefined)
       throw new CountersignError("hub-refused", "the username has not DPS's form, or another scope");
     if (client.id !== id) throw new CountersignError("hub-device-mismatch", "client ID and username differ");
-    await options.admission.identify(uploadedChain(socket), id, new Date());
+    await options.admission.identify(visitor.chain, id, new Date());
     return id;
   }
 
@@ -135,7 +135,7 @@ export async function listenDps(options: DpsOptions): Promise<{ readonly port: n
 
   /** Judged again: what was revoked since the connect counts. */
   async function enroll({ visitor, registrationId = "" }: Session): Promise<Record<string, unknown>> {
-    const { caName } = await options.admission.identify(uploadedChain(visitor.socket), registrationId, new Date());
+    const { caName } = await options.admission.identify(visitor.chain, registrationId, new Date());
     const group = await enrollmentGroupOf(db, caName);
     if (group?.state !== "enabled") {
       throw new CountersignError("hub-refused", `the CA ${caName} has no enabled enrollment group`);

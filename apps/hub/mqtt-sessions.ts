@@ -1,7 +1,16 @@
 import { Readable } from "node:stream";
 import type { Db } from "../../store/db.ts";
-import { readSubscriptions, type StoredSubscription, writeSubscriptions } from "../../store/hub-traffic.ts";
+import {
+  readSubscriptions,
+  readSubscriptionsOf,
+  type StoredSubscription,
+  writeSubscriptions,
+} from "../../store/hub-traffic.ts";
 import { parseHeard } from "./device-topics.ts";
+import { Gather } from "./gather.ts";
+
+/** Connects that share a look into the database. */
+const MAX_AT_ONCE = 200;
 
 interface SessionClient {
   id: string;
@@ -14,11 +23,13 @@ interface SessionClient {
  */
 export class MqttSessions {
   readonly #db: Db | undefined;
+  readonly #restored: Gather<string, StoredSubscription[]> | undefined;
   readonly #onAcknowledged: (client: SessionClient, messageId: number) => void;
 
   /** @param db without one, sessions end with their connection */
   constructor(db?: Db, onAcknowledged: (client: SessionClient, messageId: number) => void = () => undefined) {
     this.#db = db;
+    this.#restored = db && new Gather((ids) => readSubscriptionsOf(db, ids), { most: MAX_AT_ONCE });
     this.#onAcknowledged = onAcknowledged;
   }
 
@@ -26,7 +37,7 @@ export class MqttSessions {
   async destroy(): Promise<void> {}
 
   async subscriptionsByClient({ id }: SessionClient): Promise<StoredSubscription[]> {
-    return this.#db === undefined ? [] : readSubscriptions(this.#db, id);
+    return this.#restored?.ask(id) ?? [];
   }
 
   /** Called with refused subscriptions too. */
@@ -64,15 +75,15 @@ export class MqttSessions {
   }
 
   outgoingStream(): Readable {
-    return Readable.from([]);
+    return nothing();
   }
 
   async storeRetained(): Promise<void> {}
   createRetainedStream(): Readable {
-    return Readable.from([]);
+    return nothing();
   }
   createRetainedStreamCombi(): Readable {
-    return Readable.from([]);
+    return nothing();
   }
 
   async putWill(): Promise<void> {}
@@ -80,7 +91,7 @@ export class MqttSessions {
     return undefined;
   }
   streamWill(): Readable {
-    return Readable.from([]);
+    return nothing();
   }
 
   async incomingStorePacket(): Promise<never> {
@@ -95,6 +106,15 @@ export class MqttSessions {
     return { subsCount: 0, clientsCount: 0 };
   }
   getClientList(): Readable {
-    return Readable.from([]);
+    return nothing();
   }
+}
+
+/** One a connect: `Readable.from` would bring an iterator and its promises. */
+function nothing(): Readable {
+  return new Readable({
+    read() {
+      this.push(null);
+    },
+  });
 }

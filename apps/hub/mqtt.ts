@@ -3,7 +3,7 @@ import { Aedes, type AuthenticateError, type Client } from "aedes";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import type { Db } from "../../store/db.ts";
 import type { Admission } from "./admission.ts";
-import { type DoorOptions, listenDevices, uploadedChain, type Visitor } from "./device-door.ts";
+import { type DoorOptions, listenDevices, type Visitor } from "./device-door.ts";
 import { scopeOfTopic } from "./groups.ts";
 import { forwardOwn, MqttLink } from "./mqtt-link.ts";
 import { MqttSessions } from "./mqtt-sessions.ts";
@@ -78,6 +78,8 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
           // It left while it was judged: nothing would take it off the list again.
           if (session.guard.destroyed) return done(null, false);
           door.admitted(visitor, deviceId);
+          // Thousands stay connected, and nobody asks again.
+          visitor.chain = [];
           session.deviceId = deviceId;
           session.link = new MqttLink(client, deviceId);
           connected.set(deviceId, session);
@@ -147,7 +149,7 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
     if (client.id !== deviceId) {
       throw new CountersignError("hub-device-mismatch", "client ID and username name different devices");
     }
-    await options.admission.admit(uploadedChain(socket), deviceId, new Date(), session.guard);
+    await options.admission.admit(session.visitor.chain, deviceId, new Date(), session.guard);
     return deviceId;
   }
 

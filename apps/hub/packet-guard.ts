@@ -44,6 +44,11 @@ export class PacketGuard extends Duplex {
     this.socket.write(chunk, encoding, done);
   }
 
+  /** The broker writes a packet in parts: what waits goes out as one, and so as one TLS record. */
+  override _writev(parts: { chunk: Buffer }[], done: (error?: Error | null) => void): void {
+    this.socket.write(Buffer.concat(parts.map(({ chunk }) => chunk)), done);
+  }
+
   override _final(done: () => void): void {
     this.socket.end(done);
   }

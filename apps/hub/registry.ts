@@ -249,8 +249,15 @@ function scopesBy(groups: readonly KnownGroup[], { facts }: LiveEntry): string {
   return SCOPES.filter((scope) => isAllowed(own, scope)).join(" ");
 }
 
+const links = new WeakMap<Certificate, Link>();
+
 export function linkOf(certificate: Certificate): Link {
-  return { sha256: sha256Hex(certificate.der), keyId: keyId(certificate.spki), serial: certificate.serial };
+  let link = links.get(certificate);
+  if (link === undefined) {
+    link = { sha256: sha256Hex(certificate.der), keyId: keyId(certificate.spki), serial: certificate.serial };
+    links.set(certificate, link);
+  }
+  return link;
 }
 
 function registered(ca: HubCa): RegisteredCa[] {
