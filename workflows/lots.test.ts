@@ -288,6 +288,13 @@ describe("productionLot", () => {
     expect(lines.filter((act) => act.type === "certified")).toHaveLength(60);
     expect(lines.filter((act) => act.type === "intent")).toHaveLength(12);
     await saveHistory(y, lotWorkflowIds.lot(lot), "production-lot-run", first.runId);
+    const { events } = await y.workflows.getHandle(lotWorkflowIds.lot(lot), first.runId).fetchHistory();
+    const groups = (events ?? []).flatMap(({ activityTaskScheduledEventAttributes: scheduled }) =>
+      scheduled?.activityType?.name === "issueBatches" ? [Buffer.from(scheduled.input!.payloads![0]!.data!)] : [],
+    );
+    // Lanes that wake for what another takes ask for nothing.
+    expect(groups.length).toBeGreaterThan(0);
+    for (const group of groups) expect(group.toString()).not.toContain('"batches":[]');
   });
 
   it("finds batches whose announcement was lost", async () => {
