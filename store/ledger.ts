@@ -1,6 +1,6 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { Queryable, Tx } from "./db.ts";
-import { packed, packedHashes } from "./packed.ts";
+import { hexHashes, packed, packedHashes } from "./packed.ts";
 
 /**
  * The ledger's tables. Ordering rules live here, in the statements: the first stored entry wins, the head moves by
@@ -37,9 +37,12 @@ export interface PendingAct {
   readonly id: number;
   readonly retryKey: Uint8Array;
   readonly leafHash: Uint8Array;
+  /** the same as hex */
+  readonly leafHex: string;
   /** the entry's bytes hash to the leaf hash, says Postgres */
   readonly intact: boolean;
-  readonly prev: readonly Uint8Array[];
+  /** leaf hashes of this ledger, hex */
+  readonly prev: readonly string[];
 }
 
 /** Creates the head of an empty log where there is none, and gives the head. */
@@ -85,22 +88,24 @@ const byKey = <T extends { retryKey: Uint8Array }>(a: T, b: T): number => Buffer
 
 /**
  * Stores line records and queues them in the given order, durable with the caller's transaction. Gives the retry keys
- * (hex) that were new; the others were there already and are untouched.
+ * (hex) that were there already, whose acts are untouched; the others are new.
  */
 export async function insertLines(tx: Tx, lines: readonly NewLine[]): Promise<Set<string>> {
   // One lock order for all writers: two batches that share keys can't deadlock.
   const sorted = lines.toSorted(byKey);
   const entries = packed(sorted.map((l) => l.entry));
   const prev = packed(sorted.map((l) => packedHashes(l.prev)));
-  const { rows } = await tx.query<{ retry_key: string }>({
+  const { rows } = await tx.query<{ keys: string | null }>({
     name: "ledger-insert-lines",
-    text: `INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev)
-      SELECT substring($1::bytea FROM 32 * o::int - 31 FOR 32), t, substring($3::bytea FROM e - n + 1 FOR n),
-        substring($6::bytea FROM 32 * o::int - 31 FOR 32),
-        CASE m WHEN 0 THEN '{}'::bytea[] WHEN 32 THEN ARRAY[substring($7::bytea FROM p - 31 FOR 32)]
-          ELSE (SELECT array_agg(substring($7::bytea FROM k FOR 32) ORDER BY k) FROM generate_series(p - m + 1, p, 32) k) END
-      FROM unnest($2::text[], $4::int[], $5::int[], $8::int[], $9::int[]) WITH ORDINALITY AS l(t, e, n, p, m, o)
-      ON CONFLICT (retry_key) DO NOTHING RETURNING encode(retry_key, 'hex') AS retry_key`,
+    text: `WITH stored AS (
+        INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev)
+        SELECT substring($1::bytea FROM 32 * o::int - 31 FOR 32), t, substring($3::bytea FROM e - n + 1 FOR n),
+          substring($6::bytea FROM 32 * o::int - 31 FOR 32),
+          CASE m WHEN 0 THEN '{}'::bytea[] WHEN 32 THEN ARRAY[substring($7::bytea FROM p - 31 FOR 32)]
+            ELSE (SELECT array_agg(substring($7::bytea FROM k FOR 32) ORDER BY k) FROM generate_series(p - m + 1, p, 32) k) END
+        FROM unnest($2::text[], $4::int[], $5::int[], $8::int[], $9::int[]) WITH ORDINALITY AS l(t, e, n, p, m, o)
+        ON CONFLICT (retry_key) DO NOTHING RETURNING retry_key
+      ) SELECT encode(string_agg(retry_key, ''::bytea), 'hex') AS keys FROM stored`,
     values: [
       packedHashes(sorted.map((l) => l.retryKey)),
       sorted.map((l) => l.type),
@@ -113,12 +118,16 @@ export async function insertLines(tx: Tx, lines: readonly NewLine[]): Promise<Se
       prev.sizes,
     ],
   });
-  const inserted = new Set(rows.map((row) => row.retry_key));
+  const inserted = new Set(hexHashes(rows[0]!.keys));
+  const known = new Set<string>();
+  // A key counts once, so as many as were given means that none was there.
+  if (inserted.size < lines.length)
+    for (const l of lines) if (!inserted.has(key(l.retryKey))) known.add(key(l.retryKey));
   await queueActs(
     tx,
-    lines.filter((l) => inserted.has(key(l.retryKey))).map((l) => l.retryKey),
+    (known.size === 0 ? lines : lines.filter((l) => !known.has(key(l.retryKey)))).map((l) => l.retryKey),
   );
-  return inserted;
+  return known;
 }
 
 /** Fixes what a signed act says, before anything is signed. Does nothing where the retry key is taken. */
@@ -168,30 +177,43 @@ export async function readActs(db: Queryable, retryKeys: readonly Uint8Array[]):
   return rows;
 }
 
-export async function readActStates(
+/** Of these acts, those that nobody can wait for: `type` is null for one that was never recorded. */
+export async function readHopeless(
   db: Queryable,
   retryKeys: readonly Uint8Array[],
-): Promise<Pick<StoredAct, "retryKey" | "type" | "refused">[]> {
-  const { rows } = await db.query<Pick<StoredAct, "retryKey" | "type" | "refused">>(
-    `SELECT retry_key AS "retryKey", type, refused FROM ledger_act WHERE retry_key = ANY($1)`,
-    [retryKeys],
-  );
+): Promise<{ retryKey: string; type: string | null; refused: string | null }[]> {
+  if (retryKeys.length === 0) return [];
+  const { rows } = await db.query<{ retryKey: string; type: string | null; refused: string | null }>({
+    name: "ledger-hopeless",
+    text: `SELECT encode(h, 'hex') AS "retryKey", a.type, a.refused FROM ${HASHES}
+      LEFT JOIN LATERAL (SELECT type, refused FROM ledger_act WHERE retry_key = h LIMIT 1) a ON true
+      WHERE a.type IS NULL OR a.refused IS NOT NULL`,
+    values: [packedHashes(retryKeys), retryKeys.length],
+  });
   return rows;
 }
 
-/** Of these leaf hashes, those that no recorded act of this ledger has, as hex. */
-export async function unknownLeafHashes(db: Queryable, leafHashes: readonly Uint8Array[]): Promise<Set<string>> {
-  const missing = new Set(leafHashes.map(key));
-  if (missing.size === 0) return missing;
-  // One look into the index each: the planner takes a digest to be in many rows, until the table was analysed, and would
-  // read all of it for some hundred.
-  const { rows } = await db.query<{ leaf_hash: Uint8Array }>(
-    `SELECT h AS leaf_hash FROM unnest($1::bytea[]) h
-     CROSS JOIN LATERAL (SELECT FROM ledger_act WHERE leaf_hash = h AND refused IS NULL LIMIT 1) a`,
-    [[...missing].map((hex) => Buffer.from(hex, "hex"))],
-  );
-  for (const row of rows) missing.delete(key(row.leaf_hash));
-  return missing;
+/**
+ * Hashes `h`, packed as $1, of which there are $2. What joins them does it by one look into an index each (a lateral
+ * subquery with a limit): the planner takes a digest to be in many rows, until the table was analysed, and would read all
+ * of it for some hundred.
+ */
+const HASHES = "(SELECT substring($1::bytea FROM 32 * o - 31 FOR 32) AS h FROM generate_series(1, $2::int) o) g";
+
+const packedHex = (hashes: readonly string[]): Buffer => packedHashes(hashes.map((hex) => Buffer.from(hex, "hex")));
+
+/** Of these leaf hashes (hex), those that no recorded act of this ledger has. */
+export async function unknownLeafHashes(db: Queryable, leafHashes: readonly string[]): Promise<string[]> {
+  const asked = [...new Set(leafHashes)];
+  if (asked.length === 0) return [];
+  const { rows } = await db.query<{ missing: string | null }>({
+    name: "ledger-unknown",
+    text: `SELECT encode(string_agg(h, ''::bytea), 'hex') AS missing FROM ${HASHES}
+      LEFT JOIN LATERAL (SELECT true AS known FROM ledger_act WHERE leaf_hash = h AND refused IS NULL LIMIT 1) a ON true
+      WHERE a.known IS NULL`,
+    values: [packedHex(asked), asked.length],
+  });
+  return hexHashes(rows[0]!.missing);
 }
 
 /**
@@ -201,11 +223,11 @@ export async function unknownLeafHashes(db: Queryable, leafHashes: readonly Uint
 export async function takePending(tx: Tx, limit: number): Promise<PendingAct[]> {
   const { rows } = await tx.query<{
     id: number;
-    retryKey: Uint8Array;
-    leafHash: Uint8Array;
+    retryKeys: string;
+    leafHashes: string;
     prev: string;
-    prevCount: number;
-    intact: boolean;
+    prevCounts: string;
+    intact: string;
   }>({
     name: "ledger-take",
     text: `WITH oldest AS (SELECT id, retry_keys FROM ledger_pending ORDER BY id LIMIT $1), taken AS (
@@ -213,26 +235,45 @@ export async function takePending(tx: Tx, limit: number): Promise<PendingAct[]> 
           SELECT id, retry_keys, sum(octet_length(retry_keys)) OVER (ORDER BY id) - octet_length(retry_keys) AS before
           FROM oldest) t
         WHERE before < 32 * $1)
-      SELECT t.id, a.retry_key AS "retryKey", a.leaf_hash AS "leafHash", a.prev::text AS prev,
-        cardinality(a.prev) AS "prevCount", a.intact
+      SELECT t.id, encode(string_agg(a.retry_key, ''::bytea ORDER BY o), 'hex') AS "retryKeys",
+        encode(string_agg(a.leaf_hash, ''::bytea ORDER BY o), 'hex') AS "leafHashes",
+        encode(string_agg(a.prev, ''::bytea ORDER BY o), 'hex') AS prev,
+        string_agg(a.prevs::text, ' ' ORDER BY o) AS "prevCounts",
+        string_agg(CASE WHEN a.intact THEN 't' ELSE 'f' END, '' ORDER BY o) AS intact
       FROM taken t CROSS JOIN generate_series(1, octet_length(t.retry_keys), 32) o
         -- One look into the index each: how many keys there are, the planner can't know, and would read the whole table.
         CROSS JOIN LATERAL (
-          SELECT retry_key, leaf_hash, prev, sha256('\\x00'::bytea || entry) = leaf_hash AS intact
+          SELECT retry_key, leaf_hash, cardinality(prev) AS prevs,
+            CASE cardinality(prev) WHEN 0 THEN ''::bytea WHEN 1 THEN prev[1]
+              ELSE (SELECT string_agg(p, ''::bytea ORDER BY n) FROM unnest(prev) WITH ORDINALITY AS u(p, n)) END AS prev,
+            sha256('\\x00'::bytea || entry) = leaf_hash AS intact
           FROM ledger_act WHERE retry_key = substring(t.retry_keys FROM o FOR 32) LIMIT 1) a
-      ORDER BY t.id, o`,
+      GROUP BY t.id ORDER BY t.id`,
     values: [limit],
   });
-  return rows.map(({ prev, prevCount, ...act }) => {
-    const hashes = prev.match(/[0-9a-f]{64}/g) ?? [];
+  return rows.flatMap(({ id, ...row }) => {
+    const retryKeys = Buffer.from(row.retryKeys, "hex");
+    const leafHashes = Buffer.from(row.leafHashes, "hex");
+    const counts = row.prevCounts.split(" ").map(Number);
+    const prev = hexHashes(row.prev);
     // An act whose previous ones weren't seen would be let in without them.
-    if (hashes.length !== prevCount) {
-      throw new CountersignError(
-        "internal",
-        `${prevCount} previous acts read as ${hashes.length}: is bytea_output hex?`,
-      );
+    if (
+      prev.length !== counts.reduce((sum, count) => sum + count, 0) ||
+      retryKeys.length !== 32 * counts.length ||
+      leafHashes.length !== 32 * counts.length ||
+      row.intact.length !== counts.length
+    ) {
+      throw new CountersignError("internal", `the acts queued as ${id} don't read as they were written`);
     }
-    return { ...act, prev: hashes.map((hex) => Buffer.from(hex, "hex")) };
+    let seen = 0;
+    return counts.map((count, i) => ({
+      id,
+      retryKey: retryKeys.subarray(32 * i, 32 * i + 32),
+      leafHash: leafHashes.subarray(32 * i, 32 * i + 32),
+      leafHex: row.leafHashes.slice(64 * i, 64 * i + 64),
+      intact: row.intact[i] === "t",
+      prev: prev.slice(seen, (seen += count)),
+    }));
   });
 }
 
@@ -246,19 +287,20 @@ export async function readEntriesOf(tx: Queryable, retryKeys: readonly Uint8Arra
   return new Map(rows.map((row) => [row.key, row.entry]));
 }
 
-/** Of these leaf hashes, those that are in the tree, as hex. */
-export async function sequencedLeafHashes(tx: Tx, leafHashes: readonly Uint8Array[]): Promise<Set<string>> {
-  if (leafHashes.length === 0) return new Set();
-  // One look into the indexes each, as above: every leaf would be read for every batch.
-  const { rows } = await tx.query<{ leaf_hash: Uint8Array }>(
-    `SELECT h AS leaf_hash FROM unnest($1::bytea[]) h
-     CROSS JOIN LATERAL (
-       SELECT FROM ledger_act a
-       CROSS JOIN LATERAL (SELECT FROM ledger_leaf l WHERE l.retry_key = a.retry_key LIMIT 1) l
-       WHERE a.leaf_hash = h LIMIT 1) a`,
-    [leafHashes],
-  );
-  return new Set(rows.map((row) => key(row.leaf_hash)));
+/** Of these leaf hashes (hex), those that are not in the tree. */
+export async function unsequencedLeafHashes(tx: Tx, leafHashes: readonly string[]): Promise<string[]> {
+  if (leafHashes.length === 0) return [];
+  const { rows } = await tx.query<{ missing: string | null }>({
+    name: "ledger-unsequenced",
+    text: `SELECT encode(string_agg(h, ''::bytea), 'hex') AS missing FROM ${HASHES}
+      LEFT JOIN LATERAL (
+        SELECT true AS known FROM ledger_act a
+        CROSS JOIN LATERAL (SELECT FROM ledger_leaf l WHERE l.retry_key = a.retry_key LIMIT 1) l
+        WHERE a.leaf_hash = h LIMIT 1) a ON true
+      WHERE a.known IS NULL`,
+    values: [packedHex(leafHashes), leafHashes.length],
+  });
+  return hexHashes(rows[0]!.missing);
 }
 
 export async function removePending(tx: Tx, ids: readonly number[]): Promise<void> {
@@ -380,33 +422,27 @@ export async function readIncluded(
 }
 
 /**
- * The leaves that checkpoints added since the tree had `from`, and the newest checkpoint's size. `rows` is undefined when
- * there are more than `limit`.
+ * The leaves that checkpoints added since the tree had `from`, the first of them `from`'s, and the newest checkpoint's
+ * size. `leaves` is undefined when there are more than `limit`.
  */
 export async function readNewlyIncluded(
   db: Queryable,
   from: number,
   limit: number,
-): Promise<{
-  size: number;
-  rows: { retryKey: string; leafHash: string; index: number; checkpointSize: number }[] | undefined;
-}> {
+): Promise<{ size: number; leaves: { retryKey: string; leafHash: string }[] | undefined }> {
   const size = (await db.query<{ size: number | null }>("SELECT max(size) AS size FROM ledger_checkpoint")).rows[0]
     ?.size;
-  if (size == null || size <= from) return { size: from, rows: [] };
-  if (size - from > limit) return { size, rows: undefined };
-  const { rows } = await db.query<{
-    retryKey: string;
-    leafHash: string;
-    index: number;
-    checkpointSize: number;
-  }>({
+  if (size == null || size <= from) return { size: from, leaves: [] };
+  if (size - from > limit) return { size, leaves: undefined };
+  const { rows } = await db.query<{ retryKeys: string | null; leafHashes: string | null }>({
     name: "ledger-growth",
-    text: `SELECT encode(retry_key, 'hex') AS "retryKey", encode(leaf_hash, 'hex') AS "leafHash", leaf_index AS index, $2::bigint AS "checkpointSize"
+    text: `SELECT encode(string_agg(retry_key, ''::bytea ORDER BY leaf_index), 'hex') AS "retryKeys",
+        encode(string_agg(leaf_hash, ''::bytea ORDER BY leaf_index), 'hex') AS "leafHashes"
       FROM ledger_leaf WHERE leaf_index >= $1 AND leaf_index < $2`,
     values: [from, size],
   });
-  return { size, rows };
+  const leafHashes = hexHashes(rows[0]!.leafHashes);
+  return { size, leaves: hexHashes(rows[0]!.retryKeys).map((retryKey, i) => ({ retryKey, leafHash: leafHashes[i]! })) };
 }
 
 /** Keeps bytes under their SHA-256. The caller has computed it. */

@@ -1,6 +1,6 @@
 /**
- * Many byte strings as one parameter, cut apart by the statement that takes them. An array of bytea would be written,
- * sent and parsed as hex text, which costs more than storing it.
+ * Many byte strings as one parameter, cut apart by the statement that takes them, and many hashes as one result: an array
+ * of bytea would be written, sent and parsed as hex text, and a row for each hash costs as much as looking it up.
  */
 
 /** Of any size: the slice of row n is `substring($bytes::bytea FROM e - s + 1 FOR s)` with its end e and size s. */
@@ -15,6 +15,11 @@ export function packed(values: readonly Uint8Array[]): Packed {
   let end = 0;
   for (const { length } of values) ends.push((end += length));
   return { bytes: Buffer.concat(values, end), ends, sizes: values.map(({ length }) => length) };
+}
+
+/** What came as the hex of SHA-256 values, one behind the other; null stands for none, as an aggregate gives it. */
+export function hexHashes(hex: string | null): string[] {
+  return hex?.match(/.{64}/g) ?? [];
 }
 
 /** SHA-256 values: the slice of row n, counted from 1, is `substring($bytes::bytea FROM 32 * n - 31 FOR 32)`. */

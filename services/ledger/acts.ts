@@ -15,7 +15,6 @@ import {
   readActs,
   storeEntry,
   unknownLeafHashes,
-  type NewLine,
   type StoredAct,
 } from "../../store/ledger.ts";
 import type { Vouched } from "./admission.ts";
@@ -119,40 +118,42 @@ export class Acts {
   async recordLines(tx: Tx, drafts: readonly AnyActDraft[]): Promise<RecordedAct[]> {
     if (drafts.length === 0) return [];
     const time = this.#now().toISOString();
-    const lines: NewLine[] = drafts.map((draft) => {
+    const lines = drafts.map((draft) => {
       assertClass(draft.type, "line");
       const retryKey = retryKeyOf(this.origin, draft.workflowId, draft.stepKey);
       const entry = this.#statement(draft, retryKey, draft.time ?? time);
-      return {
-        retryKey: fromHex(retryKey),
-        type: draft.type,
-        entry,
-        leafHash: leafHash(entry, nodeSha256),
-        prev: this.#ownPrev(draft),
-      };
+      const hash = leafHash(entry, nodeSha256);
+      const prev = this.#ownPrev(draft);
+      return { act: { retryKey, leafHash: toHex(hash), entry, first: true }, hash, prev, draft };
     });
-    if (new Set(lines.map((l) => toHex(l.retryKey))).size !== lines.length) {
+    if (new Set(lines.map(({ act }) => act.retryKey)).size !== lines.length) {
       throw new CountersignError("act-conflict", "two drafts of one call have the same workflow id and step key");
     }
-    await this.#assertPrev(tx, lines);
-    for (const [i, line] of lines.entries()) {
-      const { type, grant } = drafts[i]!;
-      this.#remember(toHex(line.leafHash), { type, grant, entry: line.entry });
+    await this.#assertPrev(
+      tx,
+      lines.map(({ prev, act }) => ({ prev, leafHash: act.leafHash })),
+    );
+    for (const { act, draft } of lines) {
+      this.#remember(act.leafHash, { type: draft.type, grant: draft.grant, entry: act.entry });
     }
-    const inserted = await insertLines(tx, lines);
+    const known = await insertLines(
+      tx,
+      lines.map(({ act, hash, prev, draft }) => ({
+        retryKey: hashBytes(act.retryKey),
+        type: draft.type,
+        entry: act.entry,
+        leafHash: hash,
+        prev: prev.map(hashBytes),
+      })),
+    );
+    if (known.size === 0) return lines.map(({ act }) => act);
     const stored = new Map<string, StoredAct>();
-    if (inserted.size < lines.length) {
-      const old = lines.filter((l) => !inserted.has(toHex(l.retryKey))).map((l) => l.retryKey);
-      for (const act of await readActs(tx, old)) stored.set(toHex(act.retryKey), act);
-    }
-    return lines.map((line, i) => {
-      const retryKey = toHex(line.retryKey);
-      if (inserted.has(retryKey)) {
-        return { retryKey, leafHash: toHex(line.leafHash), entry: line.entry, first: true };
-      }
-      const act = stored.get(retryKey);
-      this.#assertSame(drafts[i]!, retryKey, act?.entry);
-      return { retryKey, leafHash: toHex(act!.leafHash!), entry: act!.entry!, first: false };
+    for (const act of await readActs(tx, [...known].map(hashBytes))) stored.set(toHex(act.retryKey), act);
+    return lines.map(({ act, draft }) => {
+      if (!known.has(act.retryKey)) return act;
+      const earlier = stored.get(act.retryKey);
+      this.#assertSame(draft, act.retryKey, earlier?.entry);
+      return recorded(earlier!, act.retryKey);
     });
   }
 
@@ -175,8 +176,8 @@ export class Acts {
     if (act === undefined) {
       const statement = this.#statement(any, retryKey, draft.time ?? this.#now().toISOString());
       const prev = this.#ownPrev(any);
-      await this.#assertPrev(this.#db, [{ retryKey: key, prev }]);
-      await insertStatement(this.#db, { retryKey: key, type: draft.type, statement, prev });
+      await this.#assertPrev(this.#db, [{ prev }]);
+      await insertStatement(this.#db, { retryKey: key, type: draft.type, statement, prev: prev.map(hashBytes) });
       act = (await readActs(this.#db, [key]))[0];
     }
     this.#assertSame(any, retryKey, act?.statement);
@@ -229,19 +230,17 @@ export class Acts {
     } as AnyAct);
   }
 
-  #ownPrev(draft: AnyActDraft): Uint8Array[] {
-    return (draft.prev ?? []).filter((ref) => ref.origin === this.origin).map((ref) => fromHex(ref.leafHash));
+  /** Leaf hashes of this ledger, hex. */
+  #ownPrev(draft: AnyActDraft): string[] {
+    return (draft.prev ?? []).filter((ref) => ref.origin === this.origin).map((ref) => ref.leafHash);
   }
 
-  async #assertPrev(
-    db: Db | Tx,
-    acts: readonly { retryKey: Uint8Array; prev: readonly Uint8Array[]; leafHash?: Uint8Array }[],
-  ) {
+  async #assertPrev(db: Db | Tx, acts: readonly { prev: readonly string[]; leafHash?: string }[]) {
     const earlier = new Set<string>();
-    const asked: Uint8Array[] = [];
+    const asked: string[] = [];
     for (const act of acts) {
-      for (const hash of act.prev) if (!earlier.has(toHex(hash))) asked.push(hash);
-      if (act.leafHash !== undefined) earlier.add(toHex(act.leafHash));
+      for (const hash of act.prev) if (!earlier.has(hash)) asked.push(hash);
+      if (act.leafHash !== undefined) earlier.add(act.leafHash);
     }
     for (const missing of await unknownLeafHashes(db, asked)) {
       throw new CountersignError(
@@ -264,6 +263,9 @@ export class Acts {
     );
   }
 }
+
+/** Of a SHA-256 value that this program wrote as hex, or that a schema has passed. */
+const hashBytes = (hex: string): Uint8Array => Buffer.from(hex, "hex");
 
 function recorded(act: StoredAct, retryKey: string): RecordedAct {
   return { retryKey, leafHash: toHex(act.leafHash!), entry: act.entry!, first: false };

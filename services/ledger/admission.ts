@@ -45,8 +45,8 @@ export interface AdmissionContext {
   readonly verify: VerifySignature;
   /** asked for every batch; without it no act's grant is looked at */
   readonly standing?: () => Promise<Standing>;
-  /** of these leaf hashes, those (hex) that are in the tree */
-  readonly sequenced: (leafHashes: readonly Uint8Array[]) => Promise<ReadonlySet<string>>;
+  /** of these leaf hashes (hex), those that are not in the tree */
+  readonly unsequenced: (leafHashes: readonly string[]) => Promise<readonly string[]>;
   /** the entries of these retry keys, by retry key (hex) */
   readonly entries: (retryKeys: readonly Uint8Array[]) => Promise<ReadonlyMap<string, Uint8Array>>;
   /** What this process knows of a line record that it built itself, for this ledger: its bytes needn't be read. */
@@ -66,15 +66,18 @@ export interface Admission {
  */
 export async function admit(pending: readonly PendingAct[], context: AdmissionContext): Promise<Admission> {
   const inBatch = new Set<string>();
-  const elsewhere = new Map<string, Uint8Array>();
+  const elsewhere = new Set<string>();
   for (const act of pending) {
-    for (const hash of act.prev) if (!inBatch.has(toHex(hash))) elsewhere.set(toHex(hash), hash);
-    inBatch.add(toHex(act.leafHash));
+    for (const hash of act.prev) if (!inBatch.has(hash)) elsewhere.add(hash);
+    inBatch.add(act.leafHex);
   }
-  const present = new Set(await context.sequenced([...elsewhere.values()]));
+  const absent = await context.unsequenced([...elsewhere]);
+  // From here on what was found in the tree, and what this batch brings.
+  const present = elsewhere;
+  for (const hash of absent) present.delete(hash);
   const standing = pending.length === 0 ? undefined : await context.standing?.();
   const mayAct = standing && { root: standing.root, grants: new Set(standing.grants.map(grantKey)) };
-  const vouched = new Map(pending.map((act) => [act, context.vouched?.(toHex(act.leafHash))]));
+  const vouched = new Map(pending.map((act) => [act, context.vouched?.(act.leafHex)]));
   const strangers = pending.filter((act) => vouched.get(act) === undefined);
   const entries = await context.entries(strangers.map((act) => act.retryKey));
   const keys = [...entries.values()].some(isSigned) ? await context.actKeys() : [];
@@ -92,7 +95,7 @@ export async function admit(pending: readonly PendingAct[], context: AdmissionCo
         : grantReason(predicateTypeOf(own!.type), own!.grant, mayAct));
     if (reason === undefined) {
       admitted.push({ ...act, entry: own?.entry ?? entry! });
-      present.add(toHex(act.leafHash));
+      present.add(act.leafHex);
     } else {
       refused.push({ act, reason });
     }
@@ -101,8 +104,8 @@ export async function admit(pending: readonly PendingAct[], context: AdmissionCo
 }
 
 function prevReason(act: PendingAct, present: ReadonlySet<string>): string | undefined {
-  const missing = act.prev.find((hash) => !present.has(toHex(hash)));
-  return missing === undefined ? undefined : `its previous act ${toHex(missing)} is not in the ledger`;
+  const missing = act.prev.find((hash) => !present.has(hash));
+  return missing === undefined ? undefined : `its previous act ${missing} is not in the ledger`;
 }
 
 function hashReason(act: PendingAct, entry: Uint8Array | undefined): string | undefined {

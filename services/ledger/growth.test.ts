@@ -3,13 +3,13 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import {
   readActs,
-  readActStates,
   readEntries,
+  readHopeless,
   readIncluded,
   readNewlyIncluded,
-  sequencedLeafHashes,
   takePending,
   unknownLeafHashes,
+  unsequencedLeafHashes,
 } from "../../store/ledger.ts";
 import { siteDatabase } from "../../test/support/parties.ts";
 
@@ -47,13 +47,15 @@ afterAll(async () => {
 const some = (what: string, count: number): Uint8Array[] =>
   Array.from({ length: count }, (_, i) => hash(`${what} ${(i * 7919) % LEAVES}`));
 
+const hex = (what: string, count: number): string[] => some(what, count).map((one) => Buffer.from(one).toString("hex"));
+
 const asked: [string, (tx: Tx) => Promise<unknown>][] = [
-  ["previous acts in the tree, one", (tx) => sequencedLeafHashes(tx, some("leaf", 1))],
-  ["previous acts in the tree, many", (tx) => sequencedLeafHashes(tx, some("leaf", 256))],
-  ["previous acts recorded, one", (tx) => unknownLeafHashes(tx, some("leaf", 1))],
-  ["previous acts recorded, many", (tx) => unknownLeafHashes(tx, some("leaf", 256))],
+  ["previous acts in the tree, one", (tx) => unsequencedLeafHashes(tx, hex("leaf", 1))],
+  ["previous acts in the tree, many", (tx) => unsequencedLeafHashes(tx, hex("leaf", 256))],
+  ["previous acts recorded, one", (tx) => unknownLeafHashes(tx, hex("leaf", 1))],
+  ["previous acts recorded, many", (tx) => unknownLeafHashes(tx, hex("leaf", 256))],
   ["acts by retry key", (tx) => readActs(tx, some("key", 256))],
-  ["acts' states by retry key", (tx) => readActStates(tx, some("key", 256))],
+  ["refused acts by retry key", (tx) => readHopeless(tx, some("key", 256))],
   ["inclusion by retry key", (tx) => readIncluded(tx, some("key", 256))],
   ["what checkpoints added", (tx) => readNewlyIncluded(tx, LEAVES - 300, 4096)],
   ["a bundle's entries", (tx) => readEntries(tx, 512, 768)],

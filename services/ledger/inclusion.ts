@@ -1,7 +1,7 @@
-import { fromHex, toHex } from "../../lib/domain/bytes.ts";
+import { fromHex } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { Db } from "../../store/db.ts";
-import { CHECKPOINT_CHANNEL, readActStates, readIncluded, readNewlyIncluded } from "../../store/ledger.ts";
+import { CHECKPOINT_CHANNEL, readHopeless, readIncluded, readNewlyIncluded } from "../../store/ledger.ts";
 import { listen, type Subscription } from "../../store/listen.ts";
 
 export interface Included {
@@ -162,27 +162,29 @@ export class InclusionWatch {
     const included = await readIncluded(this.#db, bytes);
     this.#found(included);
     const found = new Set(included.map((row) => row.retryKey));
-    const open = keys.filter((key) => !found.has(key));
-    const known = new Map((await readActStates(this.#db, open.map(fromHex))).map((act) => [toHex(act.retryKey), act]));
-    for (const key of open) {
-      const act = known.get(key);
-      if (act === undefined) this.#fail(key, new CountersignError("not-found", `no act was recorded as ${key}`));
-      else if (act.refused !== null) {
-        this.#fail(key, new CountersignError("act-invalid", `the ledger refused the ${act.type} act: ${act.refused}`));
-      }
+    const open = found.size === 0 ? bytes : keys.filter((key) => !found.has(key)).map(fromHex);
+    for (const { retryKey, type, refused } of await readHopeless(this.#db, open)) {
+      const error =
+        type === null
+          ? new CountersignError("not-found", `no act was recorded as ${retryKey}`)
+          : new CountersignError("act-invalid", `the ledger refused the ${type} act: ${refused}`);
+      this.#fail(retryKey, error);
     }
   }
 
   async #askGrowth(): Promise<void> {
-    const { size, rows } = await readNewlyIncluded(this.#db, this.#seen, this.#waiting.size * 4 + 1024);
+    const from = this.#seen;
+    const { size, leaves } = await readNewlyIncluded(this.#db, from, this.#waiting.size * 4 + 1024);
     this.#seen = size;
-    if (rows === undefined) {
+    if (leaves === undefined) {
       // Far more was added than anybody here waits for: ask for those alone.
       const keys = [...this.#waiting.keys()];
       for (let at = 0; at < keys.length; at += CHUNK) await this.#ask(keys.slice(at, at + CHUNK));
       return;
     }
-    this.#found(rows);
+    for (const [i, { retryKey, leafHash }] of leaves.entries()) {
+      if (this.#waiting.has(retryKey)) this.#found([{ retryKey, leafHash, index: from + i, checkpointSize: size }]);
+    }
   }
 
   #found(rows: readonly Included[]): void {

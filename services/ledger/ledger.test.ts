@@ -280,12 +280,16 @@ describe("a party's ledger", () => {
     try {
       const [first] = await party.lines([intent(1)]);
       await party.lines([intent(2, { prev: [{ origin: ORIGIN, leafHash: first!.leafHash }] })]);
-      const taken = inTransaction(party.db, async (tx) => {
-        await tx.query("SET LOCAL bytea_output = 'escape'");
-        return await takePending(tx, 10);
-      });
-      await expect(taken).rejects.toMatchObject({ code: "internal" });
-      expect(await inTransaction(party.db, (tx) => takePending(tx, 10))).toHaveLength(2);
+      const taken = (setup: string) =>
+        inTransaction(party.db, async (tx) => {
+          await tx.query(setup);
+          return await takePending(tx, 10);
+        });
+      const previous = [[], [first!.leafHash]];
+      expect((await taken("SET LOCAL bytea_output = 'hex'")).map((act) => act.prev)).toEqual(previous);
+      expect((await taken("SET LOCAL bytea_output = 'escape'")).map((act) => act.prev)).toEqual(previous);
+      const spoil = "UPDATE ledger_act SET prev = ARRAY[NULL]::bytea[] WHERE cardinality(prev) = 1";
+      await expect(taken(spoil)).rejects.toMatchObject({ code: "internal" });
     } finally {
       await party.close();
     }

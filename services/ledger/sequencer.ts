@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { equalBytes, toHex } from "../../lib/domain/bytes.ts";
+import { equalBytes } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import type { Signer, VerifySignature } from "../../lib/domain/signing.ts";
 import { signCheckpoint } from "../../lib/ledger/checkpoint.ts";
@@ -19,10 +19,10 @@ import {
   readTile,
   refuseAct,
   removePending,
-  sequencedLeafHashes,
   storeCheckpoint,
   takePending,
   trySequencerLock,
+  unsequencedLeafHashes,
   upsertTiles,
 } from "../../store/ledger.ts";
 import { admit, type ActKey, type Admission, type Standing, type Vouched } from "./admission.ts";
@@ -304,7 +304,7 @@ export class Sequencer {
       if (pending.length > 0) {
         const admission = await admit(pending, {
           ...this.#options,
-          sequenced: (hashes) => sequencedLeafHashes(client, hashes),
+          unsequenced: (hashes) => unsequencedLeafHashes(client, hashes),
           entries: (keys) => readEntriesOf(client, keys),
         });
         admitted = admission.admitted;
@@ -329,7 +329,7 @@ export class Sequencer {
       }
       await this.#options.seam?.beforeCommit?.(next.size);
       await client.query("COMMIT");
-      this.#options.sequenced?.(admitted.map(({ leafHash }) => toHex(leafHash)));
+      this.#options.sequenced?.(admitted.map(({ leafHex }) => leafHex));
       return { next, taken: pending.length, entries: admitted.map(({ entry }) => entry) };
     } catch (error) {
       await client.query("ROLLBACK").catch(() => undefined);
