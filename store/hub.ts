@@ -340,6 +340,15 @@ export async function countTelemetry(db: Queryable, deviceId: string): Promise<n
 }
 
 /** How many devices ever connected and how many messages there are, for the run's summary. */
+/** For its metrics: costs by what is open, not by what there is. */
+export async function hubCounts(db: Queryable): Promise<{ cas: number; sightingsOpen: number }> {
+  const { rows } = await db.query<{ cas: number; sightingsOpen: number }>(
+    `SELECT (SELECT count(*) FROM hub_ca WHERE state = 'verified') AS cas,
+            (SELECT count(*) FROM hub_sighting WHERE state IS NULL) AS "sightingsOpen"`,
+  );
+  return rows[0]!;
+}
+
 export async function hubTotals(db: Queryable): Promise<{ devicesConnected: number; telemetry: number }> {
   const { rows } = await db.query<{ devicesConnected: number; telemetry: number }>(
     `SELECT (SELECT count(*) FROM hub_device WHERE first_connected_at IS NOT NULL) AS "devicesConnected",

@@ -5,7 +5,7 @@ import type { WitnessStatus } from "../../services/witness/feed.ts";
 import type { WitnessMemory } from "../../services/witness/memory.ts";
 import type { Witness } from "../../services/witness/witness.ts";
 import type { Db } from "../../store/db.ts";
-import type { ComponentState } from "./readiness.ts";
+import type { ComponentState } from "../http/readiness.ts";
 
 /** What the gateway's routes work with; made by the site's composition root. */
 export interface GatewayDeps {

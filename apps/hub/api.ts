@@ -47,12 +47,6 @@ export function managementApi(
   const { db, registry, mqtt } = hub;
   const operator = { preHandler: requireClient("operator") };
 
-  server.get("/healthz", async () => ({ ok: true }));
-  server.get("/readyz", async () => {
-    await db.query("SELECT 1");
-    return { ok: true };
-  });
-
   server.get("/api/v1/status", operator, async () => ({
     mqttPort: mqtt.port,
     connected: mqtt.connected,

@@ -16,6 +16,8 @@ export const HubConfigSchema = z.strictObject({
   host: z.string().min(1).max(255).default("127.0.0.1"),
   /** Management API: HTTPS with a client certificate of the hub's infrastructure CA whose OU is `operator`. */
   api: z.strictObject({ port }),
+  /** `/metrics` in Prometheus' text format, without TLS: keep it on loopback, or in a network of its own */
+  management: z.strictObject({ host: z.string().min(1).max(255).default("127.0.0.1"), port }).optional(),
   /** MQTT 3.1.1 over TLS for devices. */
   mqtt: z.strictObject({
     port,

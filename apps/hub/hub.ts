@@ -4,6 +4,8 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 import { connect, type Db } from "../../store/db.ts";
 import { migrateHub } from "../../store/hub.ts";
 import { createLogger, type Logger } from "../http/logger.ts";
+import { startManagement } from "../http/management.ts";
+import { registerReadiness } from "../http/readiness.ts";
 import { createServer } from "../http/server.ts";
 import { Admission } from "./admission.ts";
 import type { AmqpListener, AmqpOptions } from "./amqp.ts";
@@ -11,6 +13,7 @@ import { managementApi } from "./api.ts";
 import type { HubConfig } from "./config.ts";
 import { listenDps } from "./dps.ts";
 import { enrollmentApi } from "./enrollment-api.ts";
+import { hubComponents, hubMetrics, type HubHealthParts } from "./health.ts";
 import { listenMqtt } from "./mqtt.ts";
 import { CrlFollower } from "./crls.ts";
 import { Registry } from "./registry.ts";
@@ -78,7 +81,14 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
       const dps = await listenDps({ ...config.dps, tls, admission, db, logger });
       opened.push(() => dps.close());
     }
+    const doors = { mqtt, ...(amqp === undefined ? {} : { amqp }) };
+    const health: HubHealthParts = { db, registry, telemetry, doors };
+    if (config.management !== undefined) {
+      const management = await startManagement({ ...config.management, logger }, () => hubMetrics(health));
+      opened.push(() => management.close());
+    }
     const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 256 * 1024 });
+    registerReadiness(api, () => hubComponents(health));
     managementApi(api, { db, registry, mqtt, codeHours: config.codeHours });
     revocationApi(api, { db, registry });
     groupsApi(api, { db, registry });

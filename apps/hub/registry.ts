@@ -73,6 +73,7 @@ export class Registry {
   readonly #staleTold = new Set<string>();
   readonly #touched = new Set<string>();
   #all = false;
+  #loadedAt = 0;
   #gathering: NodeJS.Timeout | undefined;
   #loading: Promise<void> | undefined;
   #next: Promise<void> | undefined;
@@ -96,6 +97,16 @@ export class Registry {
     clearInterval(this.#poll);
     clearTimeout(this.#gathering);
     this.#subscription?.close();
+  }
+
+  /** When everything was last read, milliseconds since 1970. */
+  get loadedAt(): number {
+    return this.#loadedAt;
+  }
+
+  /** How many revocation lists have run out. */
+  staleCrls(at: Date): number {
+    return [...this.#crlsByDigest.values()].filter(({ crl }) => at >= crl.nextUpdate).length;
   }
 
   get cas(): readonly RegisteredCa[] {
@@ -195,6 +206,7 @@ export class Registry {
   }
 
   async #load(): Promise<void> {
+    const began = Date.now();
     const [cas, blocks, rows, groups] = await Promise.all([
       listCas(this.#db),
       listBlocks(this.#db),
@@ -227,6 +239,7 @@ export class Registry {
       crls,
       groups: groups.map((group) => ({ ...group, parsed: parseChainQuery(group.query) })),
     };
+    this.#loadedAt = began;
     const now = new Date();
     for (const entry of this.live.entries()) {
       const denial = entry.path && this.denial(entry.path, entry.facts, now);

@@ -29,10 +29,19 @@ export class TelemetryWriter {
     return this.#written;
   }
 
+  get waiting(): number {
+    return this.#gather.waiting.asks;
+  }
+
+  /** Senders are sent away. */
+  get full(): boolean {
+    const { asks, bytes } = this.#gather.waiting;
+    return asks >= MAX_WAITING || bytes >= MAX_WAITING_BYTES;
+  }
+
   /** @throws CountersignError `component-unreachable` when the database can't take it: the sender sends again */
   async write(message: TelemetryMessage): Promise<void> {
-    const { asks, bytes } = this.#gather.waiting;
-    if (asks >= MAX_WAITING || bytes >= MAX_WAITING_BYTES) {
+    if (this.full) {
       throw new CountersignError("component-unreachable", "too much telemetry waits for the database");
     }
     try {

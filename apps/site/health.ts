@@ -1,9 +1,8 @@
 import type { Token, TokenHealth } from "../../hsm/index.ts";
 import type { ErrorCode } from "../../lib/domain/error-codes.ts";
-import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { siteCounts } from "../../store/counts.ts";
 import type { Db } from "../../store/db.ts";
-import type { ComponentState } from "../gateway/readiness.ts";
+import { type ComponentState, probed, withinTime } from "../http/readiness.ts";
 import type { IssuingProcesses } from "./issuing/issuing-processes.ts";
 import { metricsText } from "./metrics.ts";
 
@@ -15,9 +14,6 @@ export interface HealthParts {
   readonly caToken: Pick<Token, "hasKey" | "health"> | undefined;
   readonly processes: Pick<IssuingProcesses, "health"> | undefined;
 }
-
-/** What hasn't answered by then counts as down: who asks for readiness gives up not much later. */
-const ANSWER_MS = 3_000;
 
 /** Asks everything that a site stands on. Never throws: what doesn't answer in time is down. */
 export async function siteComponents(parts: HealthParts): Promise<ComponentState[]> {
@@ -38,27 +34,6 @@ export async function siteMetrics({ db, token, caToken, processes }: HealthParts
     processes: processes?.health() ?? [],
     counts: await withinTime(siteCounts(db)).catch(() => undefined),
   });
-}
-
-async function probed(name: string, ask: () => Promise<unknown>): Promise<ComponentState> {
-  try {
-    await withinTime(ask());
-    return { name, state: "up" };
-  } catch (error) {
-    return { name, state: "down", code: reasonOf(error) };
-  }
-}
-
-async function withinTime<T>(asked: Promise<T>): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new CountersignError("timeout", "it didn't answer in time")), ANSWER_MS);
-  });
-  try {
-    return await Promise.race([asked, late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /** By its breaker, after a question that would close the circuit again. */
@@ -83,10 +58,4 @@ function tokenState(name: string, { circuit, openSince, lastError }: TokenHealth
     ...(lastError === undefined ? {} : { code: lastError.code as ErrorCode }),
     ...(openSince === undefined ? {} : { since: openSince.toISOString() }),
   };
-}
-
-/** What isn't ours (a driver's error) only says that the component can't be reached. */
-function reasonOf(error: unknown): ErrorCode {
-  const code = errorCodeOf(error);
-  return code === "internal" ? "component-unreachable" : code;
 }

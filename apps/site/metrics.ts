@@ -1,5 +1,6 @@
 import type { TokenHealth } from "../../hsm/index.ts";
 import type { SiteCounts } from "../../store/counts.ts";
+import { exposition, gauge, processMetrics, single } from "../http/metrics.ts";
 
 /** What a site's metrics are made of. No secret, no device, no serial number. */
 export interface MetricSources {
@@ -9,13 +10,6 @@ export interface MetricSources {
   readonly processes: readonly { readonly load: number; readonly token: TokenHealth | undefined }[];
   /** undefined while the database doesn't answer */
   readonly counts: SiteCounts | undefined;
-}
-
-interface Metric {
-  readonly name: string;
-  readonly help: string;
-  readonly type: "gauge" | "counter";
-  readonly samples: readonly { readonly labels?: Readonly<Record<string, string>>; readonly value: number }[];
 }
 
 /** Prometheus' text exposition format, version 0.0.4. */
@@ -28,14 +22,7 @@ export function metricsText({ tokens, processes, counts }: MetricSources): strin
   ];
   const each = (value: (health: TokenHealth) => number) =>
     all.map(({ labels, health }) => ({ labels, value: value(health) }));
-  const gauge = (name: string, help: string, samples: Metric["samples"]): Metric => ({
-    name: `countersign_${name}`,
-    help,
-    type: "gauge",
-    samples,
-  });
-  const sum = (name: string, help: string, value: number): Metric => gauge(name, help, [{ value }]);
-  return [
+  return exposition([
     gauge(
       "token_up",
       "1 while the token's circuit is closed.",
@@ -71,44 +58,21 @@ export function metricsText({ tokens, processes, counts }: MetricSources): strin
       "Orders that an issuing process has and hasn't answered.",
       processes.map(({ load }, i) => ({ labels: { process: String(i + 1) }, value: load })),
     ),
-    sum("database_up", "1 when the database answered for these metrics.", counts === undefined ? 0 : 1),
+    single("database_up", "1 when the database answered for these metrics.", counts === undefined ? 0 : 1),
     ...(counts === undefined
       ? []
       : [
-          sum("ledger_size", "Leaves of this site's ledger.", counts.ledgerSize),
-          sum("ledger_checkpoint_size", "Leaves under the newest signed checkpoint.", counts.checkpointSize),
-          sum("ledger_pending_acts", "Acts that wait to be sequenced.", counts.pendingActs),
+          single("ledger_size", "Leaves of this site's ledger.", counts.ledgerSize),
+          single("ledger_checkpoint_size", "Leaves under the newest signed checkpoint.", counts.checkpointSize),
+          single("ledger_pending_acts", "Acts that wait to be sequenced.", counts.pendingActs),
           gauge(
             "batches_pending",
             "Batches that aren't answered yet.",
             counts.pendingBatches.map(({ kind, count }) => ({ labels: { kind }, value: count })),
           ),
-          sum("outbox_queued", "Envelopes that aren't delivered yet.", counts.outboxQueued),
-          sum("inbox_unapplied", "Envelopes that have had no effect yet.", counts.inboxUnapplied),
+          single("outbox_queued", "Envelopes that aren't delivered yet.", counts.outboxQueued),
+          single("inbox_unapplied", "Envelopes that have had no effect yet.", counts.inboxUnapplied),
         ]),
-    { ...sum("", "Resident memory.", process.memoryUsage.rss()), name: "process_resident_memory_bytes" },
-    {
-      name: "process_cpu_seconds_total",
-      help: "CPU time of the site's process, without its issuing processes.",
-      type: "counter" as const,
-      samples: [{ value: cpuSeconds() }],
-    },
-  ]
-    .map(shown)
-    .join("");
+    ...processMetrics("the site's process, without its issuing processes"),
+  ]);
 }
-
-function cpuSeconds(): number {
-  const { user, system } = process.cpuUsage();
-  return (user + system) / 1e6;
-}
-
-function shown({ name, help, type, samples }: Metric): string {
-  const lines = samples.map(({ labels, value }) => {
-    const pairs = Object.entries(labels ?? {}).map(([label, text]) => `${label}="${quoted(text)}"`);
-    return `${name}${pairs.length === 0 ? "" : `{${pairs.join(",")}}`} ${value}\n`;
-  });
-  return `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n${lines.join("")}`;
-}
-
-const quoted = (text: string): string => text.replace(/[\\"]/g, "\\$&").replaceAll("\n", "\\n");

@@ -6,20 +6,15 @@ import { findCurrentGrant, rootPin } from "../../../store/grants.ts";
 import { readHead } from "../../../store/ledger.ts";
 import { listPeers } from "../../../store/parties.ts";
 import { requireClient } from "../../http/client.ts";
+import { registerReadiness } from "../../http/readiness.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import type { GatewayDeps } from "../deps.ts";
-import { sharedLook } from "../readiness.ts";
 
 /** What this site is and whether it is well: `/healthz`, `/readyz`, `/`, `/api/v1/site`. */
 export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
   const { db, identity, name, role } = deps;
 
-  app.get("/healthz", async () => ({ ok: true }));
-  const readiness = sharedLook(deps.components);
-  app.get("/readyz", async (_request, reply) => {
-    const state = await readiness();
-    return reply.code(state.ok ? 200 : 503).send(state);
-  });
+  registerReadiness(app, deps.components);
 
   app.get("/", async (_request, reply) => {
     const [head, peers] = await Promise.all([readHead(db), listPeers(db)]);

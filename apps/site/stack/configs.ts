@@ -116,7 +116,7 @@ const assignedHub = (port: number): string => (port === 8883 ? "127.0.0.1" : `12
 
 export function writeHubConfig(
   home: string,
-  ports: { api: number; mqtt: number; dps: { host: string; port: number } | undefined },
+  ports: { api: number; management: number; mqtt: number; dps: { host: string; port: number } | undefined },
   database: DatabaseLogin,
   sites: readonly { id: string; gateway: number }[],
 ): string {
@@ -125,6 +125,7 @@ export function writeHubConfig(
     schema: "countersign/hub/v1",
     host: "127.0.0.1",
     api: { port: ports.api },
+    management: { port: ports.management },
     mqtt: { port: ports.mqtt },
     ...(ports.dps === undefined ? {} : { dps: { ...ports.dps, assignedHub: assignedHub(ports.mqtt) } }),
     tls: { cert: `${infra}/hub.pem`, key: `${infra}/hub.key` },

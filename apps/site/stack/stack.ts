@@ -167,7 +167,12 @@ async function launch(
     passwordFile: join(siteFolder(home, "hub"), "secrets", "db.password"),
   });
   const reported = parties.map(({ id }) => ({ id, gateway: ports[`gateway-${id}`]! }));
-  const hubConfig = writeHubConfig(home, { api: ports["hub-api"]!, mqtt, dps }, hubDatabase, reported);
+  const hubConfig = writeHubConfig(
+    home,
+    { api: ports["hub-api"]!, management: ports["hub-management"]!, mqtt, dps },
+    hubDatabase,
+    reported,
+  );
   const [hub, ...sites] = await settled([
     startHub(home, hubConfig, hubUrl, started),
     ...parties.map((party, i) => startSite(home, party, configs.get(party.id)!, temporals[i]!, started)),
@@ -228,6 +233,7 @@ function choosePorts(home: string, parties: readonly ExampleParty[]): Promise<Re
   const names = [
     "postgres",
     "hub-api",
+    "hub-management",
     ...parties.flatMap(({ id }) => [`temporal-${id}`, `gateway-${id}`, `public-${id}`, `management-${id}`]),
   ];
   return rememberedPorts(join(home, "ports.json"), names);

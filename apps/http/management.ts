@@ -1,5 +1,5 @@
-import type { Logger } from "../http/logger.ts";
-import { createPlainServer, type HttpServer } from "../http/server.ts";
+import type { Logger } from "./logger.ts";
+import { createPlainServer, type HttpServer } from "./server.ts";
 
 /**
  * The management port: `/metrics` in Prometheus' text format and `/healthz`, without TLS or client certificate, and
