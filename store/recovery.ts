@@ -143,6 +143,12 @@ export async function adoptStage(tx: Tx, device: string, stage: string, prev: Pr
   return rowCount === 1;
 }
 
+/** The device's last act, of one that leaves it in its stage. */
+export async function adoptPrev(tx: Tx, device: string, prev: PrevRef): Promise<boolean> {
+  const { rowCount } = await tx.query("UPDATE device SET prev = $2 WHERE id = $1", [device, JSON.stringify(prev)]);
+  return rowCount === 1;
+}
+
 /** The grant that certificates of this leaf were issued under. */
 export async function grantCertificate(q: Queryable, leafHash: string): Promise<Uint8Array | undefined> {
   const { rows } = await q.query<{ certificate: Uint8Array }>(

@@ -20,7 +20,7 @@ import type { TlogPolicy } from "./policy.ts";
 import type { LogReader } from "./reader.ts";
 
 /** Line records are one per device; every other act is kept whole, since many devices' passports hold it. */
-const PER_DEVICE: ReadonlySet<ActType> = new Set(["built", "certified", "injected", "installed"]);
+const PER_DEVICE: ReadonlySet<ActType> = new Set(["built", "attested", "certified", "injected", "installed"]);
 
 const GROUND: ReadonlySet<ActType> = new Set(["keyset", "ceremony", "acceptance", "lot-opened"]);
 

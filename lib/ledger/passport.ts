@@ -30,7 +30,16 @@ import { leafHash } from "./tree.ts";
 /** What a device's history is made of. Any other act would travel in its passport unread. */
 const TYPES: ReadonlySet<ActType> = new Set([
   ...(["keyset", "ceremony", "delegation", "acceptance", "lot-opened", "intent"] as const),
-  ...(["built", "handoff-released", "handoff-received", "certified", "injected", "installed", "revoked"] as const),
+  ...([
+    "built",
+    "handoff-released",
+    "handoff-received",
+    "attested",
+    "certified",
+    "injected",
+    "installed",
+    "revoked",
+  ] as const),
 ]);
 
 /** One act of the device's history, as proven. `time` is what the party's clock claimed. */

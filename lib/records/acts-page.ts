@@ -59,6 +59,11 @@ const PAGES: Readonly<Record<ActType, ActPage>> = {
     subject: "the lot; the root over the digests",
     prev: "the lot's opening",
   },
+  attested: {
+    says: "A TPM of one of the lot's vendors certified that the device's key was made in it and can't leave it; the evidence lies beside the ledger.",
+    subject: DEVICE,
+    prev: "the device's last act; the receipt of a handoff with the device's place in its list",
+  },
   certified: {
     says: "A device's certificate, the intent it was among, and the batch that asked for it.",
     subject: DEVICE,

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { attestedFields, attestationDemand } from "./attestation.ts";
 import { grant } from "./grant.ts";
 import { keyset } from "./keyset.ts";
 import { intake } from "./manifest.ts";
@@ -86,6 +87,8 @@ export const ACT_FIELDS = {
     profile: profileRef,
     /** slot n uses layouts[(n - 1) mod length] */
     layouts: z.array(layoutRef).min(1).max(8),
+    /** devices without an `attested` act aren't certified */
+    attestation: attestationDemand.optional(),
   }),
   built: z.strictObject({ lot: lotId, slot: slotNumber, spki, csrSha256: sha256Hex, intake }),
   "handoff-released": z.strictObject(handoffFields),
@@ -97,6 +100,7 @@ export const ACT_FIELDS = {
     tbsRoot: sha256Hex,
     count: z.int().min(1),
   }),
+  attested: attestedFields,
   certified: z.strictObject({
     lot: lotId,
     slot: slotNumber,
@@ -212,6 +216,7 @@ export const ACT_CLASSES: Readonly<Record<ActType, ActClass>> = {
   "handoff-released": SIGNED,
   "handoff-received": SIGNED,
   intent: LINE,
+  attested: LINE,
   certified: LINE,
   injected: LINE,
   installed: LINE,

@@ -1,7 +1,8 @@
 import { z } from "zod";
+import { certificateDer } from "./primitives.ts";
 
 /**
- * What a lot's certificates say where their profile leaves a choice. Beside the lot's `lot-opened` act as canonical JSON,
+ * What a lot's certificates say where their profile leaves a choice, and what is asked of a device before it gets one. Beside the lot's `lot-opened` act as canonical JSON,
  * a blob named `settings` that the act pins; a lot without a choice has none.
  */
 export const certificateSettings = z.strictObject({
@@ -15,6 +16,19 @@ export const certificateSettings = z.strictObject({
     .string()
     .max(128)
     .regex(/^[0-2](\.(0|[1-9]\d{0,19})){1,20}$/, "expected a dotted OID")
+    .optional(),
+  /**
+   * no device without proof that its key was made in a TPM 2 of one of these vendors, and can't leave it; see
+   * attestation.ts
+   */
+  attestation: z
+    .strictObject({
+      kind: z.literal("tpm2"),
+      /** root certificates, DER, under which the vendors certify endorsement keys */
+      vendorRoots: z.array(certificateDer).min(1).max(8),
+      /** seconds that a challenge may be answered within; 300 unless given */
+      deadline: z.int().min(10).max(86_400).optional(),
+    })
     .optional(),
 });
 export type CertificateSettings = z.infer<typeof certificateSettings>;

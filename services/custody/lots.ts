@@ -13,7 +13,7 @@ import { getPeer } from "../../store/parties.ts";
 import { lotWorkflowId } from "../issuing/context.ts";
 import { sha256Hex } from "../ledger/index.ts";
 import { nowOf, type CustodyContext } from "./context.ts";
-import { settingsBlobs, tidySettings } from "./settings.ts";
+import { demandOf, settingsBlobs, tidySettings } from "./settings.ts";
 import { layoutBytes, pinTerms, type LotRequest, type LotTerms } from "./terms.ts";
 
 /**
@@ -53,6 +53,7 @@ export async function openLot(
     slots,
     profile,
     layouts: layouts.map(({ format, sha256, template }) => ({ format, sha256, template })),
+    ...demandOf(terms.certificate ?? {}),
   };
   const settings = tidySettings(terms.certificate);
   const beside = [...placementBlobs(layouts), ...settingsBlobs(settings)];

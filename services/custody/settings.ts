@@ -1,20 +1,35 @@
-import { CountersignError } from "../../lib/domain/errors.ts";
+import { fromBase64 } from "../../lib/domain/bytes.ts";
+import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { canonicalJson } from "../../lib/domain/json.ts";
+import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { DerReader } from "../../lib/pki/der.ts";
 import { oid } from "../../lib/pki/der-write.ts";
 import { profileNamed } from "../../lib/pki/profiles.ts";
+import type { AttestationDemand } from "../../lib/records/attestation.ts";
 import { certificateSettings, type CertificateSettings } from "../../lib/records/certificate-settings.ts";
 import { sha256Hex } from "../ledger/index.ts";
 
 /** One spelling for each choice: without keys that hold nothing. */
-export function tidySettings({ days, hardwareType }: CertificateSettings = {}): CertificateSettings {
-  return { ...(days === undefined ? {} : { days }), ...(hardwareType === undefined ? {} : { hardwareType }) };
+export function tidySettings({ days, hardwareType, attestation }: CertificateSettings = {}): CertificateSettings {
+  return {
+    ...(days === undefined ? {} : { days }),
+    ...(hardwareType === undefined ? {} : { hardwareType }),
+    ...(attestation === undefined ? {} : { attestation }),
+  };
+}
+
+/** What the act that opens the lot says of its demand, for readers without the settings. */
+export function demandOf({ attestation }: CertificateSettings): { attestation?: AttestationDemand } {
+  if (attestation === undefined) return {};
+  const vendorRoots = attestation.vendorRoots.map((root) => sha256Hex(fromBase64(root)));
+  return { attestation: { kind: attestation.kind, vendorRoots } };
 }
 
 /**
  * @throws CountersignError `profile-violation` when the profile leaves no such choice, before anything is built for it
  */
-export function assertSettings(profileName: string, { days, hardwareType }: CertificateSettings): void {
+export function assertSettings(profileName: string, { days, hardwareType, attestation }: CertificateSettings): void {
+  attestation?.vendorRoots.forEach(assertRoot);
   const { validity, subjectAltName } = profileNamed(profileName);
   if (days === "no-expiry" && !validity.noExpiry) {
     throw new CountersignError("profile-violation", `certificates of profile ${profileName} always expire`);
@@ -37,6 +52,18 @@ export function assertSettings(profileName: string, { days, hardwareType }: Cert
       `the hardware type ${hardwareType} is no OID: under 0 and 1 the second arc is at most 39`,
     );
   }
+}
+
+/** @throws CountersignError `profile-violation` */
+function assertRoot(root: string): void {
+  let certificate: Certificate | undefined;
+  try {
+    certificate = parseCertificate(fromBase64(root));
+  } catch (error) {
+    if (!isCountersignError(error) && !(error instanceof RangeError)) throw error;
+  }
+  if (certificate?.basicConstraints?.ca === true && certificate.selfIssued) return;
+  throw new CountersignError("profile-violation", "a TPM vendor's root is no self-issued CA certificate");
 }
 
 /** An OID's first two arcs share an octet: of one that breaks its bounds a certificate would hold another. */

@@ -99,6 +99,7 @@ export function admitBuilt(
  * Items of a `certify` batch.
  * @param issued CSR digest by device, of those that have an intent or a certificate for the lot's profile
  * @param closed why nothing new is certified now, if so; what was certified before is still answered
+ * @param unattested why a device lacks the attestation that its lot asks for; undefined where the lot asks for none
  */
 export function admitCertify(
   items: readonly CheckedItem[],
@@ -106,6 +107,7 @@ export function admitCertify(
   lot: string,
   issued: ReadonlyMap<string, string>,
   closed: CountersignError | undefined,
+  unattested?: (device: string) => CountersignError | undefined,
 ): Decisions {
   return decide(items, devices, (item, device) => {
     if (device === undefined || device.lot !== lot) {
@@ -135,6 +137,8 @@ export function admitCertify(
       );
     }
     if (closed !== undefined) throw closed;
+    const lacking = unattested?.(item.deviceId);
+    if (lacking !== undefined) throw lacking;
     return "fresh";
   });
 }

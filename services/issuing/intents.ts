@@ -2,6 +2,7 @@ import { toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { inclusionProofs, leafHash } from "../../lib/ledger/tree.ts";
 import type { LintedTbs } from "../../lib/pki/lint.ts";
+import { attestedDevices } from "../../store/attestations.ts";
 import { answeredItems, insertResults, lockBatch, type Batch } from "../../store/batches.ts";
 import type { Tx } from "../../store/db.ts";
 import { lockDevices } from "../../store/devices.ts";
@@ -56,7 +57,9 @@ export async function storeIntents(
       devices.map((device) => device.id),
     );
     const byDevice = new Map(issued.map((issuance) => [issuance.device, issuance.csrSha256]));
-    const decisions = admitCertify(open, known(devices), lot.id, byDevice, closed);
+    const unattested =
+      lot.certificate.attestation === undefined ? undefined : await withoutAttestation(tx, open, lot.id);
+    const decisions = admitCertify(open, known(devices), lot.id, byDevice, closed, unattested);
     const { planned, refusals } = plan(authority, decisions.fresh, now);
     const abandoned = new Map(issued.flatMap((i) => (i.abandoned === null ? [] : [[i.device, i.abandoned] as const])));
     for (const item of decisions.again) {
@@ -85,6 +88,21 @@ export async function storeIntents(
       fresh: new Map(intended.map(({ item, linted }, i) => [item.deviceId, { intent: intents[i]!, linted }])),
     };
   });
+}
+
+/** Of a lot that asks for it, why a device without an attestation isn't certified. */
+async function withoutAttestation(tx: Tx, items: readonly CheckedItem[], lot: string) {
+  const attested = await attestedDevices(
+    tx,
+    items.map((item) => item.deviceId),
+  );
+  return (device: string): CountersignError | undefined =>
+    attested.has(device)
+      ? undefined
+      : new CountersignError(
+          "attestation-required",
+          `lot ${lot} asks for an attestation of each device's key, and ${device} has none: attest it first`,
+        );
 }
 
 function givenUp(device: string, reason: string): CountersignError {

@@ -6,6 +6,7 @@ import { keyId } from "../../lib/pki/spki.ts";
 import type { ActFields, ActType } from "../../lib/records/acts.ts";
 import type { Act, AnyAct } from "../../lib/records/statement.ts";
 import type { Tx } from "../../store/db.ts";
+import { insertAttestation } from "../../store/attestations.ts";
 import { insertDevices } from "../../store/devices.ts";
 import { claimForHandoff, getHandoff, insertHandoff, updateHandoff } from "../../store/handoffs.ts";
 import { getLot, insertLot } from "../../store/lots.ts";
@@ -14,6 +15,7 @@ import {
   adoptDelegation,
   adoptInjection,
   adoptInstallation,
+  adoptPrev,
   adoptSlot,
   adoptStage,
   grantCertificate,
@@ -65,6 +67,10 @@ export async function applyAct(tx: Tx, logged: LoggedAct, context: EffectContext
       return true;
     case "handoff-received":
       await adoptReceipt(tx, act, logged, context);
+      return true;
+    case "attested":
+      if (!(await adoptPrev(tx, device, ref))) return false;
+      await insertAttestation(tx, { device, evidenceSha256: act.fields.evidence, leafHash });
       return true;
     case "certified":
       await adoptCertified(tx, act, leafHash);

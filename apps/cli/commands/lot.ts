@@ -1,7 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { type Command, InvalidArgumentError } from "commander";
+import { toBase64 } from "../../../lib/domain/bytes.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import type { Layout } from "../../../lib/firmware/index.ts";
+import { pemDecode } from "../../../lib/pki/pem.ts";
 import { FIRMWARE_FORMATS } from "../../../lib/records/receipt.ts";
 import { FIRMWARE_FORMATS as ALL_FORMATS } from "../../site/firmware.ts";
 import { LAYOUT_SYNTAX, parseSetting } from "../layout-options.ts";
@@ -33,6 +35,8 @@ export function registerLot(program: Command): void {
     .option("--profile <name>", "certificate profile: idevid or ldevid", "ldevid")
     .option("--days <n>", "validity of its certificates, within the profile's maximum; or no-expiry", validity)
     .option("--hardware-type <oid>", "idevid only: put a hardware module name of this type into each certificate")
+    .option("--attest <file>", "demand that each key is in a TPM 2, by these vendors' root certificates (PEM)")
+    .option("--attest-within <seconds>", "how long a TPM's challenge may be answered (default: 300)", wholeNumber)
     .option(
       "--layout <layout>",
       `image for the chain, as FORMAT:TEMPLATE[,SETTING...], SETTING one of ${LAYOUT_SYNTAX}; several take turns, slot by slot`,
@@ -55,6 +59,7 @@ export function registerLot(program: Command): void {
         const certificate = {
           ...(days === undefined ? {} : { days }),
           ...(hardwareType === undefined ? {} : { hardwareType }),
+          ...(await attestationOf(options)),
         };
         const issuer = options.issuer ?? client.party;
         const view = await client.post<LotView>("/api/v1/lots", { id, slots, issuer, profile, layouts, certificate });
@@ -105,10 +110,25 @@ interface OpenOptions {
   profile: string;
   days?: number | "no-expiry";
   hardwareType?: string;
+  attest?: string;
+  attestWithin?: number;
   layout?: LayoutOption[];
   layouts?: string;
   site: string;
   json?: boolean;
+}
+
+/** @throws CountersignError `usage`, `pem-invalid` */
+async function attestationOf({ attest, attestWithin: deadline }: OpenOptions) {
+  if (attest === undefined) {
+    if (deadline !== undefined) throw new CountersignError("usage", "--attest-within goes with --attest");
+    return {};
+  }
+  const pem = await readFile(attest, "utf8").catch((cause: unknown) => {
+    throw new CountersignError("usage", `can't read ${attest}`, { cause });
+  });
+  const vendorRoots = pemDecode(pem, "CERTIFICATE").map(toBase64);
+  return { attestation: { kind: "tpm2", vendorRoots, ...(deadline === undefined ? {} : { deadline }) } };
 }
 
 /** @throws InvalidArgumentError */

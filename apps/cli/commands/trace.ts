@@ -80,6 +80,10 @@ function describe(act: AnyAct): string {
       return `${act.fields.count} devices to ${act.fields.to} (${act.fields.id})`;
     case "handoff-received":
       return `${act.fields.count} devices from ${act.fields.from} (${act.fields.id})`;
+    case "attested": {
+      const { tpm, key } = act.fields;
+      return `key made in a TPM 2 (${tpm.manufacturer} ${tpm.model} ${tpm.version}), name ${key.slice(0, 20)}`;
+    }
     case "certified":
       return `${act.fields.profile.name}, serial ${parseCertificate(fromBase64(act.fields.certificate)).serial}`;
     case "injected":

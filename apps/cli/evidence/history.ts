@@ -75,10 +75,11 @@ function inCustodyOrder(events: readonly HistoryEvent[], lists: ReadonlyMap<stri
     built: 0,
     "handoff-released": 1,
     "handoff-received": 2,
-    certified: 3,
-    injected: 4,
-    installed: 5,
-    revoked: 6,
+    attested: 3,
+    certified: 4,
+    injected: 5,
+    installed: 6,
+    revoked: 7,
   };
   return [...found.values()].sort((a, b) => (rank[a.act.type] ?? 9) - (rank[b.act.type] ?? 9) || a.index - b.index);
 }

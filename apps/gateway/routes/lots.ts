@@ -18,6 +18,7 @@ import type { HttpsServer } from "../../http/server.ts";
 import type { GatewayDeps } from "../deps.ts";
 import { Dispatcher, startInjectionRun } from "../dispatcher.ts";
 import { updated } from "../update.ts";
+import { registerAttestations } from "./attestations.ts";
 import { registerBatches } from "./batches.ts";
 import { registerDevices } from "./devices.ts";
 import { registerOpenings } from "./openings.ts";
@@ -46,6 +47,7 @@ export function registerLots(
   });
   const shared: LotDeps = { ...deps, dispatcher, watch };
   registerBatches(app, shared);
+  registerAttestations(app, shared);
   registerHandoffs(app, shared);
   registerDevices(app, shared);
   registerOpenings(app, shared);

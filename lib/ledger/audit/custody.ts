@@ -4,7 +4,7 @@ import { z } from "zod";
 import type { PrevRef } from "../../records/primitives.ts";
 import { handoffItem, isKeptOut, type HandoffItem } from "../../records/manifest.ts";
 import { leafHash, rootFromInclusion, rootOf } from "../tree.ts";
-import { readLotSettings } from "./lot-settings.ts";
+import { demandFault, readLotSettings } from "./lot-settings.ts";
 import { isTakenBack } from "./revocation.ts";
 import {
   refKey,
@@ -26,10 +26,12 @@ export async function onLotOpened(at: Placed<"lot-opened">, party: PartyState, s
   const unbuildable = terms.builder === party.id ? buildingFault(at, party, state) : undefined;
   if (unbuildable !== undefined) wrong(state, at, "grant-exceeded", unbuildable, terms.lot);
   const settings = await readLotSettings(at, party, state);
+  const misdemand = demandFault(terms, settings, state);
+  if (misdemand !== undefined) wrong(state, at, "lot-invalid", misdemand, terms.lot);
   const known = state.lots.get(terms.lot);
   if (known) {
     if (known.openedBy.has(party.id)) return wrong(state, at, "lot-invalid", "the lot was opened twice", terms.lot);
-    const same = ["slots", "builder", "issuer", "profile", "layouts"] as const;
+    const same = ["slots", "builder", "issuer", "profile", "layouts", "attestation"] as const;
     if (
       known.settings.sha256 !== settings.sha256 ||
       same.some((field) => JSON.stringify(known.terms[field]) !== JSON.stringify(terms[field]))
@@ -202,7 +204,7 @@ export function onReceived(at: Placed<"handoff-received">, party: PartyState, st
 
 /** The device an act is about: known, in this lot and slot, in the party's hands, and the act continues its last one. */
 export function heldDevice(
-  at: Placed<"certified" | "injected" | "installed">,
+  at: Placed<"attested" | "certified" | "injected" | "installed">,
   party: PartyState,
   state: AuditState,
 ): DeviceState | undefined {

@@ -1,5 +1,6 @@
 import type { ActType } from "../../records/acts.ts";
 import { onAlarm } from "./alarm.ts";
+import { onAttested } from "./attestation.ts";
 import { onBuilt, onLotOpened, onReceived } from "./custody.ts";
 import { checkBuiltIntake, onCertified, onHubRegistered, onInjected, onInstalled, onIntent } from "./issuance.ts";
 import { onRecovered } from "./recovered.ts";
@@ -33,6 +34,8 @@ export async function takeIn(at: Placed, party: PartyState, state: AuditState, o
       return onReceived(as<"handoff-received">(), party, state);
     case "intent":
       return onIntent(as<"intent">(), party, state);
+    case "attested":
+      return onAttested(as<"attested">(), party, state);
     case "certified":
       return onCertified(as<"certified">(), party, state);
     case "injected":

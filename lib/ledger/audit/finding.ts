@@ -20,6 +20,8 @@ export type FindingCode =
   | "certificate-invalid"
   | "intent-missing"
   | "intake-invalid"
+  | "attestation-missing"
+  | "attestation-invalid"
   | "lot-invalid"
   | "slot-reused"
   | "device-invalid"

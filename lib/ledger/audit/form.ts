@@ -37,6 +37,7 @@ function subjectOf(act: AnyAct): string | undefined {
     case "handoff-received":
       return act.fields.id;
     case "built":
+    case "attested":
     case "certified":
     case "injected":
     case "installed":

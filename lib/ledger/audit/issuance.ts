@@ -58,6 +58,8 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   const device = heldDevice(at, party, state);
   const certificate = await checkCertificate(at, lot, party, state);
   if (!device || !certificate) return;
+  if (lot.terms.attestation !== undefined && device.attested !== true)
+    wrong(state, at, "attestation-missing", "the lot asks for an attestation, and the device has none", name);
   if (toHex(state.sha256(certificate.spki)) !== device.spkiSha256) {
     return wrong(state, at, "certificate-invalid", "the certificate holds another key than the device's", name);
   }

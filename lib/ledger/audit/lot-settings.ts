@@ -1,8 +1,9 @@
-import { fromUtf8, toHex, utf8 } from "../../domain/bytes.ts";
+import { fromBase64, fromUtf8, toHex, utf8 } from "../../domain/bytes.ts";
 import { isCountersignError } from "../../domain/errors.ts";
 import type { Certificate } from "../../pki/certificate.ts";
 import { validityFor } from "../../pki/issuer.ts";
 import { profileNamed } from "../../pki/profiles.ts";
+import type { ActFields } from "../../records/acts.ts";
 import { certificateSettings, type CertificateSettings } from "../../records/certificate-settings.ts";
 import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts";
 
@@ -74,4 +75,17 @@ export function settingsFault(
     return `it doesn't name its device as a hardware module of type ${hardwareType}, as the lot's settings say`;
   }
   return undefined;
+}
+
+/** Why the opening doesn't say of attestation what its settings do, or undefined. */
+export function demandFault(
+  { attestation }: ActFields<"lot-opened">,
+  { settings }: LotSettings,
+  state: AuditState,
+): string | undefined {
+  if (settings === undefined) return undefined;
+  const roots = settings.attestation?.vendorRoots.map((root) => toHex(state.sha256(fromBase64(root))));
+  return JSON.stringify(roots) === JSON.stringify(attestation?.vendorRoots)
+    ? undefined
+    : "it says otherwise than its settings which TPM vendors its devices need";
 }

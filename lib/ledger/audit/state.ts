@@ -67,6 +67,8 @@ export interface DeviceState {
   /** the last act about it; when that act covers a list, `item` and `list` place the device in it */
   last: ActRef;
   list?: { item: HandoffItem; root: string; count: number };
+  /** its TPM was asked, before it was certified */
+  attested?: true;
   certificate?: Certificate;
   certificateAct?: string;
   injected: boolean;

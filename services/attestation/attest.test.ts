@@ -1,0 +1,198 @@
+import { randomBytes } from "node:crypto";
+import { afterAll, beforeAll, expect, it } from "vitest";
+import { csrManifest } from "../../apps/cli/station-key.ts";
+import { Tpm } from "../../apps/device/tpm/tpm.ts";
+import { AK_ATTRIBUTES } from "../../apps/device/tpm/templates.ts";
+import { fromBase64, fromHex, toBase64, toHex } from "../../lib/domain/bytes.ts";
+import { attestationRecord } from "../../lib/records/attestation.ts";
+import { parseEntry } from "../../lib/records/statement.ts";
+import { batchAnswers } from "../../store/batches.ts";
+import { readBlob } from "../../store/ledger.ts";
+import { lotSite, ownLot, testDevices, type LotSite } from "../../test/support/lot-site.ts";
+import { softTpm, type SoftTpm } from "../../test/support/swtpm.ts";
+import { akPublic, answerOf, DEVICE_KEY, tpmDevice, type TpmDevice } from "../../test/support/tpm-device.ts";
+import { submitCsrs } from "../intake/submit.ts";
+import { recordBuilt } from "../issuing/built.ts";
+import { issueBatch } from "../issuing/certify.ts";
+import { lotWorkflowId } from "../issuing/context.ts";
+import { challengeDevice, recordAttestation } from "./attest.ts";
+
+let site: LotSite;
+let soft: SoftTpm;
+let tpm: Tpm;
+/** One of another vendor. */
+let foreign: SoftTpm;
+let foreignTpm: Tpm;
+let ekCertificates: string[];
+let lots = 0;
+
+beforeAll(async () => {
+  [site, soft, foreign] = await Promise.all([lotSite(), softTpm(), softTpm()]);
+  [tpm, foreignTpm] = (await Promise.all([soft.tcti, foreign.tcti].map((tcti) => Tpm.open(tcti)))) as [Tpm, Tpm];
+  ekCertificates = [(await tpm.nvRead(0x01c00002))!, soft.vendor.issuer()].map(toBase64);
+}, 60_000);
+afterAll(async () => {
+  for (const one of [tpm, foreignTpm]) await one?.close();
+  for (const one of [soft, foreign]) await one?.stop();
+  await site?.close();
+});
+
+async function openLot(vendorRoots: readonly Uint8Array[] = [soft.vendor.root()]): Promise<string> {
+  const id = `att-${++lots}`;
+  await ownLot(site, id, 10, undefined, { attestation: { kind: "tpm2", vendorRoots: vendorRoots.map(toBase64) } });
+  return id;
+}
+
+async function post(kind: "built" | "certify", lot: string, csr: Uint8Array) {
+  const { id } = await submitCsrs(site.intake, lot, await csrManifest(site.client("station"), kind, lot, [csr]), [csr]);
+  await (kind === "built" ? recordBuilt : issueBatch)(site.issuing, id);
+  return (await batchAnswers(site.db, id)).answers[0]!;
+}
+
+async function built(lot: string, attributes = DEVICE_KEY): Promise<TpmDevice> {
+  const device = await tpmDevice(tpm, attributes);
+  expect(await post("built", lot, device.csr)).toMatchObject({ code: null });
+  return device;
+}
+
+const challenged = async (lot: string, { id: deviceId }: TpmDevice) =>
+  challengeDevice(site.custody, lot, { deviceId, ekCertificates, akPublic: await akPublic(tpm) });
+
+const refused = (code: string) => expect.objectContaining({ code });
+
+it("certifies a device once its TPM has certified its key, and logs the evidence", async () => {
+  const lot = await openLot();
+  const device = await built(lot);
+  expect(await post("certify", lot, device.csr)).toMatchObject({ code: "attestation-required" });
+
+  const challenge = await challenged(lot, device);
+  const { evidence } = await recordAttestation(site.custody, lot, challenge.id, await answerOf(tpm, device, challenge));
+  expect(await post("certify", lot, device.csr)).toMatchObject({ code: null, certificate: expect.anything() });
+
+  const entry = (await site.acts.find(lotWorkflowId(lot), `attested/${device.id}`))!;
+  const { act } = parseEntry(entry.entry);
+  expect(act).toMatchObject({
+    type: "attested",
+    fields: {
+      lot,
+      evidence,
+      activated: true,
+      tpm: { manufacturer: "id:00001014", model: "swtpm" },
+      clock: { safe: true },
+    },
+  });
+  const stored = attestationRecord.parse(
+    JSON.parse(Buffer.from((await readBlob(site.db, fromHex(evidence)))!).toString()),
+  );
+  expect(stored).toMatchObject({ deviceId: device.id, lot, nonce: toHex(challenge.nonce) });
+  const certified = await site.acts.find(lotWorkflowId(lot), `certified/ldevid/${device.id}`);
+  expect(parseEntry(certified!.entry).act.prev).toEqual([{ origin: site.origin, leafHash: entry.leafHash }]);
+  await expect(challenged(lot, device)).rejects.toMatchObject({ code: "already-exists" });
+});
+
+it("takes one answer a challenge, good or bad, and in time", async () => {
+  const lot = await openLot();
+  const device = await built(lot);
+  const first = await challenged(lot, device);
+  const answer = await answerOf(tpm, device, first);
+  const bad = { ...answer, secret: toBase64(randomBytes(32)) };
+  await expect(recordAttestation(site.custody, lot, first.id, bad)).rejects.toEqual(
+    refused("attestation-not-activated"),
+  );
+  await expect(recordAttestation(site.custody, lot, first.id, answer)).rejects.toEqual(refused("attestation-replayed"));
+
+  // The old nonce's evidence for a new challenge, whose credential the TPM did open.
+  const second = await challenged(lot, device);
+  const { secret } = await answerOf(tpm, device, second);
+  await expect(recordAttestation(site.custody, lot, second.id, { ...answer, secret })).rejects.toEqual(
+    refused("attestation-replayed"),
+  );
+
+  const late = await challenged(lot, device);
+  const lateAnswer = await answerOf(tpm, device, late);
+  await site.db.query("UPDATE attestation_challenge SET expires = now() - interval '1 ms' WHERE id = $1", [late.id]);
+  await expect(recordAttestation(site.custody, lot, late.id, lateAnswer)).rejects.toEqual(
+    refused("attestation-expired"),
+  );
+
+  // Of a device's challenges the last counts.
+  const replaced = await challenged(lot, device);
+  const current = await challenged(lot, device);
+  const replacedAnswer = await answerOf(tpm, device, replaced);
+  await expect(recordAttestation(site.custody, lot, replaced.id, replacedAnswer)).rejects.toEqual(
+    refused("attestation-unasked"),
+  );
+  const answers = await answerOf(tpm, device, current);
+  const both = await Promise.allSettled(
+    [answers, answers].map((one) => recordAttestation(site.custody, lot, current.id, one)),
+  );
+  expect(both.map((one) => one.status).toSorted()).toEqual(["fulfilled", "rejected"]);
+  expect(await post("certify", lot, device.csr)).toMatchObject({ code: null });
+});
+
+it("refuses another key, one that could leave, and spoiled evidence", async () => {
+  const lot = await openLot();
+  const [device, other] = [await built(lot), await built(lot)];
+  const forDevice = await challenged(lot, device);
+  const ofOther = await answerOf(tpm, { ...device, template: other.template }, forDevice);
+  await expect(recordAttestation(site.custody, lot, forDevice.id, ofOther)).rejects.toEqual(
+    refused("attestation-other-key"),
+  );
+
+  const exportable = await built(lot, DEVICE_KEY & ~0x12);
+  const challenge = await challenged(lot, exportable);
+  const answer = await answerOf(tpm, exportable, challenge);
+  await expect(recordAttestation(site.custody, lot, challenge.id, answer)).rejects.toEqual(
+    refused("attestation-key-exportable"),
+  );
+
+  const spoilt = await challenged(lot, device);
+  const good = await answerOf(tpm, device, spoilt);
+  const attest = fromBase64(good.attest);
+  attest[attest.length >> 1]! ^= 1;
+  await expect(recordAttestation(site.custody, lot, spoilt.id, { ...good, attest: toBase64(attest) })).rejects.toEqual(
+    refused("attestation-signature-invalid"),
+  );
+  expect(await post("certify", lot, device.csr)).toMatchObject({ code: "attestation-required" });
+});
+
+it("refuses keys of another vendor, of another TPM, and ones that sign anything", async () => {
+  const lot = await openLot();
+  const device = await built(lot);
+  const ask = { deviceId: device.id, ekCertificates, akPublic: await akPublic(tpm) };
+  const theirs = [(await foreignTpm.nvRead(0x01c00002))!, foreign.vendor.issuer()].map(toBase64);
+  await expect(challengeDevice(site.custody, lot, { ...ask, ekCertificates: theirs })).rejects.toEqual(
+    refused("attestation-ek-untrusted"),
+  );
+  const unrestricted = await akPublic(tpm, AK_ATTRIBUTES & ~(1 << 16));
+  await expect(challengeDevice(site.custody, lot, { ...ask, akPublic: unrestricted })).rejects.toEqual(
+    refused("attestation-ak-unfit"),
+  );
+
+  // An attestation key in another TPM than the endorsed one: neither opens the credential.
+  const foreignAk = await akPublic(foreignTpm);
+  const challenge = await challengeDevice(site.custody, lot, { ...ask, akPublic: foreignAk });
+  await expect(answerOf(tpm, device, challenge)).rejects.toMatchObject({ code: "hsm-unavailable" });
+  await expect(answerOf(foreignTpm, device, challenge)).rejects.toMatchObject({ code: "hsm-unavailable" });
+  const guessed = {
+    ...(await answerOf(tpm, device, await challenged(lot, device))),
+    secret: toBase64(randomBytes(32)),
+  };
+  const again = await challengeDevice(site.custody, lot, { ...ask, akPublic: foreignAk });
+  await expect(recordAttestation(site.custody, lot, again.id, guessed)).rejects.toEqual(
+    refused("attestation-not-activated"),
+  );
+});
+
+it("asks only where the lot does, for devices that it has, with real roots", async () => {
+  const [plain] = testDevices(1);
+  const lot = `att-${++lots}`;
+  await ownLot(site, lot, 5);
+  expect(await post("built", lot, plain!.csr)).toMatchObject({ code: null });
+  const ask = { deviceId: plain!.id, ekCertificates, akPublic: await akPublic(tpm) };
+  await expect(challengeDevice(site.custody, lot, ask)).rejects.toEqual(refused("attestation-unasked"));
+  expect(await post("certify", lot, plain!.csr)).toMatchObject({ code: null });
+  await expect(challengeDevice(site.custody, await openLot(), ask)).rejects.toEqual(refused("device-not-in-lot"));
+  await expect(openLot([soft.vendor.issuer()])).rejects.toEqual(refused("profile-violation"));
+  await expect(openLot([randomBytes(40)])).rejects.toEqual(refused("profile-violation"));
+});
