@@ -62,6 +62,24 @@ export interface HubDeviceShown {
   telemetry?: number;
 }
 
+/** What verified passports say of devices; times RFC 3339. */
+export interface HubPassportShown {
+  deviceId: string;
+  keySha256: string;
+  passportSha256: string;
+  facts: Record<string, string | string[]>;
+  takenBy: string;
+  takenAt: string;
+}
+
+export interface HubTrustShown {
+  rootSha256: string;
+  policySha256: string;
+  logs: string[];
+  setBy: string;
+  setAt: string;
+}
+
 export interface HubMessageShown {
   id: number;
   system: Record<string, string>;
@@ -191,6 +209,28 @@ export class HubClient {
   /** IDs of the devices in a group, by what the hub last saw of each. */
   async askGroup(query: string): Promise<string[]> {
     return (await this.#call<{ devices: string[] }>("POST", "/api/v1/groups/ask", { query })).devices;
+  }
+
+  /** What passports are verified against from now on. */
+  trustPassports(root: string, policy: unknown): Promise<HubTrustShown> {
+    return this.#call("PUT", "/api/v1/passport-trust", { root, policy });
+  }
+
+  passportTrust(): Promise<HubTrustShown> {
+    return this.#call("GET", "/api/v1/passport-trust");
+  }
+
+  async addPassport(passport: string): Promise<HubPassportShown> {
+    const body = { text: passport, type: "application/octet-stream" };
+    return jsonOf(this.#peer, await call(this.#peer, { method: "POST", path: "/api/v1/passports", body }));
+  }
+
+  passport(deviceId: string): Promise<HubPassportShown> {
+    return this.#call("GET", `/api/v1/passports/${encodeURIComponent(deviceId)}`);
+  }
+
+  async removePassport(deviceId: string): Promise<void> {
+    await this.#call("DELETE", `/api/v1/passports/${encodeURIComponent(deviceId)}`);
   }
 
   async cas(): Promise<HubCaShown[]> {

@@ -8,7 +8,7 @@ import { sha256Hex } from "../../services/ledger/sha256.ts";
 import { admitDevices, type ChainLink, type HubCa, type ValidatedConnect } from "../../store/hub.ts";
 
 import { Gather } from "./gather.ts";
-import { factsOfPath } from "./groups.ts";
+import { factsOfPath, withCustody } from "./groups.ts";
 import type { Connection, LiveEntry } from "./live.ts";
 import { type Link, linkOf, type Registry } from "./registry.ts";
 
@@ -63,7 +63,9 @@ export class Admission {
    */
   async identify(chain: readonly Uint8Array[], claimed: string, at: Date): Promise<{ caName: string }> {
     const { certificates, path, ca } = await this.#validate(chain, claimed, at);
-    const denial = this.registry.denial(path, factsOfPath(certificates, ca.name), at);
+    const { custody } = await this.registry.custodyOf(claimed);
+    const facts = withCustody(factsOfPath(certificates, ca.name), path[0]?.keyId, custody);
+    const denial = this.registry.denial(path, facts, at);
     if (denial !== undefined) throw denial;
     return { caName: ca.name };
   }
@@ -108,8 +110,12 @@ export class Admission {
   async #judge(chain: readonly Uint8Array[], at: Date, entry: LiveEntry): Promise<void> {
     const claimed = entry.deviceId;
     const { certificates, path, ca } = await this.#validate(chain, claimed, at);
+    let known = await this.registry.custodyOf(claimed);
+    // A group that asks for it may have been loaded meanwhile.
+    while (this.registry.asksCustody && !known.asked) known = await this.registry.custodyOf(claimed);
     // From here on a change that is loaded ends the connection; what was loaded before is asked here.
-    entry.facts = factsOfPath(certificates, ca.name);
+    entry.ofChain = factsOfPath(certificates, ca.name);
+    entry.facts = withCustody(entry.ofChain, path[0]?.keyId, known.custody);
     entry.path = path;
     const denial = this.registry.denial(path, entry.facts, at);
     if (denial !== undefined) throw denial;

@@ -1,14 +1,15 @@
 import { z } from "zod";
 import { CountersignError } from "../../lib/domain/errors.ts";
-import { matchesGroup } from "../../lib/records/group-query.ts";
+import { matchesGroup, parseGroupQuery } from "../../lib/records/group-query.ts";
 import type { Db } from "../../store/db.ts";
 import { listDevices } from "../../store/hub.ts";
+import { readDeviceCustody } from "../../store/hub-custody.ts";
 import { listGroups, putGroup, removeGroup, setGroupDisabled } from "../../store/hub-groups.ts";
 import { clientOf, requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";
 import type { HttpsServer } from "../http/server.ts";
 import { CaParams, EnrolmentBody, found } from "./api.ts";
-import { factsOfDevice, parseChainQuery, parseRegistryQuery } from "./groups.ts";
+import { factsOfDevice, parsePolicyQuery, withCustody } from "./groups.ts";
 import type { Registry } from "./registry.ts";
 
 const Query = z.string().min(1).max(1000);
@@ -26,7 +27,7 @@ const GroupBody = z.strictObject({
 const MAX_GROUPS = 100;
 const PAGE = 1000;
 
-/** Groups by chain: what their devices may do, whether they may come at all, and who is in one. */
+/** Groups by chain and custody: what their devices may do, whether they may come at all, and who is in one. */
 export function groupsApi(server: HttpsServer, hub: { db: Db; registry: Registry }): void {
   const { db, registry } = hub;
   const operator = { preHandler: requireClient("operator") };
@@ -35,7 +36,7 @@ export function groupsApi(server: HttpsServer, hub: { db: Db; registry: Registry
   server.put("/api/v1/groups/:name", operator, async (request) => {
     const { name } = parseInput(CaParams, request.params, "path");
     const body = parseInput(GroupBody, request.body, "request body");
-    parseChainQuery(body.query);
+    parsePolicyQuery(body.query);
     const all = await listGroups(db);
     if (all.length >= MAX_GROUPS && !all.some((one) => one.name === name)) {
       throw new CountersignError("hub-refused", `this hub has at most ${MAX_GROUPS} groups`);
@@ -61,11 +62,19 @@ export function groupsApi(server: HttpsServer, hub: { db: Db; registry: Registry
   });
   /** Who is in a group, by what the hub last saw of each device. */
   server.post("/api/v1/groups/ask", operator, async (request) => {
-    const query = parseRegistryQuery(parseInput(Asked, request.body, "request body").query);
+    const query = parseGroupQuery(parseInput(Asked, request.body, "request body").query);
     const devices: string[] = [];
     for (let after: string | undefined = ""; after !== undefined;) {
       const page = await listDevices(db, { after, limit: PAGE });
-      for (const one of page) if (matchesGroup(query, factsOfDevice(one))) devices.push(one.deviceId);
+      const custody = await readDeviceCustody(
+        db,
+        page.map(({ deviceId }) => deviceId),
+      );
+      for (const one of page) {
+        const passport = custody.get(one.deviceId);
+        const facts = withCustody(factsOfDevice(one), passport?.keySha256, passport);
+        if (matchesGroup(query, facts)) devices.push(one.deviceId);
+      }
       after = page.length === PAGE ? page.at(-1)?.deviceId : undefined;
     }
     return { devices };

@@ -8,35 +8,48 @@ import {
   matchesGroup,
   parseGroupQuery,
 } from "../../lib/records/group-query.ts";
+import type { Custody } from "../../store/hub-custody.ts";
 import type { HubDevice } from "../../store/hub.ts";
 import type { HubGroup, HubScope } from "../../store/hub-groups.ts";
 
 export const SCOPES: readonly HubScope[] = ["telemetry", "messages", "twin", "methods"];
 
-/** What an uploaded chain says. Lots and installations are in ledgers, which the hub doesn't read. */
-const OF_THE_CHAIN: ReadonlySet<GroupField> = new Set(["device", "ca", "issuer", "under", "serial", "expires"]);
-const OF_THE_REGISTRY: ReadonlySet<GroupField> = new Set([...OF_THE_CHAIN, "state", "connected"]);
+/** What a verified passport says, beside what the uploaded chain does. */
+const OF_CUSTODY = [
+  ...(["lot", "builder", "installer", "technician", "profile"] as const),
+  ...(["built", "certified", "injected", "installed"] as const),
+];
+/** Under a passport's names, parties are above a device; under the chain's, CAs are. */
+const ASKS_CUSTODY: ReadonlySet<GroupField> = new Set([...OF_CUSTODY, "under"]);
 
 export interface KnownGroup extends HubGroup {
   readonly parsed: GroupQuery;
 }
 
-/** @throws CountersignError `input-invalid`, also for what isn't known of a device when it connects */
-export function parseChainQuery(text: string): GroupQuery {
-  return limited(text, OF_THE_CHAIN);
-}
-
-/** For looking at devices. @throws CountersignError `input-invalid` */
-export function parseRegistryQuery(text: string): GroupQuery {
-  return limited(text, OF_THE_REGISTRY);
-}
-
-function limited(text: string, known: ReadonlySet<GroupField>): GroupQuery {
+/**
+ * For what a device may: by what is known of it when it connects.
+ * @throws CountersignError `input-invalid`, also for what may change while it is connected
+ */
+export function parsePolicyQuery(text: string): GroupQuery {
   const query = parseGroupQuery(text);
-  const unknown = [...fieldsOfQuery(query)].filter((field) => !known.has(field));
-  if (unknown.length === 0) return query;
-  const message = `the hub doesn't know ${unknown.join(", ")} of a device; it knows ${[...known].join(", ")}`;
-  throw new CountersignError("input-invalid", `${message}. \`countersign group\` asks the ledgers`);
+  const unfit = [...fieldsOfQuery(query)].filter((field) => field === "state" || field === "connected");
+  if (unfit.length === 0) return query;
+  const message = `${unfit.join(" and ")} can be asked for (\`hub groups ask\`), but no group's terms hang on it`;
+  throw new CountersignError("input-invalid", message);
+}
+
+export function asksCustody(query: GroupQuery): boolean {
+  return [...fieldsOfQuery(query)].some((field) => ASKS_CUSTODY.has(field));
+}
+
+/**
+ * What chain and passport say together: issuer, serial and end are those of the certificate it came with.
+ * @param key of the device, as its chain or the hub's record has it
+ */
+export function withCustody(ofChain: DeviceFacts, key: string | undefined, custody: Custody | undefined): DeviceFacts {
+  if (custody === undefined || custody.keySha256 !== key) return ofChain;
+  const known = Object.fromEntries(OF_CUSTODY.map((field) => [field, custody.facts[field]])) as DeviceFacts;
+  return { ...known, ...ofChain, under: [...(ofChain.under ?? []), ...(custody.facts.under ?? [])] };
 }
 
 /** @param path validated, leaf first, the registered CA last */

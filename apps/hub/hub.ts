@@ -19,6 +19,7 @@ import { CrlFollower } from "./crls.ts";
 import { Registry } from "./registry.ts";
 import { groupsApi } from "./groups-api.ts";
 import { hubPages } from "./pages.ts";
+import { passportsApi } from "./passports-api.ts";
 import { Reporter } from "./reporter.ts";
 import { revocationApi } from "./revocation-api.ts";
 import { Sightings } from "./sightings.ts";
@@ -95,6 +96,7 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     hubPages(api, { db, registry, codeHours: config.codeHours });
     trafficApi(api, { db, traffic });
     enrollmentApi(api, { db });
+    passportsApi(api, { db, registry });
     opened.push(() => api.close());
     await api.listen({ host: config.host, port: config.api.port });
     const apiPort = (api.server.address() as AddressInfo).port;

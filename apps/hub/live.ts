@@ -13,7 +13,9 @@ export interface LiveEntry {
   readonly connection: Connection;
   /** its validated path, leaf first; undefined while it is judged */
   path: readonly Link[] | undefined;
-  /** what its groups are told by */
+  /** what its chain says */
+  ofChain: DeviceFacts;
+  /** what its groups are told by: its chain, and its passport if there is one */
   facts: DeviceFacts;
   /** the database has let it in */
   admitted: boolean;
@@ -29,7 +31,15 @@ export class LiveDevices {
   readonly #byDevice = new Map<string, Set<LiveEntry>>();
 
   enter(deviceId: string, connection: Connection): LiveEntry {
-    const entry: LiveEntry = { deviceId, connection, path: undefined, facts: {}, admitted: false, touched: false };
+    const entry: LiveEntry = {
+      deviceId,
+      connection,
+      path: undefined,
+      ofChain: {},
+      facts: {},
+      admitted: false,
+      touched: false,
+    };
     if (connection.destroyed) return entry;
     let entries = this.#byDevice.get(deviceId);
     if (entries === undefined) this.#byDevice.set(deviceId, (entries = new Set()));

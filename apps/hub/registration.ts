@@ -84,7 +84,7 @@ export async function verify(
 }
 
 /** A certificate that may sign certificates, valid now. */
-function caCertificate(pem: string, now: Date): Certificate {
+export function caCertificate(pem: string, now: Date): Certificate {
   const certificate = oneCertificate(pem, "the CA certificate");
   if (certificate.basicConstraints?.ca !== true) {
     throw new CountersignError("certificate-invalid", "the CA certificate is not a CA's (basicConstraints)");

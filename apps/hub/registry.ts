@@ -7,11 +7,12 @@ import type { DeviceFacts } from "../../lib/records/group-query.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
 import type { Db } from "../../store/db.ts";
 import { type HubCa, listCas } from "../../store/hub.ts";
+import { type Custody, readCustody } from "../../store/hub-custody.ts";
 import { enabledAmong, listBlocks, listCrls, REGISTRY_CHANNEL } from "../../store/hub-revocations.ts";
 import { type HubScope, listGroups } from "../../store/hub-groups.ts";
 import { keepListening, type Subscription } from "../../store/listen.ts";
 import type { Logger } from "../http/logger.ts";
-import { groupsOf, isAllowed, SCOPES, type KnownGroup, parseChainQuery } from "./groups.ts";
+import { asksCustody, groupsOf, isAllowed, SCOPES, type KnownGroup, parsePolicyQuery, withCustody } from "./groups.ts";
 import { LiveDevices, type LiveEntry } from "./live.ts";
 
 /** What a certificate of a path is recognised by. */
@@ -135,9 +136,16 @@ export class Registry {
     if (here.length === 0) return;
     // Whose answer is still on its way from the database is looked at again when it is here.
     for (const id of here) for (const entry of this.live.of(id)) entry.touched ||= !entry.admitted;
-    const enabled = await enabledAmong(this.#db, here, this.processId);
+    const [enabled, custody] = await Promise.all([
+      enabledAmong(this.#db, here, this.processId),
+      this.#custodyAmong(here),
+    ]);
+    const now = new Date();
     for (const id of here) {
-      if (enabled.has(id)) continue;
+      if (enabled.has(id)) {
+        for (const entry of this.live.of(id)) if (entry.admitted) this.#judge(entry, this.#state.groups, custody, now);
+        continue;
+      }
       for (const entry of this.live.of(id))
         if (entry.admitted) this.#end(entry, "disabled, removed, or connected to another process of the hub");
     }
@@ -168,6 +176,21 @@ export class Registry {
     }
     const kept = this.groupsOf(facts).find((group) => group.disabledAt !== null);
     return kept && new CountersignError("hub-revoked", `its group ${kept.name} is disabled`);
+  }
+
+  /** Whether any group hangs on what passports say. */
+  get asksCustody(): boolean {
+    return this.#state.groups.some(({ parsed }) => asksCustody(parsed));
+  }
+
+  /** What is known of a device by its passport, where any group asks. */
+  async custodyOf(deviceId: string): Promise<{ asked: boolean; custody: Custody | undefined }> {
+    const custody = await this.#custodyAmong([deviceId]);
+    return { asked: custody !== undefined, custody: custody?.get(deviceId) };
+  }
+
+  async #custodyAmong(deviceIds: readonly string[]): Promise<ReadonlyMap<string, Custody> | undefined> {
+    return this.asksCustody ? readCustody(this.#db, deviceIds) : undefined;
   }
 
   /** The groups that a device with these facts is in. */
@@ -229,6 +252,8 @@ export class Registry {
       crls.set(one.issuerKeyId, [...(crls.get(one.issuerKeyId) ?? []), one]);
     }
     this.#crlsByDigest = known;
+    const parsed = groups.map((group) => ({ ...group, parsed: parsePolicyQuery(group.query) }));
+    const custody = parsed.some((group) => asksCustody(group.parsed)) ? await this.#custodyOfAll() : undefined;
     const of = (kind: string): Map<string, string> =>
       new Map(blocks.filter((block) => block.kind === kind).map((block) => [block.sha256, block.reason]));
     const before = this.#state.groups;
@@ -237,16 +262,39 @@ export class Registry {
       certificates: of("certificate"),
       keys: of("key"),
       crls,
-      groups: groups.map((group) => ({ ...group, parsed: parseChainQuery(group.query) })),
+      groups: parsed,
     };
     this.#loadedAt = began;
     const now = new Date();
-    for (const entry of this.live.entries()) {
-      const denial = entry.path && this.denial(entry.path, entry.facts, now);
-      if (denial !== undefined) this.#end(entry, denial.message);
-      else if (scopesBy(before, entry) !== scopesBy(this.#state.groups, entry)) {
-        this.#end(entry, "what its groups may use has changed");
-      }
+    for (const entry of this.live.entries()) this.#judge(entry, before, custody, now);
+  }
+
+  /** @param before the groups that its connection was made under; `custody` undefined: no group asks */
+  #judge(
+    entry: LiveEntry,
+    before: readonly KnownGroup[],
+    custody: ReadonlyMap<string, Custody> | undefined,
+    now: Date,
+  ): void {
+    if (entry.path === undefined) return;
+    const scopes = scopesBy(before, entry);
+    const own = custody?.get(entry.deviceId);
+    if (custody !== undefined) entry.facts = withCustody(entry.ofChain, entry.path[0]?.keyId, own);
+    const denial = this.denial(entry.path, entry.facts, now);
+    if (denial !== undefined) this.#end(entry, denial.message);
+    else if (scopes !== scopesBy(this.#state.groups, entry)) this.#end(entry, "what its groups may use has changed");
+  }
+
+  /** Of every device that is judged by then: who comes in while it is read is read too. */
+  async #custodyOfAll(): Promise<ReadonlyMap<string, Custody>> {
+    const read = new Set<string>();
+    const all = new Map<string, Custody>();
+    for (;;) {
+      const judged = [...this.live.entries()].flatMap(({ path, deviceId }) => (path === undefined ? [] : deviceId));
+      const missing = judged.filter((id) => !read.has(id));
+      if (missing.length === 0) return all;
+      for (const id of missing) read.add(id);
+      for (const [id, custody] of await readCustody(this.#db, missing)) all.set(id, custody);
     }
   }
 

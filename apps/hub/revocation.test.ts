@@ -266,7 +266,7 @@ describe("a group that emerges from the chain", () => {
     const above = [mine, factory];
     const put = (body: object) => hub.api("PUT", "/api/v1/groups/g", body);
     const query = "under technician-g and device = dev-*";
-    expect((await put({ query: "lot = L" })).body["detail"]).toMatch(/doesn't know lot/);
+    expect((await put({ query: "state = enabled" })).body["detail"]).toMatch(/no group.s terms hang on it/);
     expect((await put({ query: "under (" })).status).toBe(400);
     await put({ query, enrolment: "registered" });
     await expect(visit("dev-group", leaf, above)).rejects.toMatchObject(refused);

@@ -169,6 +169,8 @@ export interface TestWorld {
   readonly y: TestParty;
   readonly z: TestParty;
   readonly devices: readonly string[];
+  /** in the same order: each device's key, and its chain as injected, leaf first, as PEM */
+  readonly credentials: readonly { readonly key: TestKey; readonly chain: string }[];
   /** the salted place that the first device's installation commits to */
   readonly place: { domain: string; salt: string; value: string; commitment: string };
 }
@@ -408,6 +410,10 @@ export async function testWorld(count: number, options: WorldOptions = {}): Prom
     y,
     z,
     devices: devices.map((d) => d.id),
+    credentials: devices.map(({ key }, i) => ({
+      key,
+      chain: pem(certificates[i]!, zCa.certificate, yCa.certificate),
+    })),
     place: { domain: "installed.place", salt, value: "Hall 3", commitment: place },
   };
 }

@@ -79,7 +79,7 @@ describe("from the command line", () => {
     await expect(alone).rejects.toMatchObject({ code: "hub-refused" });
     await countersign("hub", "device", "remove", "dev-cli");
     await expect(countersign("hub", "device", "show", "dev-cli")).rejects.toMatchObject({ code: "not-found" });
-  });
+  }, 90_000);
 
   it("says what is missing or wrong", async () => {
     const nowhere = ["--token-dir", join(dir(), "nowhere"), "--id", "dev-x"];

@@ -4,6 +4,7 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import { HubClient, type HubCaShown, type HubDeviceShown } from "../hub-client.ts";
 import { print, printJson, table } from "../output.ts";
 import { registerHubGroups } from "./hub-groups.ts";
+import { registerHubPassports } from "./hub-passports.ts";
 import { registerHubRevocation } from "./hub-revocation.ts";
 import { SiteClient } from "../site-client.ts";
 import { registerHubEnrollment } from "./hub-enrollment.ts";
@@ -84,6 +85,7 @@ export function registerHub(program: Command): void {
 
   registerHubRevocation(hub, ca);
   registerHubGroups(hub);
+  registerHubPassports(hub);
   const device = hub.command("device").description("the devices the hub knows");
   device
     .command("create")
