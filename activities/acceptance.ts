@@ -10,7 +10,7 @@ import { keyId } from "../lib/pki/spki.ts";
 import type { Invitation } from "../lib/records/message.ts";
 import { parseEntry } from "../lib/records/statement.ts";
 import type { Acts, RecordedAct } from "../services/ledger/acts.ts";
-import { issueCrl, nextCrlNumber } from "../services/parties/ca.ts";
+import { keepCrl } from "../services/parties/crl.ts";
 import { sha256Hex } from "../services/ledger/sha256.ts";
 import { readBody } from "../services/parties/envelope.ts";
 import { checkGrant, type CheckedGrant } from "../services/parties/grant-check.ts";
@@ -20,7 +20,7 @@ import { makeKeyset } from "../services/parties/keyset.ts";
 import { enqueue } from "../services/parties/outbox.ts";
 import { author, openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
-import { currentCrl, storeCaCertificate } from "../store/authority.ts";
+import { storeCaCertificate } from "../store/authority.ts";
 import { inTransaction, type Db } from "../store/db.ts";
 import { currentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
 import { storeBlob } from "../store/ledger.ts";
@@ -37,9 +37,6 @@ import {
   type OwnKeyset,
 } from "../store/parties.ts";
 import { withFailures } from "./failures.ts";
-
-/** How long an online CA's CRL holds; the site makes the next one when half of it is over. */
-export const CRL_DAYS = 30;
 
 export interface AcceptanceDeps {
   readonly db: Db;
@@ -236,17 +233,8 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     },
 
     async publishCrl() {
-      await renewCrl(db, await caKey(), now());
+      const ca = parseCertificate((await currentGrant(db)).certificate);
+      await keepCrl(db, await caKey(), ca, { now: now() });
     },
   });
-}
-
-/** Makes the online CA's next CRL when there is none, or half of the current one's time is over. */
-export async function renewCrl(db: Db, key: CaKey, now: Date): Promise<void> {
-  const ca = parseCertificate((await currentGrant(db)).certificate);
-  const caKeyId = keyId(ca.spki);
-  const held = await currentCrl(db, caKeyId.slice(0, 16));
-  const halfLife = held ? (held.thisUpdate.getTime() + held.nextUpdate.getTime()) / 2 : 0;
-  if (now.getTime() < halfLife) return;
-  await issueCrl(db, key, ca, { number: nextCrlNumber(held?.number, now), days: CRL_DAYS, now });
 }

@@ -13,7 +13,8 @@ import { keyAlgorithmOf, keyId } from "../lib/pki/spki.ts";
 import { buildTbs } from "../lib/pki/tbs.ts";
 import { wholeSeconds } from "../lib/pki/time.ts";
 import { parseCeremony, type CeremonyDocument } from "../lib/records/ceremony.ts";
-import { crlName, issueCrl, nextCrlNumber, requireIntent, signIntent } from "../services/parties/ca.ts";
+import { crlName, requireIntent, signIntent } from "../services/parties/ca.ts";
+import { keepCrl } from "../services/parties/crl.ts";
 import { prepareChild, signChild, type Issuer } from "../services/parties/delegate.ts";
 import { checkTerms } from "../services/parties/terms.ts";
 import { currentCrl, findCaCertificate, hubIntent, storeCaCertificate, storeIntent } from "../store/authority.ts";
@@ -154,8 +155,7 @@ export function ceremonyActivities(deps: CeremonyDeps): CeremonyActivities {
       const key = await rootKey();
       if (await currentCrl(db, crlName(keyId(key.spki)))) return;
       const days = document.crl.months * DAYS_A_MONTH;
-      const time = now();
-      await issueCrl(db, key, await rootCertificate(), { number: nextCrlNumber(undefined, time), days, now: time });
+      await keepCrl(db, key, await rootCertificate(), { now: now(), days });
     },
 
     async signHubVerification({ documentSha256 }) {

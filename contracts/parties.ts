@@ -11,6 +11,8 @@ export const workflowIds = {
   acceptance: (party: string) => `acceptance/${party}`,
   delegation: (child: string) => `delegation/${child}`,
   hub: (name: string) => `hub/${name}`,
+  /** one a site: it works off whatever is ordered */
+  revocation: (party: string) => `revocation/${party}`,
 };
 
 /** The grantor's answer has been stored in the inbox; `message` is its id. */
@@ -79,4 +81,14 @@ export interface HubRegistrationActivities {
   proveCaToHub(input: { name: string }): Promise<{ caSha256: string }>;
   recordHubRegistration(input: { name: string }): Promise<{ leafHash: string }>;
   refuseHubRegistration(input: { name: string; refusal: Refusal }): Promise<void>;
+}
+
+/** What operators have ordered to be revoked, held or held no longer is in the site's database. */
+export interface RevocationActivities {
+  /** Records the next orders as acts under a signed checkpoint; `left`: there may be more. */
+  recordRevocations(): Promise<{ left: boolean }>;
+  /** Makes the CRL that lists what is recorded. An offline CA's is a ceremony's to make. */
+  publishRevocations(): Promise<void>;
+  /** Tells every hub that doesn't look by itself soon enough; `left`: one couldn't be told yet. */
+  tellHubs(): Promise<{ left: boolean }>;
 }

@@ -66,6 +66,22 @@ export async function followCrl(
   );
 }
 
+/**
+ * Follows what a site said is its CA's CRL, under a name that holds the CA's key: what is known by that key's signature
+ * stays known, also when the CA's certificate was renewed.
+ */
+export async function followSiteCrl(
+  db: Queryable,
+  followed: { name: string; url: string; issuer: Uint8Array },
+): Promise<void> {
+  await db.query(
+    `INSERT INTO hub_crl (name, url, issuer) VALUES ($1, $2, $3)
+     ON CONFLICT (name) DO UPDATE SET url = excluded.url, issuer = excluded.issuer
+       WHERE hub_crl.url IS DISTINCT FROM excluded.url OR hub_crl.issuer <> excluded.issuer`,
+    [followed.name, followed.url, followed.issuer],
+  );
+}
+
 export async function listCrls(db: Queryable): Promise<FollowedCrl[]> {
   return (await db.query<FollowedCrl>(`SELECT ${CRL_COLUMNS} FROM hub_crl ORDER BY name`)).rows;
 }
@@ -88,13 +104,13 @@ export async function findCrl(db: Queryable, name: string): Promise<FollowedCrl 
 export async function storeCrl(
   db: Queryable,
   name: string,
-  crl: { der: Uint8Array; thisUpdate: Date; nextUpdate: Date; issuer: Uint8Array },
+  crl: { der: Uint8Array; thisUpdate: Date; nextUpdate: Date; number: bigint | undefined; issuer: Uint8Array },
 ): Promise<boolean> {
   const { rowCount } = await db.query(
-    `UPDATE hub_crl SET crl = $2, this_update = $3, next_update = $4, fault = NULL, looked_at = now()
+    `UPDATE hub_crl SET crl = $2, this_update = $3, next_update = $4, number = $6, fault = NULL, looked_at = now()
      WHERE name = $1 AND issuer = $5 AND (this_update IS NULL OR this_update < $3 OR
-       (this_update = $3 AND crl <> $2 AND length(crl) < length($2)))`,
-    [name, crl.der, crl.thisUpdate, crl.nextUpdate, crl.issuer],
+       (this_update = $3 AND COALESCE(number, -1) < $6::numeric))`,
+    [name, crl.der, crl.thisUpdate, crl.nextUpdate, crl.issuer, (crl.number ?? 0n).toString()],
   );
   return rowCount === 1;
 }

@@ -205,3 +205,54 @@ export async function deliverAgain(q: Queryable, { party, epoch, sequence }: Las
   );
   return rowCount ?? 0;
 }
+
+export interface AdoptedRevocation {
+  readonly target: "device" | "ca";
+  readonly subject: string;
+  readonly subjectKeyId: string;
+  readonly certificate: { readonly act: string; readonly serial: string };
+  readonly effect: string;
+  readonly reason: string;
+  readonly invalidity: string | undefined;
+  readonly leafHash: string;
+  readonly time: Date;
+}
+
+/**
+ * A certificate that the ledger holds as revoked, held or no longer held. No CRL and no hub is taken to have heard of it.
+ * False when the certificate isn't in the database.
+ */
+export async function adoptRevocation(tx: Tx, revoked: AdoptedRevocation): Promise<boolean> {
+  const { target, subject, certificate, effect, leafHash, time } = revoked;
+  const ordered = await tx.query(
+    `UPDATE revocation SET act_leaf = $3, time = $4, error_code = NULL, error_message = NULL
+     WHERE certificate_leaf = $1 AND effect = $2 AND act_leaf IS NULL`,
+    [certificate.act, effect, leafHash, time],
+  );
+  if (ordered.rowCount === 1) return true;
+  const held =
+    target === "device"
+      ? "SELECT certificate, issuer_key_id AS issuer FROM issuance WHERE certified_leaf = $1 AND certificate IS NOT NULL"
+      : `SELECT certificate, (SELECT key_id FROM ca_certificate ORDER BY added DESC LIMIT 1) AS issuer FROM delegation
+         WHERE act_leaf_hash = $1 AND certificate IS NOT NULL`;
+  const { rowCount } = await tx.query(
+    `INSERT INTO revocation (certificate_leaf, step, target, subject, subject_key_id, certificate, issuer_key_id, serial,
+       effect, reason, invalidity, requested_by, act_leaf, time)
+     SELECT $1, (SELECT coalesce(max(step), 0) + 1 FROM revocation WHERE certificate_leaf = $1), $2, $3, $4,
+       h.certificate, h.issuer, $5, $6, $7, $8, 'the ledger', $9, $10
+     FROM (${held}) h`,
+    [
+      certificate.act,
+      target,
+      subject,
+      revoked.subjectKeyId,
+      certificate.serial,
+      effect,
+      revoked.reason,
+      revoked.invalidity ?? null,
+      leafHash,
+      time,
+    ],
+  );
+  return rowCount === 1;
+}

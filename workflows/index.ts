@@ -6,4 +6,5 @@ export { productionLot } from "./production-lot.ts";
 export { acceptance } from "./acceptance.ts";
 export { delegation } from "./delegation.ts";
 export { hubRegistration } from "./hub-registration.ts";
+export { revocation } from "./revocation.ts";
 export { rootCeremony } from "./root-ceremony.ts";

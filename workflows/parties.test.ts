@@ -16,6 +16,7 @@ import {
   type AcceptanceActivities,
   type DelegationActivities,
   type HubRegistrationActivities,
+  type RevocationActivities,
 } from "../contracts/parties.ts";
 import { QUEUES } from "../contracts/queues.ts";
 import { PROJECT_ROOT, testTemporal } from "../test/support/index.ts";
@@ -25,7 +26,7 @@ import { PROJECT_ROOT, testTemporal } from "../test/support/index.ts";
  * the real ones.
  */
 
-type Activities = AcceptanceActivities & DelegationActivities & HubRegistrationActivities;
+type Activities = AcceptanceActivities & DelegationActivities & HubRegistrationActivities & RevocationActivities;
 
 /** What was called, in order. */
 let calls: string[];
@@ -51,6 +52,9 @@ const answers: Activities = {
   proveCaToHub: async () => ({ caSha256: "06" }),
   recordHubRegistration: async () => ({ leafHash: "07" }),
   refuseHubRegistration: async () => undefined,
+  recordRevocations: async () => ({ left: false }),
+  publishRevocations: async () => undefined,
+  tellHubs: async () => ({ left: false }),
 };
 
 beforeAll(async () => {
@@ -204,5 +208,38 @@ describe("what an operator asks for while a run is ending with a refusal", () =>
     });
     expect(await workflows.result(workflowId)).toEqual({ state: "refused", ...refusal });
     expect(calls).toEqual(["proveCaToHub", "refuseHubRegistration"]);
+  });
+});
+
+describe("revocation", () => {
+  const order = (party: string) =>
+    workflows.signalWithStart("revocation", {
+      workflowId: workflowIds.revocation(party),
+      taskQueue: QUEUES.site,
+      signal: asked,
+    });
+  const ROUND = ["recordRevocations", "publishRevocations", "tellHubs"];
+
+  it("works off what is ordered while it is at work, and holds nothing up for a hub that is away", async () => {
+    let away = 2;
+    script = {
+      publishRevocations: async () => {
+        // An operator orders another one, after what is recorded was read.
+        if (calls.length === 2) await order("at-work");
+      },
+      tellHubs: async () => ({ left: away-- > 0 }),
+    };
+    const { workflowId } = await order("at-work");
+    await workflows.result(workflowId);
+    await saveHistory(workflowId, "revocation");
+    expect(calls).toEqual([...ROUND, ...ROUND, ...ROUND]);
+  });
+
+  it("records everything before it makes one CRL of it", async () => {
+    let left = 3;
+    script = { recordRevocations: async () => ({ left: --left > 0 }) };
+    const { workflowId } = await order("many");
+    await workflows.result(workflowId);
+    expect(calls).toEqual(["recordRevocations", "recordRevocations", ...ROUND]);
   });
 });

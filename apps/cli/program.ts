@@ -15,6 +15,7 @@ import { registerOpenings } from "./commands/openings.ts";
 import { registerParty } from "./commands/party.ts";
 import { registerReconcile } from "./commands/reconcile.ts";
 import { registerRecovery } from "./commands/recovery.ts";
+import { registerRevoke } from "./commands/revoke.ts";
 import { registerSign } from "./commands/sign.ts";
 import { registerStack } from "./commands/stack.ts";
 import { registerTrace } from "./commands/trace.ts";
@@ -39,6 +40,7 @@ const COMMANDS = [
   registerOpenings,
   registerHub,
   registerReconcile,
+  registerRevoke,
   registerRecovery,
   registerBench,
 ];

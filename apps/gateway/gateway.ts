@@ -6,6 +6,7 @@ import { registerInbox } from "./routes/inbox.ts";
 import { registerLedger } from "./routes/ledger.ts";
 import { registerParties } from "./routes/parties.ts";
 import { registerCrl, registerPublic } from "./routes/public.ts";
+import { registerRevocations } from "./routes/revocations.ts";
 import { registerSite } from "./routes/site.ts";
 import { registerWitness } from "./routes/witness.ts";
 
@@ -38,6 +39,7 @@ export async function startGateway(
   registerSite(secure, deps);
   registerParties(secure, deps);
   registerHub(secure, deps);
+  registerRevocations(secure, deps);
   registerInbox(secure, deps);
   registerLedger(secure, deps);
   registerCrl(secure, deps);

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { CountersignError } from "../../lib/domain/errors.ts";
 
 const port = z.int().min(0).max(65535);
+const siteName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,46}$/);
 const path = z.string().min(1).max(4096);
 
 /**
@@ -93,10 +94,19 @@ export const HubConfigSchema = z.strictObject({
   log: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).default("info"),
   /**
    * Sites that are told which of their certificates devices were seen with, so that they can hold them against their
-   * ledger: gateway, its infrastructure CA, and this hub's client certificate of that CA (OU `monitor`).
+   * ledger: gateway, its infrastructure CA, and this hub's client certificate of that CA (OU `monitor`). Their CAs' CRLs
+   * are followed without a command, as `<name>.<key id>`; the name is host and port unless given.
    */
   report: z
-    .array(z.strictObject({ url: z.url({ protocol: /^https$/ }), ca: path, cert: path, key: path }))
+    .array(
+      z.strictObject({
+        name: siteName.optional(),
+        url: z.url({ protocol: /^https$/ }),
+        ca: path,
+        cert: path,
+        key: path,
+      }),
+    )
     .max(1000)
     .default([]),
   /** For the command line only, which resolves these paths itself; the hub never reads them. */
@@ -123,7 +133,7 @@ export function loadHubConfig(file: string): HubConfig {
     ...config,
     tls: { cert: at(config.tls.cert), key: at(config.tls.key) },
     clientCa: at(config.clientCa),
-    report: config.report.map(({ url, ca, cert, key }) => ({ url, ca: at(ca), cert: at(cert), key: at(key) })),
+    report: config.report.map(({ ca, cert, key, ...site }) => ({ ...site, ca: at(ca), cert: at(cert), key: at(key) })),
     database: {
       ...config.database,
       ...(config.database.passwordFile === undefined ? {} : { passwordFile: at(config.database.passwordFile) }),

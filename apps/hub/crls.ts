@@ -1,3 +1,4 @@
+import { equalBytes } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { checkCrl } from "../../lib/pki/crl-check.ts";
@@ -5,11 +6,12 @@ import { parseCrl } from "../../lib/pki/crl-parse.ts";
 import { pemBlocks } from "../../lib/pki/pem.ts";
 import { webCryptoVerify } from "../../lib/pki/verify.ts";
 import type { Db } from "../../store/db.ts";
-import { crlsToFetch, findCrl, noteLook, storeCrl } from "../../store/hub-revocations.ts";
+import { crlsToFetch, findCrl, listCrls, noteLook, storeCrl } from "../../store/hub-revocations.ts";
 import type { Logger } from "../http/logger.ts";
 
 const MAX_CRL_BYTES = 4 << 20;
 const TIMEOUT_MS = 10_000;
+const LEAST_PAUSE_MS = 1_000;
 /** A CA's clock may be this far ahead of ours. */
 const SKEW_MS = 5 * 60_000;
 
@@ -30,6 +32,29 @@ export async function takeCrl(db: Db, name: string, der: Uint8Array, at: Date): 
   return storeCrl(db, name, { ...crl, issuer: followed.issuer });
 }
 
+/**
+ * Takes a CRL that anybody may bring, since its CA has signed it, for every followed CA whose it is.
+ * @throws CountersignError `not-found` when the hub follows no such CA; as {@link takeCrl}
+ */
+export async function takeAnyCrl(db: Db, der: Uint8Array, at: Date): Promise<boolean> {
+  if (der.length > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 4 MiB");
+  const { issuer } = parseCrl(der);
+  const named = (await listCrls(db)).filter((one) => equalBytes(parseCertificate(one.issuer).subject.der, issuer.der));
+  let taken: boolean | undefined;
+  let refused: unknown = new CountersignError("not-found", "the hub follows no CRL of this CA");
+  for (const { name } of named) {
+    try {
+      taken = (await takeCrl(db, name, der, at)) || taken === true;
+    } catch (error) {
+      // Two CAs of one name: it is one's of them.
+      if (!isCountersignError(error)) throw error;
+      refused = error;
+    }
+  }
+  if (taken === undefined) throw refused;
+  return taken;
+}
+
 /** DER, or one PEM block of it. @throws CountersignError `pem-invalid`, `input-invalid` */
 export function crlBytes(body: Uint8Array): Uint8Array {
   if (body[0] === 0x30) return body;
@@ -45,12 +70,21 @@ export class CrlFollower {
   readonly #db: Db;
   readonly #logger: Logger;
   readonly #everyMs: number;
+  /** learns of CRLs that are to be followed */
+  readonly #learn: (stopping: AbortSignal) => Promise<void>;
+  #lookedAt = 0;
   readonly #stopping = new AbortController();
   #timer: NodeJS.Timeout | undefined;
   #round: Promise<void> | undefined;
 
-  constructor(db: Db, logger: Logger, everyMs: number) {
+  constructor(
+    db: Db,
+    logger: Logger,
+    everyMs: number,
+    learn: (stopping: AbortSignal) => Promise<void> = async () => undefined,
+  ) {
     this.#db = db;
+    this.#learn = learn;
     this.#logger = logger;
     this.#everyMs = everyMs;
     this.#later(0);
@@ -62,17 +96,34 @@ export class CrlFollower {
     await this.#round;
   }
 
+  /** Looks now, if the last look isn't of this second: anybody may ask for it. */
+  async lookNow(): Promise<void> {
+    if (this.#stopping.signal.aborted || Date.now() - this.#lookedAt < LEAST_PAUSE_MS) return this.#round;
+    clearTimeout(this.#timer);
+    this.#start();
+    await this.#round;
+  }
+
   #later(ms: number): void {
-    this.#timer = setTimeout(() => {
-      this.#round = this.#look()
-        .catch((error: unknown) => this.#logger.warn({ err: error }, "CRLs can't be followed yet"))
-        .finally(() => {
-          if (!this.#stopping.signal.aborted) this.#later(this.#everyMs);
-        });
-    }, ms);
+    this.#timer = setTimeout(() => this.#start(), ms);
+  }
+
+  #start(): void {
+    this.#lookedAt = Date.now();
+    const before = this.#round;
+    this.#round = (async () => {
+      await before;
+      await this.#look();
+    })()
+      .catch((error: unknown) => this.#logger.warn({ err: error }, "CRLs can't be followed yet"))
+      .finally(() => {
+        clearTimeout(this.#timer);
+        if (!this.#stopping.signal.aborted) this.#later(this.#everyMs);
+      });
   }
 
   async #look(): Promise<void> {
+    await this.#learn(this.#stopping.signal);
     await Promise.all((await crlsToFetch(this.#db)).map((one) => this.#fetch(one)));
   }
 

@@ -20,8 +20,9 @@ import { Registry } from "./registry.ts";
 import { groupsApi } from "./groups-api.ts";
 import { hubPages } from "./pages.ts";
 import { passportsApi } from "./passports-api.ts";
-import { Reporter } from "./reporter.ts";
+import { Reporter, type ReportedSite } from "./reporter.ts";
 import { revocationApi } from "./revocation-api.ts";
+import { siteCrls } from "./site-crls.ts";
 import { Sightings } from "./sightings.ts";
 import { TelemetryWriter } from "./telemetry.ts";
 import { Traffic } from "./traffic.ts";
@@ -61,11 +62,17 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
         cause,
       });
     });
-    const sightings = reporting(config, db, logger, opened);
+    const sites = reportedSites(config);
+    const sightings = reporting(sites, db, logger, opened);
     const registry = new Registry(db, logger, { staleCrl: config.crls.stale });
     await registry.start();
     opened.push(async () => registry.stop());
-    const follower = new CrlFollower(db, logger, config.crls.everySeconds * 1000);
+    const follower = new CrlFollower(
+      db,
+      logger,
+      config.crls.everySeconds * 1000,
+      siteCrls(db, registry, sites, logger),
+    );
     opened.push(() => follower.stop());
     const admission = new Admission(db, registry, (seen) => sightings?.see(seen));
     const telemetry = new TelemetryWriter(db);
@@ -91,7 +98,7 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     const api = createServer({ tls: { ...tls, clientCa }, logger, bodyLimit: 256 * 1024 });
     registerReadiness(api, () => hubComponents(health));
     managementApi(api, { db, registry, mqtt, codeHours: config.codeHours });
-    revocationApi(api, { db, registry });
+    revocationApi(api, { db, registry, follower });
     groupsApi(api, { db, registry });
     hubPages(api, { db, registry, codeHours: config.codeHours });
     trafficApi(api, { db, traffic });
@@ -117,23 +124,27 @@ async function openAmqp(options: AmqpOptions): Promise<AmqpListener> {
 
 /** Notes and reports what devices are seen with, when there is somebody to report to. */
 function reporting(
-  config: HubConfig,
+  sites: readonly ReportedSite[],
   db: Db,
   logger: Logger,
   opened: (() => Promise<unknown>)[],
 ): Sightings | undefined {
-  if (config.report.length === 0) return undefined;
-  const sites = config.report.map(({ url, ...files }) => ({
-    url,
-    ca: readPart(files.ca),
-    cert: readPart(files.cert),
-    key: readPart(files.key),
-  }));
+  if (sites.length === 0) return undefined;
   const reporter = new Reporter(db, sites, logger);
   opened.push(() => reporter.stop());
   const sightings = new Sightings(db, logger, () => reporter.wake());
   opened.push(() => sightings.idle());
   return sightings;
+}
+
+function reportedSites(config: HubConfig): ReportedSite[] {
+  return config.report.map(({ name, url, ...files }) => ({
+    name: name ?? new URL(url).host.replaceAll(/[^A-Za-z0-9._-]/g, "-"),
+    url,
+    ca: readPart(files.ca),
+    cert: readPart(files.cert),
+    key: readPart(files.key),
+  }));
 }
 
 function readPart(file: string): string {

@@ -8,6 +8,8 @@ import type { Logger } from "../http/logger.ts";
 
 /** A site that is told which of its certificates devices were seen with. */
 export interface ReportedSite {
+  /** under which the hub follows its CAs' CRLs */
+  readonly name: string;
   /** base URL of its gateway */
   readonly url: string;
   /** PEM: its infrastructure CA, and this hub's client certificate of that CA, role `monitor` */
@@ -154,20 +156,31 @@ export class Reporter {
   }
 
   async #ask(site: Site, method: string, path: string, body?: unknown): Promise<unknown> {
-    const answer = await exchange({
-      url: new URL(path, site.url.replace(/\/?$/, "/")),
-      method,
-      tls: site,
-      body: body === undefined ? undefined : { bytes: JSON.stringify(body), type: "application/json" },
-      timeoutMs: TIMEOUT_MS,
-      maxAnswerBytes: MAX_ANSWER_BYTES,
-      signal: this.#stopping.signal,
-    });
-    if (answer.status !== 200) {
-      throw refusalOf(answer) ?? new CountersignError("component-unreachable", `${site.url}: HTTP ${answer.status}`);
-    }
-    return JSON.parse(Buffer.from(answer.body).toString("utf8")) as unknown;
+    return askSite(site, method, path, this.#stopping.signal, body);
   }
+}
+
+/** One question to a site's gateway, as this hub. @throws CountersignError its refusal; whatever keeps it from answering */
+export async function askSite(
+  site: ReportedSite,
+  method: string,
+  path: string,
+  signal: AbortSignal,
+  body?: unknown,
+): Promise<unknown> {
+  const answer = await exchange({
+    url: new URL(path, site.url.replace(/\/?$/, "/")),
+    method,
+    tls: site,
+    body: body === undefined ? undefined : { bytes: JSON.stringify(body), type: "application/json" },
+    timeoutMs: TIMEOUT_MS,
+    maxAnswerBytes: MAX_ANSWER_BYTES,
+    signal,
+  });
+  if (answer.status !== 200) {
+    throw refusalOf(answer) ?? new CountersignError("component-unreachable", `${site.url}: HTTP ${answer.status}`);
+  }
+  return JSON.parse(Buffer.from(answer.body).toString("utf8")) as unknown;
 }
 
 /** The first of them, at least one, with so many bytes together. */

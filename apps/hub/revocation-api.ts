@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { CountersignError } from "../../lib/domain/errors.ts";
+import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { pemDecode } from "../../lib/pki/pem.ts";
 import { fromBase64 } from "../../lib/domain/bytes.ts";
@@ -19,7 +19,7 @@ import { clientOf, requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";
 import type { HttpsServer } from "../http/server.ts";
 import { CaName, CaParams, EnrolmentBody, found, Pem, shownCa } from "./api.ts";
-import { crlBytes, takeCrl } from "./crls.ts";
+import { type CrlFollower, crlBytes, takeAnyCrl, takeCrl } from "./crls.ts";
 import { linkOf, type Registry } from "./registry.ts";
 
 const Digest = z.string().regex(/^[0-9a-f]{64}$/, "a SHA-256 as 64 lower-case hex digits");
@@ -39,6 +39,8 @@ const CrlBody = z.strictObject({
 });
 const PushBody = z.strictObject({ crl: z.string().min(1).max(6_000_000) });
 
+/** CRLs that are looked at at once, of those that anybody may bring. */
+const MAX_COMING = 4;
 const MAX_BLOCKS = 100_000;
 const MAX_CRLS = 200;
 const PUSH_LIMIT = 6 << 20;
@@ -47,8 +49,8 @@ const PUSH_LIMIT = 6 << 20;
  * Who is kept out: disabling, enabling and removing CAs, blocking certificates and keys, following CRLs. What is kept
  * out is cut off by the time these answer, in this process; in the hub's others a moment later.
  */
-export function revocationApi(server: HttpsServer, hub: { db: Db; registry: Registry }): void {
-  const { db, registry } = hub;
+export function revocationApi(server: HttpsServer, hub: { db: Db; registry: Registry; follower: CrlFollower }): void {
+  const { db, registry, follower } = hub;
   const operator = { preHandler: requireClient("operator") };
 
   for (const verb of ["disable", "enable"] as const) {
@@ -112,6 +114,29 @@ export function revocationApi(server: HttpsServer, hub: { db: Db; registry: Regi
     const taken = await takeCrl(db, name, der, new Date());
     await registry.reload();
     return { ...shownCrl(found(await findCrl(db, name), `CRL ${name}`)), taken };
+  });
+  // Without a client certificate: the CRL is signed by its CA, and only one that is newer changes anything.
+  let coming = 0;
+  const few = async (): Promise<void> => {
+    if (coming >= MAX_COMING) throw new CountersignError("component-unreachable", "too many CRLs come at once: later");
+  };
+  server.post("/api/v1/crl-updates", { onRequest: few, bodyLimit: PUSH_LIMIT }, async (request) => {
+    const { crl } = parseInput(PushBody, request.body, "request body");
+    coming++;
+    try {
+      const der = crlBytes(fromBase64(crl));
+      const take = (): Promise<boolean> => takeAnyCrl(db, der, new Date());
+      const taken = await take().catch(async (error: unknown) => {
+        if (errorCodeOf(error) !== "not-found") throw error;
+        // A CA may be younger than the last look at its site.
+        await follower.lookNow();
+        return take();
+      });
+      if (taken) await registry.reload();
+      return { taken };
+    } finally {
+      coming--;
+    }
   });
   server.delete("/api/v1/crls/:name", operator, async (request, reply) => {
     const { name } = parseInput(CaParams, request.params, "path");

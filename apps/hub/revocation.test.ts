@@ -4,6 +4,7 @@ import { type AddressInfo, connect as netConnect } from "node:net";
 import { randomBytes } from "node:crypto";
 import * as x509 from "@peculiar/x509";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { exchange } from "../../services/exchange.ts";
 import { connect, type Db } from "../../store/db.ts";
 import { registerTestCa, startTestHub, type TestHub } from "../../test/support/hub-process.ts";
 import { connectFleet, fleetDevices, type Fleet } from "../../test/support/mqtt-fleet.ts";
@@ -155,6 +156,34 @@ describe("revoking", () => {
     expect((await hub.api("PUT", "/api/v1/crls/factory", { crl: "AAAA" })).status).toBe(400);
     expect((await put(await crlOf(factory, [], 4))).body["taken"]).toBe(true);
     await visit("dev-crl", leaf, [technician, factory]);
+  });
+
+  it("by a CRL that anybody brings, if its CA signed it and it is newer", async () => {
+    const mine = await testCertificate("CN=brought", { ca: true, issuer: root });
+    const namesake = await testCertificate("CN=brought", { ca: true, issuer: root });
+    const leaf = await leafFor("dev-brought", mine);
+    await visit("dev-brought", leaf, [mine]);
+    const bring = async (crl: Uint8Array | string) => {
+      const bytes = JSON.stringify({ crl: typeof crl === "string" ? crl : Buffer.from(crl).toString("base64") });
+      const answer = await exchange({
+        url: new URL("/api/v1/crl-updates", `https://127.0.0.1:${hub.apiPort}`),
+        method: "POST",
+        tls: { ca: hub.infraCa.pem },
+        body: { bytes, type: "application/json" },
+        timeoutMs: 10_000,
+        maxAnswerBytes: 65_536,
+      });
+      return { status: answer.status, ...(JSON.parse(Buffer.from(answer.body).toString()) as { taken?: boolean }) };
+    };
+    expect((await bring(await crlOf(mine, [leaf], 1))).status).toBe(404);
+    await hub.api("POST", "/api/v1/crls", { name: "brought", issuer: mine.pem });
+    const forged = await crlOf(namesake, [leaf], 9);
+    for (const bad of [forged, "AAAA", "MAA=", ""]) expect((await bring(bad)).status).toBeGreaterThanOrEqual(400);
+    await visit("dev-brought", leaf, [mine]);
+    expect(await bring(await crlOf(mine, [leaf], 2))).toEqual({ status: 200, taken: true });
+    await expect(visit("dev-brought", leaf, [mine])).rejects.toMatchObject(refused);
+    expect(await bring(await crlOf(mine, [], 1))).toEqual({ status: 200, taken: false });
+    await expect(visit("dev-brought", leaf, [mine], other)).rejects.toMatchObject(refused);
   });
 
   it("by a CRL at its public address, followed; one that can't be had changes nothing", async () => {

@@ -93,6 +93,14 @@ export const siteConfigSchema = z.strictObject({
   management: z.strictObject({ host: z.string().min(1).max(255).default("127.0.0.1"), port }).optional(),
   /** the hub's management API, for a site that registers CAs there */
   hub: z.strictObject({ url: httpsUrl, caFile: path, certFile: path, keyFile: path }).optional(),
+  /**
+   * Hubs that are handed each CRL of this site's online CA when something is revoked, so that they don't find it only when
+   * they look: management API, and the CA of its server certificate.
+   */
+  notify: z
+    .array(z.strictObject({ url: httpsUrl, caFile: path }))
+    .max(16)
+    .default([]),
   witness: z
     .strictObject({
       /**
@@ -164,6 +172,7 @@ export function loadSiteConfig(file: string): SiteConfig {
     ...(hub === undefined
       ? {}
       : { hub: { url: hub.url, caFile: at(hub.caFile), certFile: at(hub.certFile), keyFile: at(hub.keyFile) } }),
+    notify: config.notify.map(({ url, caFile }) => ({ url, caFile: at(caFile) })),
     witness: {
       ...(witness.policyFile === undefined ? {} : { policyFile: at(witness.policyFile) }),
       ...(witness.logsFile === undefined ? {} : { logsFile: at(witness.logsFile) }),

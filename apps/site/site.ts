@@ -1,21 +1,23 @@
 import { existsSync, readFileSync } from "node:fs";
-import { acceptanceActivities, renewCrl } from "../../activities/acceptance.ts";
+import { acceptanceActivities } from "../../activities/acceptance.ts";
 import { ceremonyRecordActivities } from "../../activities/ceremony-record.ts";
 import { custodyActivities } from "../../activities/custody.ts";
 import { delegationActivities } from "../../activities/delegation.ts";
 import { firmwareActivities } from "../../activities/firmware.ts";
 import { hubRegistrationActivities } from "../../activities/hub-registration.ts";
 import { issuingActivities } from "../../activities/issuing.ts";
+import { revocationActivities } from "../../activities/revocation.ts";
 import { QUEUES } from "../../contracts/queues.ts";
 import { nodeVerify, type Token } from "../../hsm/index.ts";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
-import { parseCertificatesPem } from "../../lib/pki/certificate.ts";
+import { parseCertificate, parseCertificatesPem } from "../../lib/pki/certificate.ts";
 import type { CustodyContext } from "../../services/custody/context.ts";
 import type { HubAccess } from "../../services/hub/management.ts";
 import type { IssuingContext } from "../../services/issuing/context.ts";
 import { actKey, Acts, createLedger, Sequencer } from "../../services/ledger/index.ts";
 import { Applier } from "../../services/parties/applier.ts";
 import { crlUrl } from "../../services/parties/ca.ts";
+import { keepCrl } from "../../services/parties/crl.ts";
 import { actKeyId, type Identity } from "../../services/parties/identity.ts";
 import { Inbox } from "../../services/parties/inbox.ts";
 import { Outbox } from "../../services/parties/outbox.ts";
@@ -185,7 +187,10 @@ async function launch(
     {
       ...config.temporal,
       taskQueue: QUEUES.site,
-      activities: siteActivities(config, { db, acts, identity, caToken: accounted, issuing, custody, cosigned }),
+      activities: siteActivities(config, {
+        ...{ db, acts, identity, caToken: accounted, issuing, custody, cosigned },
+        logger,
+      }),
       logger,
     },
     onFailure,
@@ -211,7 +216,7 @@ async function launch(
   });
   await outbox.start();
   started.add("outbox", () => outbox.stop());
-  if (accounted) started.add("CRL", keepCrl(db, accounted, logger));
+  if (accounted) started.add("CRL", keepCrlFresh(db, accounted, logger));
   const { audit } = config.hsm;
   const compare = audit && caToken ? siteSignatureAudit(reconciling, audit.command, caToken, processes) : undefined;
   started.add("reconciliation", keepReconciled(reconciling, logger, compare));
@@ -291,6 +296,7 @@ interface Parts {
   readonly issuing: IssuingContext;
   readonly custody: CustodyContext;
   readonly cosigned: Cosigned;
+  readonly logger: Logger;
 }
 
 function issuingContext(
@@ -312,12 +318,18 @@ function issuingContext(
 }
 
 function siteActivities(config: SiteConfig, parts: Parts): object {
-  const { db, acts, identity, caToken, issuing, custody, cosigned } = parts;
+  const { db, acts, identity, caToken, issuing, custody, cosigned, logger } = parts;
+  const hub = hubAccess(config);
   return {
     ...delegationActivities({ db, identity, acts, caToken }),
     ...(caToken ? acceptanceActivities({ db, identity, acts, caToken }) : {}),
     ...ceremonyRecordActivities({ db, identity, acts }),
-    ...hubRegistrationActivities({ db, identity, acts, hub: hubAccess(config), cosigned }),
+    ...hubRegistrationActivities({ db, identity, acts, hub, cosigned }),
+    ...revocationActivities({
+      ...{ db, acts, actSigner: identity.act, caToken, hub },
+      notify: config.notify.map(({ url, caFile }) => ({ url, ca: readFileSync(caFile, "utf8") })),
+      onFault: (url, error) => logger.warn({ err: error, hub: url }, "a hub isn't told of a revocation yet"),
+    }),
     ...custodyActivities(custody),
     ...issuingActivities(issuing),
     ...firmwareActivities(custody),
@@ -331,12 +343,13 @@ function hubAccess({ hub }: SiteConfig): HubAccess | undefined {
 }
 
 /** Renews the online CA's CRL at the start and hourly, when its time has come. Gives the way to stop. */
-function keepCrl(db: Db, caToken: CaToken, logger: Logger): () => Promise<void> {
+function keepCrlFresh(db: Db, caToken: CaToken, logger: Logger): () => Promise<void> {
   let running: Promise<void> = Promise.resolve();
   const look = (): void => {
     running = (async () => {
-      if (!(await findCurrentGrant(db))) return;
-      await renewCrl(db, await caToken.caKey("ca"), new Date());
+      const grant = await findCurrentGrant(db);
+      if (grant === undefined) return;
+      await keepCrl(db, await caToken.caKey("ca"), parseCertificate(grant.certificate), { now: new Date() });
     })().catch((error: unknown) => logger.error({ err: error }, "the CRL can't be renewed"));
   };
   look();

@@ -1,3 +1,4 @@
+import { CountersignError } from "../../lib/domain/errors.ts";
 import type { Signer } from "../../lib/domain/signing.ts";
 import type { Db } from "../../store/db.ts";
 import type { Acts } from "../ledger/index.ts";
@@ -23,3 +24,8 @@ export interface CustodyContext {
 
 export const nowOf = (context: Pick<CustodyContext, "now">): Date => (context.now ?? (() => new Date()))();
 export const handoffWorkflowId = (id: string): string => `handoff/${id}`;
+
+/** Nothing more is recorded of a device whose certificate is taken back. */
+export function revokedError(): CountersignError {
+  return new CountersignError("custody-conflict", "the device's certificate is revoked or held");
+}

@@ -16,10 +16,11 @@ import {
   type NewInjection,
 } from "../../store/injections.ts";
 import { getLot, type Lot } from "../../store/lots.ts";
+import { takenBack } from "../../store/revocations.ts";
 import { stageBatch, type InjectionResult, type StagedBatch } from "../firmware/inject.ts";
 import { INCLUSION_TIMEOUT_MS, lotWorkflowId } from "../issuing/context.ts";
 import type { ActDraft } from "../ledger/index.ts";
-import type { CustodyContext } from "./context.ts";
+import { revokedError, type CustodyContext } from "./context.ts";
 import { layoutOfSlot, pinnedLayout, type PinnedLayout } from "./terms.ts";
 
 /** Devices whose images become durable and are recorded together; fewer where images are large. */
@@ -142,7 +143,10 @@ async function recordInjections(
       tx,
       devices.map((device) => device.device),
     );
-    const good = results.filter((result) => result.ok).filter((result) => open.has(result.deviceId));
+    const revoked = await takenBack(tx, [...open.keys()]);
+    const good = results
+      .filter((result) => result.ok)
+      .filter(({ deviceId }) => open.has(deviceId) && !revoked.has(deviceId));
     // While the rows are locked: of two runs for one device the first that is recorded gives it its image, and no later
     // one (whose signature is another) takes that image's place.
     await staged.publish(good.map((result) => result.deviceId));
@@ -154,7 +158,10 @@ async function recordInjections(
     );
     const injections: NewInjection[] = results
       .filter((result) => !result.ok)
+      .filter(({ deviceId }) => !revoked.has(deviceId))
       .map(({ deviceId, error }) => ({ device: deviceId, error: { code: error.code, message: error.message } }));
+    const { code, message } = revokedError();
+    for (const device of revoked) injections.push({ device, error: { code, message } });
     good.forEach((result, i) => {
       const { receipt, imagePath } = result;
       injections.push({ device: result.deviceId, receipt, imagePath, leafHash: records[i]!.leafHash });

@@ -19,10 +19,11 @@ import { findCurrentGrant } from "../../store/grants.ts";
 import { releasedDevices } from "../../store/issuance.ts";
 import { storeBlob } from "../../store/ledger.ts";
 import { getLot } from "../../store/lots.ts";
+import { takenBack } from "../../store/revocations.ts";
 import { INCLUSION_TIMEOUT_MS, lotWorkflowId } from "../issuing/context.ts";
 import { refusal } from "../issuing/items.ts";
 import { nodeSha256, retryKeyOf, type ActDraft } from "../ledger/index.ts";
-import type { CustodyContext } from "./context.ts";
+import { revokedError, type CustodyContext } from "./context.ts";
 import { imageFaults } from "./read-back.ts";
 
 interface Item {
@@ -58,6 +59,7 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
     const devices = new Map((await lockDevices(tx, ids, [])).map((device) => [device.id, device]));
     const released = await releasedDevices(tx, lot.profile.name, ids);
     const before = await installedIn(tx, ids);
+    const revoked = await takenBack(tx, ids);
     const fresh: { item: Item; device: Device }[] = [];
     const again: Item[] = [];
     const refused: ItemResult[] = [];
@@ -69,7 +71,7 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
         else {
           const twice = seen.has(item.deviceId) || before.has(item.deviceId);
           const installable = assertInstallable(item, device, batch.lot, released, twice);
-          const fault = faults.get(item.deviceId);
+          const fault = revoked.has(item.deviceId) ? revokedError() : faults.get(item.deviceId);
           if (fault !== undefined) throw fault;
           fresh.push({ item, device: installable });
         }

@@ -1,5 +1,7 @@
 import { z } from "zod";
+import { toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError, errorCodeOf, isCountersignError } from "../../lib/domain/errors.ts";
+import { pemEncode } from "../../lib/pki/pem.ts";
 import { exchange, refusalOf } from "../exchange.ts";
 
 /** What a site asks of the hub's management API. */
@@ -94,8 +96,29 @@ async function whereThere(answer: Promise<unknown>): Promise<unknown> {
   }
 }
 
+/** Keeps a CA's key out, with every certificate that was ever made for it. Done before: nothing changes. */
+export async function blockCa(hub: HubAccess, ca: Uint8Array, reason: string): Promise<void> {
+  const certificate = pemEncode("CERTIFICATE", ca);
+  await call(hub, "POST", "/api/v1/blocks", { certificate, kind: "key", reason: reason.slice(0, 200) });
+}
+
+/** @param keyId SHA-256 of the SPKI; one that isn't blocked stays so */
+export async function unblockCa(hub: HubAccess, keyId: string): Promise<void> {
+  await whereThere(call(hub, "DELETE", `/api/v1/blocks/${keyId}`));
+}
+
+/** Hands a hub a CA's newest CRL, which speaks for itself. False when the hub doesn't follow that CA. */
+export async function handCrl(hub: Pick<HubAccess, "url" | "ca">, crl: Uint8Array): Promise<boolean> {
+  return (await whereThere(call(hub, "POST", "/api/v1/crl-updates", { crl: toBase64(crl) }))) !== MISSING;
+}
+
 /** @throws CountersignError the hub's own refusal by its code, `component-unreachable` for everything else */
-async function call(hub: HubAccess, method: string, path: string, body?: unknown): Promise<unknown> {
+async function call(
+  hub: Pick<HubAccess, "url" | "ca"> & Partial<HubAccess>,
+  method: string,
+  path: string,
+  body?: unknown,
+): Promise<unknown> {
   try {
     const answer = await exchange({
       url: new URL(path, hub.url),

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { CaKey } from "../../hsm/index.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { Certificate } from "../../lib/pki/certificate.ts";
-import { buildCrl, lintCrl, parseCrl } from "../../lib/pki/crl.ts";
+import { buildCrl, lintCrl, parseCrl, type CrlEntryParams } from "../../lib/pki/crl.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import { issuerFromCertificate, type IssuerInfo } from "../../lib/pki/issuer.ts";
 import { lintTbs } from "../../lib/pki/lint.ts";
@@ -125,14 +125,14 @@ export function nextCrlNumber(held: number | undefined, now: Date): number {
 }
 
 /**
- * The CA's next CRL, empty: intent, signature, storage. The same number again gives the same CRL.
+ * The CA's next CRL: intent, signature, storage. The same number again gives the same CRL, whatever it is to list.
  * @param days how long it holds
  */
 export async function issueCrl(
   db: Db,
   key: CaKey,
   ca: Certificate,
-  crl: { number: number; days: number; now: Date },
+  crl: { number: number; days: number; now: Date; revoked: readonly CrlEntryParams[] },
 ): Promise<Uint8Array> {
   const issuer = issuerFromCertificate(ca);
   const caKeyId = keyId(ca.spki);
@@ -147,7 +147,7 @@ export async function issueCrl(
     issuerKeyId: caKeyId,
     subjectKeyId: null,
     request: { number: crl.number, days: crl.days },
-    tbs: buildCrl({ issuer, number: BigInt(crl.number), thisUpdate, nextUpdate, revoked: [] }),
+    tbs: buildCrl({ issuer, number: BigInt(crl.number), thisUpdate, nextUpdate, revoked: crl.revoked }),
   });
   const der = await signIntent(db, id, key, issuer, { kind: "crl", profile: "crl" });
   const parsed = parseCrl(der);

@@ -16,6 +16,7 @@ import {
   adoptInjection,
   adoptInstallation,
   adoptPrev,
+  adoptRevocation,
   adoptSlot,
   adoptStage,
   grantCertificate,
@@ -90,6 +91,13 @@ export async function applyAct(tx: Tx, logged: LoggedAct, context: EffectContext
       const certificate = fromBase64(act.fields.certificate);
       return adoptDelegation(tx, { child: act.fields.child, certificate, ...ref, entry: logged.entry });
     }
+    case "revoked":
+      return adoptRevocation(tx, {
+        ...{ subject: device, subjectKeyId: act.subject[0]!.digest.sha256, leafHash, time: new Date(act.time) },
+        ...act.fields,
+        reason: act.fields.effect === "final" ? act.fields.reason : "certificateHold",
+        invalidity: act.fields.effect === "final" ? act.fields.invalidity : undefined,
+      });
     // Nothing in the tables rests on them but themselves. Of an intent without its certificate nothing was released.
     case "intent":
     case "alarm":

@@ -12,6 +12,7 @@ import type { Signer } from "../../lib/domain/signing.ts";
 import { auditLog } from "../../lib/ledger/audit-log.ts";
 import { ed25519Raw, KEY_TYPE, noteKey, type NoteKey } from "../../lib/ledger/note.ts";
 import { formatPolicy, parsePolicy } from "../../lib/ledger/policy.ts";
+import { parseCrl } from "../../lib/pki/crl.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import type { MessageType } from "../../lib/records/message.ts";
 import { connect, inTransaction, type Db } from "../../store/db.ts";
@@ -37,6 +38,8 @@ import { journaledSource } from "../ledger/copy-source.ts";
 import { folderSource } from "../ledger/export.ts";
 import { actKey, Acts, nodeSha256, Sequencer } from "../ledger/index.ts";
 import { databaseSource } from "../ledger/serve.ts";
+import { keepCrl } from "../parties/crl.ts";
+import { orderRevocation, recordRevocations } from "../parties/revoke.ts";
 import { witnessedPath } from "../witness/heads.ts";
 import { rebuildLedger, type RebuildOptions } from "./rebuild.ts";
 import { ledgerSightings } from "./sightings.ts";
@@ -87,13 +90,19 @@ beforeAll(async () => {
   await know(y, z, "child");
   await know(z, y, "parent");
 
-  await wholeLot("L1", testDevices(3));
+  const first = testDevices(3);
+  await wholeLot("L1", first);
+  await revoke(first[0]!, "hold");
   // Built and offered before, certified after.
   const early = testDevices(2);
   await received("L2", early);
   await backUp({ adminUrl: postgres.adminUrl, dataDir: cluster.dataDir, to: join(places, "backup") });
   await certify(z.custody, z.issuing, "L2", early);
   await wholeLot("L3", testDevices(4));
+  await revoke(first[0]!, "final");
+  await revoke(first[1]!, "hold");
+  await revoke(first[1]!, "lift");
+  await revoke(first[2]!, "final");
   await ownLot(z, "L4", 5, y.party, { days: 90 });
   await build(z, "L4", testDevices(3));
   await claimRelease(z.custody, { id: "L4.h1", lot: "L4", to: y.party });
@@ -177,6 +186,14 @@ async function wholeLot(lot: string, devices: readonly TestDevice[], custody = z
   await recordInstallations(custody, batch.id);
 }
 
+async function revoke({ id }: TestDevice, effect: "final" | "hold" | "lift"): Promise<void> {
+  const { db: own, acts, act: actSigner } = z;
+  expect(await orderRevocation(own, { id }, { effect, reason: "superseded", by: "operator" })).toMatchObject({
+    state: "ordered",
+  });
+  await recordRevocations({ db: own, acts, actSigner });
+}
+
 /** What the site knows, but for what no ledger holds: requests, openings, batches, the envelopes' own state. */
 async function state(at: Db): Promise<typeof before> {
   const tables: Record<string, unknown[]> = {};
@@ -205,6 +222,11 @@ async function state(at: Db): Promise<typeof before> {
   );
   await ask("injection", "SELECT device, receipt, image_path, leaf_hash FROM injection ORDER BY device");
   await ask("installation", "SELECT device, technician, place, time, leaf_hash FROM installation ORDER BY device");
+  await ask(
+    "revocation",
+    `SELECT certificate_leaf, step, target, subject, subject_key_id, certificate, issuer_key_id, serial, effect, reason,
+       invalidity, act_leaf, time FROM revocation ORDER BY certificate_leaf, step`,
+  );
   await ask("grant", "SELECT used, quota FROM grant_received");
   await ask("act", "SELECT encode(retry_key, 'hex') AS key, type, entry, statement, prev FROM ledger_act ORDER BY 1");
   await ask("leaf", "SELECT * FROM ledger_leaf ORDER BY leaf_index");
@@ -351,6 +373,9 @@ describe("a database that was restored from a backup", () => {
     tables["act"] = tables["act"]!.filter((row) => (row as { type: string }).type !== "recovered");
     for (const name of Object.keys(tables)) expect(tables[name], name).toEqual(before.tables[name]);
     expect(toHex(note)).toBe(toHex(before.note));
+    // No CRL since the backup is known any more: the next one lists what the ledger says.
+    const revoked = parseCrl((await keepCrl(db, await token.caKey("ca"), z.ca, { now: new Date() })).der).revoked;
+    expect([...revoked.values()].map(({ reason }) => reason)).toEqual(["superseded", "superseded"]);
     // Its peers hear of it, under numbers of a new epoch, and what it owes them goes out again.
     const { rows } = await db.query(
       "SELECT type, count(*)::int AS n FROM outbox WHERE state = 'queued' GROUP BY 1 ORDER BY 1",

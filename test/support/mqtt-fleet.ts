@@ -44,7 +44,10 @@ export async function fleetDevices(
 }
 
 /** Connects them all, in a process that isn't Node, and keeps them connected. */
-export async function connectFleet(hub: TestHub, devices: readonly FleetDevice[]): Promise<Fleet> {
+export async function connectFleet(
+  hub: Pick<TestHub, "mqttPort"> & { infraCa: { pem: string } },
+  devices: readonly FleetDevice[],
+): Promise<Fleet> {
   const ca = join(tempDir("fleet-ca"), "ca.pem");
   writeFileSync(ca, hub.infraCa.pem);
   const child = spawn("python3", [join(PROJECT_ROOT, "test/support/mqtt_fleet.py")], {

@@ -1,4 +1,5 @@
 import { pemEncode } from "../../../lib/pki/pem.ts";
+import { crlUrl } from "../../../services/parties/ca.ts";
 import { logVkey, witnessVkey } from "../../../services/parties/identity.ts";
 import { currentCrl, findCaCertificate } from "../../../store/authority.ts";
 import { newestCosigned } from "../../../store/cosignatures.ts";
@@ -14,6 +15,7 @@ import type { GatewayDeps } from "../deps.ts";
 export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
   const { db, identity, name, role } = deps;
 
+  registerCas(app, deps);
   registerReadiness(app, deps.components);
 
   app.get("/", async (_request, reply) => {
@@ -70,6 +72,17 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
           }
         : null,
     };
+  });
+}
+
+/** This site's CA, what is above it, and where its CRL is: for hubs that follow it. */
+function registerCas(app: HttpsServer, { db, identity }: GatewayDeps): void {
+  app.get("/api/v1/ca-certificates", { preHandler: requireClient("operator", "monitor") }, async () => {
+    const [ca, grant] = await Promise.all([findCaCertificate(db), findCurrentGrant(db)]);
+    if (ca === undefined) return { cas: [] };
+    const above = ca.role === "ca" ? (grant?.upstream ?? []) : [];
+    const chain = [ca.certificate, ...above].map((der) => pemEncode("CERTIFICATE", der)).join("");
+    return { cas: [{ chain, crlUrl: crlUrl(identity.publicUrl, ca.keyId) }] };
   });
 }
 

@@ -73,6 +73,8 @@ export function writeSiteConfig(
           },
         }
       : {}),
+    // A manufacturer's CA is offline: its word to the hub is an operator's.
+    notify: party.parent === null ? [] : [{ url: hubUrl, caFile: `../${HUB_OPERATOR}/infra/ca.pem` }],
     witness: { policyFile: WITNESS_POLICY, logsFile: WITNESS_LOGS },
     imagesDir: "images",
     firmwareDir: join(CACHE_DIR, "firmware"),
@@ -132,6 +134,7 @@ export function writeHubConfig(
     clientCa: `${infra}/ca.pem`,
     database: { url: database.url, passwordFile: database.passwordFile },
     report: sites.map(({ id, gateway }) => ({
+      name: id,
       url: `https://127.0.0.1:${gateway}`,
       ca: `../${id}/infra/ca.pem`,
       cert: `../${id}/infra/monitor.pem`,

@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { parseCrl } from "../lib/pki/crl.ts";
-import { currentCrl } from "../store/authority.ts";
-import { lotSite, type LotSite } from "../test/support/lot-site.ts";
-import { renewCrl } from "./acceptance.ts";
+import { parseCrl } from "../../lib/pki/crl.ts";
+import { currentCrl } from "../../store/authority.ts";
+import { lotSite, type LotSite } from "../../test/support/lot-site.ts";
+import { keepCrl } from "./crl.ts";
 
 const DAY_MS = 86_400_000;
 let site: LotSite;
@@ -13,7 +13,7 @@ beforeAll(async () => {
 afterAll(() => site?.close());
 
 async function published(at: number): Promise<bigint> {
-  await renewCrl(site.db, site.caKey, new Date(at));
+  await keepCrl(site.db, site.caKey, site.ca, { now: new Date(at) });
   return parseCrl((await currentCrl(site.db))!.der).number!;
 }
 
@@ -37,4 +37,18 @@ it("numbers a CRL above every published one, also after the database was set bac
 it("makes one CRL of two that are asked for at once", async () => {
   const at = Date.now() + 400 * DAY_MS;
   expect(new Set(await Promise.all([published(at), published(at)])).size).toBe(1);
+});
+
+it("lists what is revoked while the clock is behind its last CRL, under no earlier date", async () => {
+  const at = Date.now() + 500 * DAY_MS;
+  const before = await published(at);
+  const { thisUpdate } = (await currentCrl(site.db))!;
+  await site.db.query(
+    `INSERT INTO revocation (certificate_leaf, step, target, subject, subject_key_id, certificate, issuer_key_id, serial,
+       effect, reason, requested_by, act_leaf, time)
+     SELECT '00', 1, 'device', 'dev-1', '00', '\\x00', key_id, '4711', 'final', 'superseded', 'test', '01', now() FROM crl LIMIT 1`,
+  );
+  expect(await published(at - 5_000)).toBe(before + 1n);
+  const crl = parseCrl((await currentCrl(site.db))!.der);
+  expect([[...crl.revoked.keys()], crl.thisUpdate]).toEqual([["4711"], thisUpdate]);
 });

@@ -1,0 +1,62 @@
+import type { CaKey } from "../../hsm/index.ts";
+import { CountersignError } from "../../lib/domain/errors.ts";
+import type { Certificate } from "../../lib/pki/certificate.ts";
+import { parseCrl, type CrlEntryParams, type RevocationReason } from "../../lib/pki/crl.ts";
+import { keyId } from "../../lib/pki/spki.ts";
+import { wholeSeconds } from "../../lib/pki/time.ts";
+import { currentCrl, type StoredCrl } from "../../store/authority.ts";
+import type { Db } from "../../store/db.ts";
+import { crlEntries, markPublished, unpublishedActs } from "../../store/revocations.ts";
+import { crlName, issueCrl, nextCrlNumber } from "./ca.ts";
+
+/** How long an online CA's CRL holds; the site makes the next one when half of it is over. */
+const CRL_DAYS = 30;
+/** Each round meets a CRL that somebody else was making, or one that a crash left behind. */
+const MAX_ROUNDS = 20;
+
+/**
+ * Makes the CA's next CRL when there is none, when half of the current one's time is over, or when it doesn't list what
+ * is recorded as revoked or held. What it is to list is read anew for each number, after the CRL that it follows: of two
+ * that run at once none takes back what the other one has published.
+ * @returns the CRL that lists everything recorded before the call
+ */
+export async function keepCrl(
+  db: Db,
+  key: CaKey,
+  ca: Certificate,
+  { now, days = CRL_DAYS }: { now: Date; days?: number },
+): Promise<StoredCrl> {
+  const caKeyId = keyId(ca.spki);
+  for (let round = 0; round < MAX_ROUNDS; round++) {
+    const recorded = await unpublishedActs(db, caKeyId);
+    const held = await currentCrl(db, crlName(caKeyId));
+    const revoked = await toList(db, caKeyId, now);
+    if (held !== undefined && isFresh(held, now) && lists(held, revoked)) {
+      await markPublished(db, recorded, held.number);
+      return held;
+    }
+    // A clock that was put back must not leave the earlier one the newest.
+    const date = held !== undefined && held.thisUpdate > now ? held.thisUpdate : now;
+    await issueCrl(db, key, ca, { number: nextCrlNumber(held?.number, date), days, now: date, revoked });
+  }
+  throw new CountersignError("internal", "the CA's CRL doesn't come to list what is revoked");
+}
+
+function isFresh({ thisUpdate, nextUpdate }: StoredCrl, now: Date): boolean {
+  return now.getTime() < (thisUpdate.getTime() + nextUpdate.getTime()) / 2;
+}
+
+async function toList(db: Db, caKeyId: string, now: Date): Promise<CrlEntryParams[]> {
+  return (await crlEntries(db, caKeyId)).map(({ serial, effect, reason, invalidity, time }) => ({
+    serial,
+    // The clock may have been put back since; nothing is revoked after the CRL's own date.
+    revokedAt: wholeSeconds(time > now ? now : time),
+    reason: effect === "hold" ? "certificateHold" : (reason as RevocationReason),
+    invalidityDate: invalidity === null ? undefined : wholeSeconds(invalidity),
+  }));
+}
+
+function lists({ der }: StoredCrl, wanted: readonly CrlEntryParams[]): boolean {
+  const { revoked } = parseCrl(der);
+  return revoked.size === wanted.length && wanted.every(({ serial, reason }) => revoked.get(serial)?.reason === reason);
+}
