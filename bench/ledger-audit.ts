@@ -1,8 +1,8 @@
 import { generateKeyPairSync } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { folderSource } from "../services/ledger/export.ts";
 import { nodeSha256 } from "../services/ledger/sha256.ts";
+import { folderFetch } from "../apps/cli/evidence/folder.ts";
 import { nodeVerifyAside } from "../hsm/index.ts";
 import { fromBase64 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
@@ -52,7 +52,7 @@ function pinsIn(dir: string) {
 async function auditTree(dir: string) {
   const { policy } = pinsIn(dir);
   const log = parsePolicy(policy.logs[PARTY]!).logs[0]!;
-  const fetch = folderSource(join(dir, "ledger", PARTY));
+  const fetch = folderFetch(join(dir, "ledger", PARTY));
   return async () => {
     const result = await auditLog({ fetch, log, verify: webCryptoVerify, sha256: nodeSha256 });
     if (!result.ok) throw new CountersignError("internal", `the audit says: ${result.message}`);
@@ -63,7 +63,7 @@ async function auditTree(dir: string) {
 /** As `countersign audit` does. */
 async function auditActs(dir: string) {
   const { root, policy } = pinsIn(dir);
-  const fetch = folderSource(join(dir, "ledger", PARTY));
+  const fetch = folderFetch(join(dir, "ledger", PARTY));
   return async () => {
     const { report } = await auditLedgers({
       root,

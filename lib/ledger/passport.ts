@@ -1,24 +1,25 @@
 /** Verifies a device's passport: needs the root and the policy, and believes nothing else. */
-import { equalBytes, fromHex, toHex, utf8 } from "../domain/bytes.ts";
+import { equalBytes, fromBase64, fromHex, toHex, utf8 } from "../domain/bytes.ts";
 import { isCountersignError } from "../domain/errors.ts";
 import { sha256, sha256Hex } from "../domain/hash.ts";
 import { canonicalJson } from "../domain/json.ts";
 import type { VerifySignature } from "../domain/signing.ts";
 import type { Certificate } from "../pki/certificate.ts";
 import type { ActType } from "../records/acts.ts";
-import { commitment, type HandoffItem } from "../records/manifest.ts";
+import { commitment, handoffItem, type HandoffItem } from "../records/manifest.ts";
 import type { Opening } from "../records/opening.ts";
 import type { Policy } from "../records/policy.ts";
 import { parseEntry, type ParsedEntry } from "../records/statement.ts";
 import { beginAudit, partyPolicies } from "./audit/begin.ts";
 import { antecedents } from "./audit/causal-order.ts";
-import { openLot } from "./audit/custody.ts";
+import { addHandoff, openLot } from "./audit/custody.ts";
+import type { DeviceState } from "./audit/devices.ts";
 import { takeIn } from "./audit/dispatch.ts";
 import { Findings } from "./audit/finding.ts";
 import { formFault } from "./audit/form.ts";
 import { checkManifestSigner } from "./audit/issuance.ts";
 import { standingRevocations } from "./audit/revocation.ts";
-import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./audit/state.ts";
+import { wrong, type AuditState, type PartyState, type Placed } from "./audit/state.ts";
 import { checkSignature } from "./audit/trust.ts";
 import type { SignedCheckpoint } from "./checkpoint.ts";
 import { purposeOf, type PassportEvidence } from "./passport-evidence.ts";
@@ -157,7 +158,7 @@ async function check(
   const checkpoints = await openCheckpoints(passport, state, policies);
   const history: PassportAct[] = [];
   const last = new Map<string, number>();
-  let purpose = "idevid";
+  let certified: Certified | undefined;
   const committed = new Set<string>();
   const batches = new Set<string>();
 
@@ -192,7 +193,10 @@ async function check(
     const finding = findings.list[0];
     if (finding !== undefined) throw new Refusal(finding.code, `${finding.party}: ${finding.message}`, where);
     const { act } = parsed;
-    if (act.type === "certified") purpose = purposeOf(act.fields.profile.name);
+    if (act.type === "certified") {
+      const { certificate, profile } = act.fields;
+      certified = { by: party, der: fromBase64(certificate), purpose: purposeOf(profile.name) };
+    }
     if (act.type === "installed") committed.add(act.fields.place).add(act.fields.time);
     if ("intake" in act.fields && act.fields.intake.kind === "manifest") batches.add(act.fields.intake.digest);
     history.push({ party: party.id, origin, index, type: parsed.act.type, time: parsed.act.time });
@@ -217,8 +221,7 @@ async function check(
     const where = { origin: log.name, index: revoked.index };
     throw new Refusal("revoked", `${party} ${how} ${what} (${reason}, ${new Date(time).toISOString()})`, where);
   }
-  const certifiedBy = history.findLast((act) => act.type === "certified")?.party;
-  const issuer = checkChains(passport, device, certifiedBy, purpose, state);
+  const issuer = checkChains(passport, device, certified);
   // Everything in a passport has a part in its proof: what has none would be taken for proven.
   if (batches.size < passport.manifests.length) {
     throw new Refusal("intake-invalid", "it holds a signed batch that none of its acts names");
@@ -335,19 +338,19 @@ async function apply(
   const { act } = parsed;
   const fault = formFault(parsed, party, state);
   if (fault !== undefined) return wrong(state, at, "act-invalid", fault);
-  const key = refKey({ origin: party.log.name, leafHash: at.leafHash });
-  if (state.seen.has(key)) return wrong(state, at, "act-repeated", "it is there twice");
+  const self = { origin: party.log.name, leafHash: at.leafHash };
+  if (state.seen.has(self)) return wrong(state, at, "act-repeated", "it is there twice");
   for (const ref of antecedents(parsed)) {
-    if (!state.seen.has(refKey(ref))) {
+    if (!state.seen.has(ref)) {
       return wrong(state, at, "reference-missing", `it names ${ref.leafHash} of ${ref.origin}, which isn't before it`);
     }
   }
+  state.seen.add(self, Date.parse(act.time));
   await checkSignature(at, parsed, party, state);
   if ("intake" in act.fields && act.fields.intake.kind === "manifest") {
     await checkManifestSigner(at, act.fields.intake.digest, party, state);
   }
   await takeIn(at, party, state, (released) => onReleasedOne(released, party, passport, state));
-  state.seen.set(key, { type: act.type, party: party.id, index: at.index, time: Date.parse(act.time) });
 }
 
 /**
@@ -369,34 +372,39 @@ function onReleasedOne(
     return wrong(state, at, "custody-broken", `${party.id} releases a device it doesn't hold`, passport.device.id);
   }
   const { spkiSha256, csrSha256, slot } = device;
-  const item: HandoffItem = { deviceId: device.id, spkiSha256, csrSha256, slot, prev: device.last.leafHash };
-  state.handoffs.set(id, { id, released: at, items: [item], received: false });
+  const item: HandoffItem = {
+    deviceId: device.id,
+    spkiSha256,
+    csrSha256,
+    slot,
+    prev: state.seen.leafHash(device.last),
+  };
+  addHandoff(state, at, { rows: Uint32Array.of(device.row), leafHashes: leafHash(handoffItem(item)) });
   device.holder = undefined;
 }
 
+interface Certified {
+  readonly by: PartyState;
+  readonly der: Uint8Array;
+  readonly purpose: string;
+}
+
 /** The chains are those of the acts, to the last byte. Gives the issuing party. */
-function checkChains(
-  passport: PassportEvidence,
-  device: DeviceState,
-  certifiedBy: string | undefined,
-  purpose: string,
-  state: AuditState,
-): string {
-  const certificate = device.certificate;
-  if (certificate === undefined) throw new Refusal("certificate-invalid", "no act certified the device");
+function checkChains(passport: PassportEvidence, device: DeviceState, certified: Certified | undefined): string {
+  if (certified === undefined) throw new Refusal("certificate-invalid", "no act certified the device");
   if (device.list !== undefined) {
     throw new Refusal("custody-broken", "nothing shows the device in the list of its last handoff");
   }
-  const issuer = state.parties.get(certifiedBy!)!;
-  const expected = [certificate, ...issuer.chain.slice(0, -1)].map((c) => c.der);
+  const { by, der, purpose } = certified;
+  const expected = [der, ...by.chain.slice(0, -1).map((c) => c.der)];
   const chain = passport.chains[0]!;
   const same =
     passport.chains.length === 1 &&
     chain.purpose === purpose &&
     chain.certificates.length === expected.length &&
-    chain.certificates.every((der, i) => equalBytes(der, expected[i]!));
+    chain.certificates.every((each, i) => equalBytes(each, expected[i]!));
   if (!same) throw new Refusal("certificate-invalid", "the chain is not the one that was certified and granted");
-  return issuer.id;
+  return by.id;
 }
 
 function checkOpenings(passport: PassportEvidence, committed: ReadonlySet<string>): void {

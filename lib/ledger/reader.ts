@@ -26,7 +26,6 @@ import {
   inclusionRanges,
   leafHash,
   nodeHash,
-  splitHashes,
   subtreesOf,
   type LeafRange,
   type Subtree,
@@ -59,19 +58,23 @@ export interface LogReaderOptions {
   readonly cacheBundles?: number;
 }
 
-/** A tile's hashes and, by height, those of the complete subtrees within it. */
-type Tile = readonly (readonly Uint8Array[])[];
+/** A tile's hashes and, by height, those of the complete subtrees within it, one behind the other. */
+type Tile = readonly Uint8Array[];
 
-function tileOf(hashes: readonly Uint8Array[], sha256: Sha256): Tile {
-  const heights: (readonly Uint8Array[])[] = [hashes];
-  for (let below = hashes; below.length > 1;) {
-    const row: Uint8Array[] = [];
-    for (let i = 0; i + 1 < below.length; i += 2) row.push(nodeHash(below[i]!, below[i + 1]!, sha256));
-    heights.push(row);
-    below = row;
+function tileOf(hashes: Uint8Array, sha256: Sha256): Tile {
+  const heights = [hashes];
+  for (let below = hashes; below.length > HASH_SIZE;) {
+    const above = new Uint8Array(Math.floor(below.length / (2 * HASH_SIZE)) * HASH_SIZE);
+    for (let at = 0; at < above.length; at += HASH_SIZE) {
+      above.set(nodeHash(hashIn(below, (2 * at) / HASH_SIZE), hashIn(below, (2 * at) / HASH_SIZE + 1), sha256), at);
+    }
+    heights.push(above);
+    below = above;
   }
   return heights;
 }
+
+const hashIn = (row: Uint8Array, index: number): Uint8Array => row.subarray(index * HASH_SIZE, (index + 1) * HASH_SIZE);
 
 export class LogReader {
   readonly checkpoint: SignedCheckpoint;
@@ -130,7 +133,7 @@ export class LogReader {
     return new CountersignError(code, `log ${this.origin} at size ${this.size}: ${message}`);
   }
 
-  async #fetchTile(level: number, index: number, width: number): Promise<Uint8Array[]> {
+  async #fetchTile(level: number, index: number, width: number): Promise<Uint8Array> {
     const path = tilePath({ level, index, width });
     let bytes = await this.#fetch(path);
     // A log may drop a partial tile once the full one exists, whose beginning is the same.
@@ -142,7 +145,7 @@ export class LogReader {
     if (bytes.length !== width * HASH_SIZE) {
       throw this.#tileError("tile-invalid", `${path} has ${bytes.length} bytes, expected ${width * HASH_SIZE}`);
     }
-    return splitHashes(bytes);
+    return bytes;
   }
 
   /** The verified hashes of a tile. */
@@ -159,7 +162,7 @@ export class LogReader {
     }
     const tile = tileOf(await this.#fetchTile(level, index, TILE_WIDTH), this.#sha256);
     const [parent] = await this.#tile(level + 1, Math.floor(index / TILE_WIDTH));
-    if (!equalBytes(tile[TILE_HEIGHT]![0]!, parent![index % TILE_WIDTH]!)) {
+    if (!equalBytes(tile[TILE_HEIGHT]!, hashIn(parent!, index % TILE_WIDTH))) {
       throw this.#tileError("tile-invalid", `${tilePath({ level, index, width })} doesn't belong to the signed root`);
     }
     if (this.#tiles.size >= this.#cacheTiles) this.#tiles.delete(this.#tiles.keys().next().value!);
@@ -171,8 +174,8 @@ export class LogReader {
   async subtreeHash(subtree: Subtree): Promise<Uint8Array> {
     const at = tileOfSubtree(subtree);
     const tile = await this.#tile(at.level, at.index);
-    const hash = tile[at.height]?.[at.position];
-    if (hash === undefined) throw this.#tileError("proof-invalid", "the subtree lies beyond the log's end");
+    const hash = hashIn(tile[at.height] ?? new Uint8Array(0), at.position);
+    if (hash.length === 0) throw this.#tileError("proof-invalid", "the subtree lies beyond the log's end");
     return hash;
   }
 
@@ -233,15 +236,12 @@ export class LogReader {
     const entries = decodeBundle(bytes, count)
       .slice(0, width)
       .map((entry, i) => {
-        const hash = leafHash(entry, this.#sha256);
         const at = index * TILE_WIDTH + i;
-        if (!equalBytes(hash, hashes[i]!)) {
-          throw this.#tileError(
-            "tile-invalid",
-            `entry ${at} is not the one that was logged (leaf ${toHex(hashes[i]!)})`,
-          );
+        const logged = hashIn(hashes, i);
+        if (!equalBytes(leafHash(entry, this.#sha256), logged)) {
+          throw this.#tileError("tile-invalid", `entry ${at} is not the one that was logged (leaf ${toHex(logged)})`);
         }
-        return { index: at, leafHash: hash, bytes: entry };
+        return { index: at, leafHash: logged, bytes: entry };
       });
     if (this.#bundles.size >= this.#cacheBundles) this.#bundles.delete(this.#bundles.keys().next().value!);
     this.#bundles.set(index, entries);

@@ -77,8 +77,8 @@ async function checkChain(
   complain: (message: string) => void,
 ): Promise<void> {
   const chain = parseCertificatesPem(pem);
-  const logged = result.devices.get(name)?.certificate;
-  if (!logged || !chain[0] || !equalBytes(chain[0].der, logged.der))
+  const logged = result.devices.get(name)?.certificateSha256;
+  if (!logged || !chain[0] || sha256(chain[0].der) !== logged)
     return complain("chain.pem's certificate is not the one that was logged");
   const holder = result.devices.get(name)?.holder;
   const issuers = (holder && result.parties.get(holder)?.chain.slice(0, -1)) || [];

@@ -1,4 +1,5 @@
-import { open, readdir, readFile } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import type { FetchResource } from "../../../lib/ledger/reader.ts";
@@ -17,23 +18,28 @@ export function folderFetch(folder: string): FetchResource {
   };
 }
 
-/** A whole file of at most 64 MiB, or undefined when there is none. @throws CountersignError `input-invalid`, `input-too-large` */
+/**
+ * A whole file of at most 64 MiB, or undefined when there is none. Read at once, not on another thread: an audit reads
+ * thousands of small files, and has nothing to do meanwhile.
+ * @throws CountersignError `input-invalid`, `input-too-large`
+ */
 export async function readBounded(path: string): Promise<Uint8Array | undefined> {
   let file;
   try {
-    file = await open(path, "r");
+    // A pipe that somebody put there must not keep us waiting for its other end.
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (cause) {
     const code = (cause as NodeJS.ErrnoException).code;
     if (code === "ENOENT" || code === "ENOTDIR") return undefined;
     throw new CountersignError("input-invalid", `can't read ${path}: ${(cause as Error).message}`, { cause });
   }
   try {
-    const stat = await file.stat();
+    const stat = fstatSync(file);
     if (!stat.isFile()) return undefined;
     if (stat.size > MAX_FILE_BYTES) throw new CountersignError("input-too-large", `${path} has ${stat.size} bytes`);
-    return await file.readFile();
+    return readFileSync(file);
   } finally {
-    await file.close();
+    closeSync(file);
   }
 }
 

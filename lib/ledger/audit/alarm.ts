@@ -1,4 +1,4 @@
-import { equalBytes, fromBase64 } from "../../domain/bytes.ts";
+import { fromBase64 } from "../../domain/bytes.ts";
 import { sha256Hex } from "../../domain/hash.ts";
 import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { parseCertificate } from "../../pki/certificate.ts";
@@ -27,8 +27,7 @@ export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: Aud
   if (!(await state.verify({ spki, algorithm, message, signature }))) {
     return wrong(state, at, "act-invalid", "the party's CA key did not sign the certificate that it shows");
   }
-  const logged = state.devices.get(subject.cn ?? "")?.certificate;
-  if (logged !== undefined && equalBytes(logged.der, certificate.der)) {
+  if (state.devices.get(subject.cn ?? "")?.certificateSha256 === sha256Hex(certificate.der)) {
     return wrong(state, at, "act-invalid", "the certificate that it shows is in the ledger");
   }
   state.findings.add({

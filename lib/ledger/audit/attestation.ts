@@ -21,9 +21,9 @@ export async function onAttested(at: Placed<"attested">, party: PartyState, stat
   if (lot.terms.attestation === undefined) return invalid("the lot doesn't ask for an attestation");
   const device = heldDevice(at, party, state);
   if (!device) return;
-  if (device.certificate) return invalid("it comes after the device's certificate");
+  if (device.certified) return invalid("it comes after the device's certificate");
   if (device.attested) return invalid("the device was attested before");
-  device.attested = true;
+  device.setAttested();
   if (!lot.terms.attestation.vendorRoots.includes(fields.tpm.root)) {
     return invalid("its TPM's vendor is none of those that the lot names");
   }

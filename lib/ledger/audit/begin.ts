@@ -2,6 +2,10 @@ import { toHex } from "../../domain/bytes.ts";
 import { CountersignError } from "../../domain/errors.ts";
 import type { Policy } from "../../records/policy.ts";
 import { parsePolicy, type TlogPolicy } from "../policy.ts";
+import { Devices } from "./devices.ts";
+import { NameTable } from "./packed/name-table.ts";
+import { ProvenTrees } from "./proven-trees.ts";
+import { SeenActs } from "./seen-acts.ts";
 import type { AuditState, PartyState } from "./state.ts";
 
 /**
@@ -43,18 +47,18 @@ export function beginAudit(
   }
   return {
     ...from,
+    trees: new ProvenTrees(from.sha256),
     parties,
     byOrigin,
-    seen: new Map(),
+    seen: new SeenActs(),
     grants: new Map(),
     intents: new Map(),
     lots: new Map(),
-    devices: new Map(),
-    deviceByKey: new Map(),
-    deviceByCsr: new Map(),
+    devices: new Devices(),
     handoffs: new Map(),
+    handoffList: [],
     revocations: new Map(),
-    serials: new Set(),
+    serials: new NameTable(),
     hubs: [],
   };
 }

@@ -1,16 +1,19 @@
-import { fromBase64, fromHex, fromUtf8, toHex } from "../../domain/bytes.ts";
+import { concatBytes, fromBase64, fromUtf8, toHex } from "../../domain/bytes.ts";
 import type { Sha256 } from "../../domain/hash.ts";
 import { z } from "zod";
 import type { PrevRef } from "../../records/primitives.ts";
 import { handoffItem, isKeptOut, type HandoffItem } from "../../records/manifest.ts";
-import { leafHash, rootFromInclusion, rootOf } from "../tree.ts";
+import { HASH_SIZE, leafHash, rootOf } from "../tree.ts";
+import type { DeviceState } from "./devices.ts";
+import { NumberSet } from "./packed/number-set.ts";
 import { demandFault, readLotSettings } from "./lot-settings.ts";
 import { isTakenBack } from "./revocation.ts";
 import {
+  NO_DEVICE,
   refKey,
   wrong,
   type AuditState,
-  type DeviceState,
+  type ListedDevices,
   type LotState,
   type PartyState,
   type Placed,
@@ -46,8 +49,8 @@ export async function onLotOpened(at: Placed<"lot-opened">, party: PartyState, s
     terms,
     openedBy: new Set([party.id]),
     settings,
-    built: new Map(),
-    certified: new Map(),
+    built: new NumberSet(),
+    certified: new NumberSet(),
     injected: 0,
     installed: 0,
   });
@@ -86,36 +89,41 @@ export function onBuilt(at: Placed<"built">, party: PartyState, state: AuditStat
   if (lot.built.has(slot)) return wrong(state, at, "slot-reused", `slot ${slot} was built before`, subject.name);
   if (state.devices.has(subject.name))
     return wrong(state, at, "device-invalid", "the device was built before", subject.name);
-  if (state.deviceByKey.has(spkiSha256))
+  if (state.devices.hasKey(spkiSha256))
     return wrong(state, at, "device-invalid", "another device has this key", subject.name);
-  if (state.deviceByCsr.has(csrSha256))
+  if (state.devices.hasRequest(csrSha256))
     return wrong(state, at, "device-invalid", "another device has this request", subject.name);
-  lot.built.set(slot, subject.name);
-  state.deviceByCsr.set(csrSha256, subject.name);
-  state.deviceByKey.set(spkiSha256, subject.name);
-  state.devices.set(subject.name, {
-    id: subject.name,
-    lot: lotId,
-    slot,
-    spkiSha256,
-    csrSha256,
-    holder: party.id,
-    last: { origin: party.log.name, leafHash: at.leafHash },
-    injected: false,
-    installed: false,
-  });
+  lot.built.add(slot);
+  const last = rowOf(at, party, state);
+  state.devices.add({ id: subject.name, lot: lotId, slot, spkiSha256, csrSha256, holder: party.id, last });
 }
 
 const listLine = z.tuple([z.literal("handoff"), z.string(), z.string(), z.string(), z.int(), z.string()]);
 
-/** A handoff's list as it lies beside the ledger: one canonical JSON array a line. */
-function parseList(bytes: Uint8Array): HandoffItem[] {
-  const lines = fromUtf8(bytes).split("\n");
-  if (lines.at(-1) === "") lines.pop();
-  return lines.map((line) => {
-    const [, deviceId, spkiSha256, csrSha256, slot, prev] = listLine.parse(JSON.parse(line));
-    return { deviceId, spkiSha256, csrSha256, slot, prev };
-  });
+/** A handoff's list as it lies beside the ledger, one canonical JSON array a line, and one line in memory. */
+function* listItems(bytes: Uint8Array): Generator<HandoffItem, void, undefined> {
+  for (let at = 0; at < bytes.length;) {
+    const newline = bytes.indexOf(10, at);
+    const end = newline < 0 ? bytes.length : newline;
+    const [, deviceId, spkiSha256, csrSha256, slot, prev] = listLine.parse(
+      JSON.parse(fromUtf8(bytes.subarray(at, end))),
+    );
+    yield { deviceId, spkiSha256, csrSha256, slot, prev };
+    at = end + 1;
+  }
+}
+
+/** The leaf hashes of a list's tree, one behind the other, if it has `count` items. Throws for what isn't a list. */
+function listLeaves(bytes: Uint8Array, count: number, sha256: Sha256): Uint8Array[] | undefined {
+  const leaves: Uint8Array[] = [];
+  const packed = new Uint8Array(count * HASH_SIZE);
+  for (const item of listItems(bytes)) {
+    const at = leaves.length * HASH_SIZE;
+    if (leaves.length === count) return undefined;
+    packed.set(leafHash(handoffItem(item), sha256), at);
+    leaves.push(packed.subarray(at, at + HASH_SIZE));
+  }
+  return leaves.length === count ? leaves : undefined;
 }
 
 export async function onReleased(at: Placed<"handoff-released">, party: PartyState, state: AuditState): Promise<void> {
@@ -127,19 +135,22 @@ export async function onReleased(at: Placed<"handoff-released">, party: PartySta
   if (second) return wrong(state, at, "handoff-invalid", "it names two lists", id);
   const bytes = blob && (await state.blob(party.id, blob.sha256));
   if (!bytes) return wrong(state, at, "handoff-invalid", "its list doesn't lie beside the ledger", id);
-  let items: HandoffItem[];
+  let leaves: Uint8Array[] | undefined;
   try {
-    items = parseList(bytes);
+    leaves = listLeaves(bytes, count, state.sha256);
   } catch {
     return wrong(state, at, "handoff-invalid", "its list can't be read", id);
   }
-  const root = toHex(rootOf(items.map((item) => leafHash(handoffItem(item)))));
-  if (items.length !== count || root !== listRoot) {
+  if (leaves === undefined || toHex(rootOf(leaves, state.sha256)) !== listRoot) {
     return wrong(state, at, "handoff-invalid", "the list beside the ledger is not the one that was signed", id);
   }
-  state.handoffs.set(id, { id, released: at, items, received: false });
-  for (const item of items) {
+  const rows = new Uint32Array(count).fill(NO_DEVICE);
+  addHandoff(state, at, { rows, leafHashes: concatBytes(...leaves) });
+  let place = -1;
+  for (const item of listItems(bytes)) {
+    place++;
     const device = state.devices.get(item.deviceId);
+    if (device) rows[place] = device.row;
     if (!device || device.holder !== party.id || device.lot !== lot) {
       wrong(state, at, "custody-broken", `${party.id} releases a device it doesn't hold`, item.deviceId);
       continue;
@@ -153,7 +164,7 @@ export async function onReleased(at: Placed<"handoff-released">, party: PartySta
         item.deviceId,
       );
     }
-    if (device.last.leafHash !== item.prev) {
+    if (state.seen.leafHash(device.last) !== item.prev) {
       wrong(state, at, "custody-broken", "the list doesn't continue the device's last act", item.deviceId);
     }
     device.holder = undefined;
@@ -187,18 +198,19 @@ export function onReceived(at: Placed<"handoff-received">, party: PartyState, st
   handoff.received = true;
   const missing: string[] = [];
   handoff.receipt = { index: at.index, missing };
-  for (const item of handoff.items) {
-    const device = state.devices.get(item.deviceId);
-    if (!device) continue;
+  const last = rowOf(at, party, state);
+  for (const [place, row] of handoff.items.rows.entries()) {
+    if (row === NO_DEVICE) continue;
+    const device = state.devices.at(row);
     // What the taker signed as not arrived is in nobody's hands: it can't be certified and denied at once.
-    if (isKeptOut(item.deviceId, received.discrepancies)) {
-      missing.push(item.deviceId);
-      device.missing = true;
+    if (isKeptOut(device.id, received.discrepancies)) {
+      missing.push(device.id);
+      device.setMissing();
       continue;
     }
     device.holder = party.id;
-    device.last = { origin: party.log.name, leafHash: at.leafHash };
-    device.list = { item, root: received.listRoot, count: received.count };
+    device.last = last;
+    device.list = { handoff: handoff.number, place };
   }
 }
 
@@ -227,35 +239,36 @@ export function heldDevice(
   if (isTakenBack(device.certificateAct, party, state)) {
     wrong(state, at, "revoked", "the device's certificate was revoked or held before", subject.name);
   }
-  const gap = continuityGap(at.act.prev, device, state.sha256);
+  const gap = continuityGap(at.act.prev, device, state);
   if (gap) wrong(state, at, "custody-broken", gap, subject.name);
-  device.last = { origin: party.log.name, leafHash: at.leafHash };
-  delete device.list;
+  device.last = rowOf(at, party, state);
+  device.list = undefined;
   return device;
 }
 
-function continuityGap(prev: readonly PrevRef[], device: DeviceState, sha256: Sha256): string | undefined {
-  const link = prev.find((ref) => refKey(ref) === refKey(device.last));
+function continuityGap(prev: readonly PrevRef[], device: DeviceState, state: AuditState): string | undefined {
+  const link = prev.find((ref) => state.seen.find(ref) === device.last);
   if (!link) return "it doesn't name the device's previous act";
-  if (!device.list) return undefined;
+  const { list } = device;
+  if (!list) return undefined;
   if (link.listIndex === undefined || link.path === undefined)
     return "it doesn't show the device in the previous act's list";
-  const { item, root, count } = device.list;
-  return pathLeadsTo(handoffItem(item), link.listIndex, count, link.path, root, sha256)
+  const { items, released } = state.handoffList[list.handoff]!;
+  const { count: size, listRoot: root } = released.act.fields;
+  const hash = items.leafHashes.subarray(list.place * HASH_SIZE, (list.place + 1) * HASH_SIZE);
+  return state.trees.holds({ leafHash: hash, index: link.listIndex, size, path: link.path, root })
     ? undefined
     : "its path doesn't lead to the previous act's list";
 }
 
-/** Does the item lie at `index` of the RFC 6962 tree of `size` items with `root` (hex)? */
-export function pathLeadsTo(
-  item: Uint8Array,
-  index: number,
-  size: number,
-  path: readonly string[],
-  root: string,
-  sha256: Sha256,
-): boolean {
-  const claim = { leafHash: leafHash(item, sha256), index, size, path: path.map(fromHex) };
-  const found = rootFromInclusion(claim, sha256);
-  return found !== undefined && toHex(found) === root;
+/** Where the act itself stands among those that were seen. */
+function rowOf(at: Placed, party: PartyState, state: AuditState): number {
+  return state.seen.find({ origin: party.log.name, leafHash: at.leafHash });
+}
+
+export function addHandoff(state: AuditState, released: Placed<"handoff-released">, items: ListedDevices): void {
+  const { id } = released.act.fields;
+  const handoff = { id, number: state.handoffList.length, released, items, received: false };
+  state.handoffs.set(id, handoff);
+  state.handoffList.push(handoff);
 }

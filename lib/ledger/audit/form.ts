@@ -19,8 +19,9 @@ export function formFault({ act, ...rest }: ParsedEntry, party: PartyState, stat
   if (!bare && !act.grant) return "it names no grant, and only the root's party acts without one";
   const at = Date.parse(act.time);
   for (const ref of antecedents({ act, ...rest })) {
-    const before = state.seen.get(refKey(ref));
-    if (before && at < before.time - CLOCKS_APART_MS) return "it claims a time before that of an act it names";
+    const before = state.seen.find(ref);
+    if (before >= 0 && at < state.seen.time(before) - CLOCKS_APART_MS)
+      return "it claims a time before that of an act it names";
   }
   return undefined;
 }

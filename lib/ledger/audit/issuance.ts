@@ -1,10 +1,9 @@
-import { fromBase64, toHex, utf8, concatBytes } from "../../domain/bytes.ts";
+import { fromBase64, toHex } from "../../domain/bytes.ts";
 import { isCountersignError } from "../../domain/errors.ts";
 import { canonicalJson } from "../../domain/json.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
 import { validatePath } from "../../pki/path.ts";
 import { OID } from "../../pki/oids.ts";
-import { pemEncode } from "../../pki/pem.ts";
 import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
 import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { parseDsse, PAYLOAD_TYPES, verifyDsse } from "../../records/dsse.ts";
@@ -17,13 +16,13 @@ import {
 } from "../../records/manifest.ts";
 import { deviceProfileFault } from "./device-profile.ts";
 import { fromUtf8 } from "../../domain/bytes.ts";
-import { heldDevice, openLot, pathLeadsTo } from "./custody.ts";
+import { leafHash } from "../tree.ts";
+import { heldDevice, openLot } from "./custody.ts";
 import { settingsFault } from "./lot-settings.ts";
 import {
   refKey,
   wrong,
   type AuditState,
-  type DeviceState,
   type GrantState,
   type LotState,
   type PartyState,
@@ -36,7 +35,7 @@ export function onIntent(at: Placed<"intent">, party: PartyState, state: AuditSt
   const { lot, tbsRoot, count, manifest } = at.act.fields;
   if (!openLot(at, lot, party, state)) return;
   const intent = { index: at.index, root: tbsRoot, count, lot, manifest, certified: 0 };
-  state.intents.set(refKey({ origin: party.log.name, leafHash: at.leafHash }), intent);
+  state.intents.set(state.seen.find({ origin: party.log.name, leafHash: at.leafHash }), intent);
 }
 
 export async function onCertified(at: Placed<"certified">, party: PartyState, state: AuditState): Promise<void> {
@@ -47,7 +46,7 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   if (lot.terms.issuer !== party.id)
     return wrong(state, at, "lot-invalid", `${party.id} doesn't issue for this lot`, name);
   if (lot.certified.has(slot)) return wrong(state, at, "slot-reused", `slot ${slot} already has a certificate`, name);
-  lot.certified.set(slot, name);
+  lot.certified.add(slot);
   party.certified++;
   noteTime(at, party);
   checkGrant(at, party, state, name);
@@ -58,15 +57,16 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   const device = heldDevice(at, party, state);
   const certificate = await checkCertificate(at, lot, party, state);
   if (!device || !certificate) return;
-  if (lot.terms.attestation !== undefined && device.attested !== true)
+  if (lot.terms.attestation !== undefined && !device.attested)
     wrong(state, at, "attestation-missing", "the lot asks for an attestation, and the device has none", name);
   if (toHex(state.sha256(certificate.spki)) !== device.spkiSha256) {
     return wrong(state, at, "certificate-invalid", "the certificate holds another key than the device's", name);
   }
   checkIntent(at, party, state, certificate, name);
   await checkIntake(at, "certify", csrItem(device.csrSha256), device.csrSha256, party, state);
-  device.certificate = certificate;
-  device.certificateAct = at.leafHash;
+  const act = state.seen.find({ origin: party.log.name, leafHash: at.leafHash });
+  const serial = state.serials.find(serialKey(party, certificate));
+  device.setCertificate({ issuer: party.id, act, serial, certificate, chain: party.chain }, state.sha256);
 }
 
 function noteTime({ act, index }: Placed<"certified">, party: PartyState): void {
@@ -102,6 +102,8 @@ function checkGrant(
   return grant;
 }
 
+const serialKey = (party: PartyState, { serial }: Certificate): string => `${party.id}#${serial}`;
+
 async function checkCertificate(
   at: Placed<"certified">,
   { settings }: LotState,
@@ -130,7 +132,7 @@ async function checkCertificate(
     (deviceProfileFault(certificate, profile, issuer) ??
       (settings.settings && settingsFault(certificate, profile.name, issuer, settings.settings)));
   if (fault !== undefined) wrong(state, at, "certificate-invalid", fault, name);
-  const serial = `${party.id}#${certificate.serial}`;
+  const serial = serialKey(party, certificate);
   if (state.serials.has(serial)) wrong(state, at, "certificate-invalid", "the serial number was used before", name);
   state.serials.add(serial);
   return path.ok ? certificate : undefined;
@@ -143,8 +145,8 @@ function checkIntent(
   certificate: Certificate,
   name: string,
 ): void {
-  const { leafHash, index, path } = at.act.fields.intent;
-  const intent = state.intents.get(refKey({ origin: party.log.name, leafHash }));
+  const { leafHash: named, index, path } = at.act.fields.intent;
+  const intent = state.intents.get(state.seen.find({ origin: party.log.name, leafHash: named }));
   if (!intent || intent.lot !== at.act.fields.lot) {
     return wrong(state, at, "intent-missing", "no intent of this lot was logged before it", name);
   }
@@ -152,7 +154,8 @@ function checkIntent(
   if (intake.kind === "manifest" && intake.digest !== intent.manifest) {
     wrong(state, at, "intent-missing", "the intent was for another batch", name);
   }
-  if (!pathLeadsTo(state.sha256(certificate.tbs), index, intent.count, path, intent.root, state.sha256)) {
+  const leaf = leafHash(state.sha256(certificate.tbs), state.sha256);
+  if (!state.trees.holds({ leafHash: leaf, index, size: intent.count, path, root: intent.root })) {
     return wrong(state, at, "intent-missing", "the bytes that were signed are not among those intended", name);
   }
   intent.certified++;
@@ -199,7 +202,9 @@ async function checkIntake(
     if ("technician" in at.act.fields && at.act.fields.technician !== manifest.keyId) {
       wrong(state, at, "intake-invalid", "the technician it names is not who signed the batch", name);
     }
-    if (!pathLeadsTo(item, intake.index, manifest.count, intake.path, manifest.root, state.sha256)) {
+    const leaf = leafHash(item, state.sha256);
+    const { count: size, root } = manifest;
+    if (!state.trees.holds({ leafHash: leaf, index: intake.index, size, path: intake.path, root })) {
       wrong(state, at, "intake-invalid", "the signed batch doesn't hold this device", name);
     }
   } catch {
@@ -255,24 +260,13 @@ export async function checkBuiltIntake(at: Placed<"built">, party: PartyState, s
   await checkIntake(at, "built", csrItem(csrSha256), csrSha256, party, state);
 }
 
-/** The bytes that an injected chain must have: everything but the root. */
-export function injectedChain(
-  leaf: Certificate,
-  issuers: readonly Certificate[],
-  encoding: "pem-nul" | "pem" | "der",
-): Uint8Array {
-  const chain = [leaf, ...issuers.slice(0, -1)];
-  if (encoding === "der") return concatBytes(...chain.map((c) => c.der));
-  const pem = utf8(chain.map((c) => pemEncode("CERTIFICATE", c.der)).join(""));
-  return encoding === "pem" ? pem : concatBytes(pem, Uint8Array.of(0));
-}
-
 export function onInjected(at: Placed<"injected">, party: PartyState, state: AuditState): void {
   const { receipt, readBack, chains, layoutSha256, lot: lotId } = at.act.fields;
   const name = at.act.subject[0]!.name;
-  const device: DeviceState | undefined = heldDevice(at, party, state);
+  const device = heldDevice(at, party, state);
   if (!device) return;
-  if (!device.certificate)
+  const expected = device.chainSha256(receipt.chain.encoding);
+  if (expected === undefined)
     return wrong(state, at, "injection-invalid", "a chain was injected before it was certified", name);
   if (receipt.deviceId !== name || receipt.lot !== device.lot || receipt.slot !== device.slot) {
     wrong(state, at, "injection-invalid", "the receipt is about another device", name);
@@ -288,30 +282,29 @@ export function onInjected(at: Placed<"injected">, party: PartyState, state: Aud
   ) {
     wrong(state, at, "injection-invalid", "the firmware is not the one that the lot's terms name for the slot", name);
   }
-  const expected = toHex(state.sha256(injectedChain(device.certificate, party.chain, receipt.chain.encoding)));
   if (receipt.chain.sha256 !== expected || readBack.sha256 !== expected) {
     wrong(state, at, "injection-invalid", "the chain in the image is not the device's", name);
   }
-  if (chains.length !== 1 || chains[0]!.sha256 !== expected || chains[0]!.certificates !== party.chain.length) {
+  const issued = state.parties.get(device.issuer!)!.chain.length;
+  if (chains.length !== 1 || chains[0]!.sha256 !== expected || chains[0]!.certificates !== issued) {
     wrong(state, at, "injection-invalid", "the chains it names are not those of the image", name);
   }
   lot.injected++;
-  device.injected = true;
-  device.receiptSha256 = toHex(state.sha256(canonicalJson(receipt)));
+  device.setInjected(toHex(state.sha256(canonicalJson(receipt))));
 }
 
 export async function onInstalled(at: Placed<"installed">, party: PartyState, state: AuditState): Promise<void> {
   const name = at.act.subject[0]!.name;
   const device = heldDevice(at, party, state);
   if (!device) return;
-  if (!device.certificate)
+  if (!device.certified)
     return wrong(state, at, "custody-broken", "the device was installed without a certificate", name);
   if (device.installed) return wrong(state, at, "custody-broken", "the device was installed before", name);
   const { place, time, lot: lotId } = at.act.fields;
   await checkIntake(at, "install", installItem(name, place, time), undefined, party, state);
   const lot = state.lots.get(lotId);
   if (lot) lot.installed++;
-  device.installed = true;
+  device.setInstalled();
 }
 
 export function onHubRegistered(at: Placed<"hub-registered">, state: AuditState): void {

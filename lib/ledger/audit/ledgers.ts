@@ -12,12 +12,14 @@ import { continues } from "../split-view.ts";
 import { beginAudit, partyPolicies } from "./begin.ts";
 import { inCausalOrder, type CausalEvent } from "./causal-order.ts";
 import { onReleased } from "./custody.ts";
+import type { Devices } from "./devices.ts";
 import { takeIn } from "./dispatch.ts";
 import { Findings, type Finding } from "./finding.ts";
 import { formFault } from "./form.ts";
 import { checkManifestSigner } from "./issuance.ts";
+import { DigestTable } from "./packed/digest-table.ts";
 import { placesOf, reportOpenEnds, type LotPlaces } from "./open-ends.ts";
-import { refKey, wrong, type AuditState, type DeviceState, type PartyState, type Placed } from "./state.ts";
+import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts";
 import { Timeline, type TimelineReport } from "./timeline.ts";
 import { checkOwnWitnesses } from "./own-witness.ts";
 import { checkSignature } from "./trust.ts";
@@ -70,7 +72,7 @@ export interface AuditResult {
   readonly report: AuditReport;
   /** what proves to anybody that a party's log signed two histories */
   readonly splitViews: ReadonlyMap<string, SplitView>;
-  readonly devices: ReadonlyMap<string, DeviceState>;
+  readonly devices: Pick<Devices, "get">;
   readonly parties: ReadonlyMap<string, PartyState>;
 }
 
@@ -96,20 +98,20 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
   const state = beginAudit({ root, verify, sha256: hash, findings, everyBlob: true, rootAt, blob }, policies);
   const counts = new Map<string, Map<ActType, number>>([...logs.keys()].map((party) => [party, new Map()]));
   const total = [...logs.values()].reduce((sum, log) => sum + log.size, 0);
-  const manifests = new Set<string>();
+  const manifests = new Map([...logs.keys()].map((party) => [party, new DigestTable()]));
 
   const timeline = new Timeline();
   let done = 0;
-  for await (const event of inCausalOrder(logs, (ref) => state.seen.has(refKey(ref)))) {
+  for await (const event of inCausalOrder(logs, (ref) => state.seen.has(ref))) {
     const party = state.parties.get(event.party)!;
-    await onEvent(event, party, state, counts.get(event.party)!, manifests);
+    await onEvent(event, party, state, counts.get(event.party)!, manifests.get(event.party)!);
     if (event.kind === "act") timeline.add(event.party, Date.parse(event.parsed.act.time));
     source.onProgress?.(++done, total);
   }
-  reportOpenEnds(state);
+  const places = placesOf(state);
+  reportOpenEnds(state, places);
   checkOwnWitnesses(policies, state);
 
-  const devicesOf = Map.groupBy(state.devices.values(), (device) => device.lot);
   const during = timeline.report();
   const quorumFree = [...policies.values()].some((policy) => meetsQuorum(policy, new Set()));
   const report: AuditReport = {
@@ -131,7 +133,7 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
       certified: lot.certified.size,
       injected: lot.injected,
       installed: lot.installed,
-      ...placesOf(lot, devicesOf.get(lot.id) ?? []),
+      ...places.get(lot.id)!,
     })),
     devices: state.devices.size,
     ...(during === undefined ? {} : { timeline: during }),
@@ -141,15 +143,25 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
   return { report, splitViews, devices: state.devices, parties: state.parties };
 }
 
+/** Blobs kept at once, and bytes of them; one larger than all of these is kept alone. */
+const KEPT = 64;
+const KEPT_BYTES = 16 << 20;
+
 /** Blobs by their digest. A batch's manifest is asked for once a device: the last few are kept. */
 function blobsOf(source: AuditSource, hash: Sha256): AuditState["blob"] {
   const blobs = new Map<string, Uint8Array | undefined>();
+  let held = 0;
   return async (party, sha) => {
     const key = `${party}/${sha}`;
     if (blobs.has(key)) return blobs.get(key);
     const bytes = await source.fetch(party, `blobs/${sha}`);
     const good = bytes && toHex(hash(bytes)) === sha ? bytes : undefined;
-    if (blobs.size >= 64) blobs.delete(blobs.keys().next().value!);
+    held += good?.length ?? 0;
+    for (const [oldest, old] of blobs) {
+      if (blobs.size < KEPT && held <= KEPT_BYTES) break;
+      held -= old?.length ?? 0;
+      blobs.delete(oldest);
+    }
     blobs.set(key, good);
     return good;
   };
@@ -206,7 +218,7 @@ async function onEvent(
   party: PartyState,
   state: AuditState,
   counts: Map<ActType, number>,
-  manifests: Set<string>,
+  manifests: DigestTable,
 ): Promise<void> {
   if (event.kind !== "act") {
     const code = event.kind === "broken" ? "ledger-invalid" : "act-invalid";
@@ -225,10 +237,11 @@ async function onEvent(
   counts.set(act.type, (counts.get(act.type) ?? 0) + 1);
   const fault = formFault(parsed, party, state);
   if (fault !== undefined) return wrong(state, at, "act-invalid", fault);
-  const key = refKey({ origin: party.log.name, leafHash });
-  if (state.seen.has(key)) return wrong(state, at, "act-repeated", "the same act was logged before");
-  for (const ref of event.missing)
-    wrong(state, at, "reference-missing", `it names ${ref.leafHash} of ${ref.origin}, which isn't there`);
+  const ref = { origin: party.log.name, leafHash };
+  if (state.seen.has(ref)) return wrong(state, at, "act-repeated", "the same act was logged before");
+  state.seen.add(ref, Date.parse(act.time));
+  for (const { leafHash: missing, origin } of event.missing)
+    wrong(state, at, "reference-missing", `it names ${missing} of ${origin}, which isn't there`);
   try {
     await checkSignature(at, parsed, party, state);
     await checkBlobs(at, party, state);
@@ -238,7 +251,6 @@ async function onEvent(
     if (!isCountersignError(error) || error.kind === "unavailable" || error.kind === "internal") throw error;
     wrong(state, at, "act-invalid", error.message);
   }
-  state.seen.set(key, { type: act.type, party: party.id, index: entry.index, time: Date.parse(act.time) });
 }
 
 /** What an act says lies beside the ledger lies there: without it nobody can tell what was signed. */
@@ -251,11 +263,10 @@ async function checkBlobs(at: Placed, party: PartyState, state: AuditState): Pro
   }
 }
 
-async function checkBatchOnce(at: Placed, party: PartyState, state: AuditState, manifests: Set<string>): Promise<void> {
+async function checkBatchOnce(at: Placed, party: PartyState, state: AuditState, manifests: DigestTable): Promise<void> {
   const fields = at.act.fields;
   if (!("intake" in fields) || fields.intake.kind !== "manifest") return;
-  const key = `${party.id}/${fields.intake.digest}`;
-  if (manifests.has(key)) return;
-  manifests.add(key);
+  if (manifests.has(fields.intake.digest)) return;
+  manifests.add(fields.intake.digest);
   await checkManifestSigner(at, fields.intake.digest, party, state);
 }

@@ -1,5 +1,5 @@
 import { toHex } from "../../domain/bytes.ts";
-import type { Certificate } from "../../pki/certificate.ts";
+import type { ActRef } from "../../records/primitives.ts";
 import { CLOCKS_APART_MS } from "./form.ts";
 import { refKey, wrong, type AuditState, type PartyState, type Placed, type RevocationState } from "./state.ts";
 
@@ -12,14 +12,13 @@ export function onRevoked(at: Placed<"revoked">, party: PartyState, state: Audit
   const subject = subjects[0]!;
   const invalid = (why: string): void => wrong(state, at, "revocation-invalid", why, subject.name);
   const ref = { origin: party.log.name, leafHash: fields.certificate.act };
-  const key = refKey(ref);
-  const certificate = fields.target === "ca" ? childCa(key, subject.name, state) : ofDevice(ref, subject.name, state);
+  const key = state.seen.find(ref);
+  const certificate = fields.target === "ca" ? childCa(ref, subject.name, state) : ofDevice(key, subject.name, state);
   if (certificate === undefined) return invalid(`the act that it names holds no certificate of this ${fields.target}`);
-  const digest = (bytes: Uint8Array): string => toHex(state.sha256(bytes));
   if (
     certificate.serial !== fields.certificate.serial ||
-    digest(certificate.der) !== fields.certificate.sha256 ||
-    digest(certificate.spki) !== subject.digest.sha256
+    certificate.sha256 !== fields.certificate.sha256 ||
+    certificate.spkiSha256 !== subject.digest.sha256
   ) {
     return invalid("the certificate is not the one that the act it names holds");
   }
@@ -43,22 +42,33 @@ export function onRevoked(at: Placed<"revoked">, party: PartyState, state: Audit
   });
 }
 
-function childCa(key: string, child: string, state: AuditState): Certificate | undefined {
-  const grant = state.grants.get(key);
-  return grant?.fields.child === child ? grant.chain[0] : undefined;
+interface Named {
+  readonly serial: string;
+  /** SHA-256 of the DER, hex */
+  readonly sha256: string;
+  readonly spkiSha256: string;
 }
 
-function ofDevice(ref: { origin: string; leafHash: string }, id: string, state: AuditState): Certificate | undefined {
+function childCa(ref: ActRef, child: string, state: AuditState): Named | undefined {
+  const grant = state.grants.get(refKey(ref));
+  if (grant?.fields.child !== child) return undefined;
+  const { serial, der, spki } = grant.chain[0]!;
+  const digest = (bytes: Uint8Array): string => toHex(state.sha256(bytes));
+  return { serial, sha256: digest(der), spkiSha256: digest(spki) };
+}
+
+function ofDevice(act: number, id: string, state: AuditState): Named | undefined {
   const device = state.devices.get(id);
-  const logged = device?.certificateAct === ref.leafHash && state.seen.has(refKey(ref));
-  return logged ? device.certificate : undefined;
+  if (device?.certificateAct === undefined || device.certificateAct !== act) return undefined;
+  const [, serial] = state.serials.name(device.certificateSerial!).split("#");
+  return { serial: serial!, sha256: device.certificateSha256!, spkiSha256: device.spkiSha256 };
 }
 
 /** Did the party's own ledger, before this, revoke or hold the certificate that this act of it holds? */
-export function isTakenBack(certificateAct: string | undefined, party: PartyState, state: AuditState): boolean {
+export function isTakenBack(certificateAct: number | undefined, party: PartyState, state: AuditState): boolean {
   if (certificateAct === undefined) return false;
-  const revocation = state.revocations.get(refKey({ origin: party.log.name, leafHash: certificateAct }));
-  return revocation !== undefined && revocation.effect !== "lift";
+  const revocation = state.revocations.get(certificateAct);
+  return revocation?.party === party.id && revocation.effect !== "lift";
 }
 
 /** What is revoked or held when every act has been looked at. */

@@ -4,12 +4,16 @@ import type { Certificate } from "../../pki/certificate.ts";
 import type { ActFields, ActType } from "../../records/acts.ts";
 import type { Grant } from "../../records/grant.ts";
 import type { Keyset } from "../../records/keyset.ts";
-import type { HandoffItem } from "../../records/manifest.ts";
 import type { ActRef } from "../../records/primitives.ts";
 import type { Act } from "../../records/statement.ts";
 import type { NoteKey } from "../note.ts";
+import type { Devices } from "./devices.ts";
 import type { FindingCode, Findings } from "./finding.ts";
 import type { LotSettings } from "./lot-settings.ts";
+import type { NameTable } from "./packed/name-table.ts";
+import type { NumberSet } from "./packed/number-set.ts";
+import type { ProvenTrees } from "./proven-trees.ts";
+import type { SeenActs } from "./seen-acts.ts";
 
 /** One act where it lies. */
 export interface Placed<T extends ActType = ActType> {
@@ -48,33 +52,11 @@ export interface LotState {
   readonly terms: ActFields<"lot-opened">;
   readonly openedBy: Set<string>;
   readonly settings: LotSettings;
-  readonly built: Map<number, string>;
-  readonly certified: Map<number, string>;
+  /** slots */
+  readonly built: NumberSet;
+  readonly certified: NumberSet;
   injected: number;
   installed: number;
-}
-
-export interface DeviceState {
-  readonly id: string;
-  readonly lot: string;
-  readonly slot: number;
-  readonly spkiSha256: string;
-  readonly csrSha256: string;
-  /** who has it; undefined while it is on its way */
-  holder: string | undefined;
-  /** released, and by its taker's word not arrived */
-  missing?: true;
-  /** the last act about it; when that act covers a list, `item` and `list` place the device in it */
-  last: ActRef;
-  list?: { item: HandoffItem; root: string; count: number };
-  /** its TPM was asked, before it was certified */
-  attested?: true;
-  certificate?: Certificate;
-  certificateAct?: string;
-  injected: boolean;
-  /** of the logged receipt's canonical JSON, once injected */
-  receiptSha256?: string;
-  installed: boolean;
 }
 
 export interface IntentState {
@@ -101,10 +83,21 @@ export interface RevocationState {
   readonly time: number;
 }
 
+/** What a handoff's list names, in its order. */
+export interface ListedDevices {
+  /** among all devices; NO_DEVICE for one that nobody had built */
+  readonly rows: Uint32Array;
+  /** of the list's RFC 6962 tree, 32 bytes each */
+  readonly leafHashes: Uint8Array;
+}
+export const NO_DEVICE = 0xffff_ffff;
+
 export interface HandoffState {
   readonly id: string;
+  /** in the order of the releases */
+  readonly number: number;
   readonly released: Placed<"handoff-released">;
-  readonly items: readonly HandoffItem[];
+  readonly items: ListedDevices;
   received: boolean;
   /** where the taker says so, and the devices that it says it didn't get */
   receipt?: { readonly index: number; readonly missing: readonly string[] };
@@ -118,20 +111,22 @@ export interface AuditState {
   readonly verify: VerifySignature;
   readonly sha256: Sha256;
   readonly findings: Findings;
+  readonly trees: ProvenTrees;
   readonly parties: Map<string, PartyState>;
   readonly byOrigin: Map<string, PartyState>;
-  /** by `origin#leafHash`; `time` as claimed, in milliseconds */
-  readonly seen: Map<string, { type: ActType; party: string; index: number; time: number }>;
+  readonly seen: SeenActs;
   readonly grants: Map<string, GrantState>;
-  readonly intents: Map<string, IntentState>;
+  /** by their row in `seen` */
+  readonly intents: Map<number, IntentState>;
   readonly lots: Map<string, LotState>;
-  readonly devices: Map<string, DeviceState>;
-  readonly deviceByKey: Map<string, string>;
-  readonly deviceByCsr: Map<string, string>;
+  readonly devices: Devices;
   readonly handoffs: Map<string, HandoffState>;
-  /** by the act that holds the certificate (refKey) */
-  readonly revocations: Map<string, RevocationState>;
-  readonly serials: Set<string>;
+  /** by their numbers */
+  readonly handoffList: HandoffState[];
+  /** by the row in `seen` of the act that holds the certificate */
+  readonly revocations: Map<number, RevocationState>;
+  /** `party#serial` */
+  readonly serials: NameTable;
   readonly hubs: ActFields<"hub-registered">[];
   /** whether everything that lies beside the ledgers is at hand, or batches' manifests alone */
   readonly everyBlob: boolean;
