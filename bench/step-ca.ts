@@ -2,7 +2,7 @@ import { createHash, generateKeyPairSync, randomUUID, sign, type KeyObject } fro
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:https";
 import { join } from "node:path";
-import { Child, waitUntilReady } from "../apps/site/stack/child.ts";
+import { Child, waitUntilReady, withFreshPorts } from "../apps/site/stack/child.ts";
 import { CACHE_DIR } from "../apps/site/stack/machine.ts";
 import { freePort } from "../apps/site/stack/ports.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
@@ -54,15 +54,20 @@ export async function buildStepCa(onStep: (what: string) => void): Promise<strin
 }
 
 /** Starts it on loopback, asks for one certificate a CSR from many hands, and stops it. */
-export async function benchStepCa(options: {
+export async function benchStepCa(options: StepCaBench): Promise<PeerResult> {
+  return await withFreshPorts(async () => await benchOn(await freePort(), options));
+}
+
+interface StepCaBench {
   program: string;
   token: PreparedToken;
   dir: string;
   csrs: readonly { readonly id: string; readonly pem: string }[];
-}): Promise<PeerResult> {
+}
+
+async function benchOn(port: number, options: StepCaBench): Promise<PeerResult> {
   const { token, dir, csrs } = options;
   mkdirSync(dir, { recursive: true, mode: 0o700 });
-  const port = await freePort();
   const provisioner = generateKeyPairSync("ec", { namedCurve: "P-256" });
   const jwk = publicJwk(provisioner.publicKey);
   const config = join(dir, "ca.json");

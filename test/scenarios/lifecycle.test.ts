@@ -4,7 +4,6 @@ import { chmod, mkdtemp, readFile, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { freePort } from "../../apps/site/stack/ports.ts";
 import { stackFile, type StackFile } from "../../apps/site/stack/stack-file.ts";
 import { countersign, ROOT } from "./countersign.ts";
 
@@ -16,7 +15,7 @@ let env: NodeJS.ProcessEnv;
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), "countersign-life-"));
   await chmod(dir, 0o711); // the database runs as an account of its own
-  env = { COUNTERSIGN_HOME: join(dir, "home"), HUB_PORT: String(await freePort()), TMPDIR: dir };
+  env = { COUNTERSIGN_HOME: join(dir, "home"), HUB_PORT: "0", TMPDIR: dir };
 });
 
 afterAll(async () => {

@@ -6,7 +6,6 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Client, Connection } from "@temporalio/client";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { freePort } from "../../apps/site/stack/ports.ts";
 import { Stack } from "../../apps/site/stack/stack.ts";
 import { SiteClient } from "../../apps/cli/site-client.ts";
 import { connect } from "../../store/db.ts";
@@ -27,7 +26,7 @@ const PARTY = { x: "company-x", y: "factory-y", z: "technician-z" } as const;
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), "countersign-parties-"));
   home = join(dir, "home");
-  env = { COUNTERSIGN_HOME: home, HUB_PORT: String(await freePort()) };
+  env = { COUNTERSIGN_HOME: home, HUB_PORT: "0" };
   process.env["HUB_PORT"] = env["HUB_PORT"];
   stack = await Stack.start({ home });
   const open = (party: string): Promise<SiteClient> => SiteClient.open(party, { home });

@@ -2,7 +2,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { closeSync, fstatSync, mkdirSync, openSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Socket } from "node:net";
-import { CountersignError } from "../../../lib/domain/errors.ts";
+import { CountersignError, isCountersignError } from "../../../lib/domain/errors.ts";
 
 export interface ChildOptions {
   /** For messages only. */
@@ -22,6 +22,9 @@ export interface ChildOptions {
   /** Milliseconds between the stop signal and SIGKILL. Default 10 000. */
   readonly stopTimeoutMs?: number;
 }
+
+/** Ports are chosen before they are listened on; that so many are taken in between is no accident any more. */
+const PORT_ATTEMPTS = 5;
 
 export interface ExitStatus {
   readonly code: number | null;
@@ -143,11 +146,27 @@ export class Child {
   }
 }
 
+/** Whether a child ended because somebody else had taken its port after it was chosen. Another port helps. */
+export function isPortTaken(error: unknown): boolean {
+  return isCountersignError(error) && error.details["portTaken"] === true;
+}
+
+/** Tries with ports of its own choice until they are still free when they are listened on. */
+export async function withFreshPorts<T>(start: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await start();
+    } catch (error) {
+      if (!isPortTaken(error) || attempt === PORT_ATTEMPTS) throw error;
+    }
+  }
+}
+
 /**
  * Polls `probe` until it returns true. A probe that throws counts as not ready yet; its error becomes the cause.
  *
- * @throws CountersignError component-unreachable with the end of the child's log when the child ends first or the
- *   deadline passes; the signal's reason
+ * @throws CountersignError component-unreachable with the end of the child's log when the child ends first (for want of
+ *   its port: see {@link isPortTaken}) or the deadline passes; the signal's reason
  */
 export async function waitUntilReady(
   child: Child,
@@ -166,10 +185,11 @@ export async function waitUntilReady(
     stopped?.throwIfAborted();
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
+  const portTaken = /EADDRINUSE|address already in use/i.test(child.logTail(100));
   const what = child.running ? `was not ready after ${timeoutMs / 1000} s` : "ended while starting";
   throw new CountersignError(
     "component-unreachable",
     `${child.name} ${what}; its log ${child.logFile} ends with:\n${child.logTail()}`,
-    { cause },
+    { cause, details: { portTaken: portTaken && !child.running } },
   );
 }

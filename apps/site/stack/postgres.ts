@@ -15,7 +15,7 @@ import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { closeDefaultDatabases, pingPostgres, provisionDatabase } from "../../../store/provision.ts";
-import { Child, waitUntilReady } from "./child.ts";
+import { Child, waitUntilReady, withFreshPorts } from "./child.ts";
 import { freePort } from "./ports.ts";
 import { postgresAccount, reachableBinaries, reachableDataDir, type Account } from "./postgres-account.ts";
 import { secretFile } from "./secret-file.ts";
@@ -120,6 +120,11 @@ export async function connectPostgres(adminUrl: string): Promise<Postgres> {
  *   component-unreachable when it doesn't come up
  */
 export async function startPostgres(options: PostgresOptions): Promise<Postgres> {
+  if (options.port !== undefined) return await startOn(options.port, options);
+  return await withFreshPorts(async () => await startOn(await freePort(), options));
+}
+
+async function startOn(port: number, options: PostgresOptions): Promise<Postgres> {
   const { native, version } = binaries();
   const account = postgresAccount();
   const home = reachableBinaries(native, version, account);
@@ -128,7 +133,6 @@ export async function startPostgres(options: PostgresOptions): Promise<Postgres>
   if (!existsSync(join(dataDir, "PG_VERSION"))) await initialise(home, dataDir, password, account);
   await releaseDataDir(dataDir);
 
-  const port = options.port ?? (await freePort());
   const settings = { ...SETTINGS, port: String(port), ...options.settings };
   const adminUrl = `postgres://${ADMIN}:${encodeURIComponent(password)}@127.0.0.1:${port}/postgres`;
   const child = await Child.start({

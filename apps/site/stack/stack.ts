@@ -4,7 +4,7 @@ import { z } from "zod";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { loadSiteConfig } from "../config.ts";
 import { siteThreads } from "../tokens.ts";
-import { Child, waitUntilReady } from "./child.ts";
+import { Child, isPortTaken, waitUntilReady, withFreshPorts } from "./child.ts";
 import { Component, type ComponentOptions } from "./component.ts";
 import { siteFolder, writeHubConfig, writeSiteConfig, writeWitnessPolicies } from "./configs.ts";
 import { HUB_OPERATOR, PARTIES, type ExampleParty } from "./example.ts";
@@ -57,7 +57,12 @@ export class Stack {
     const home = resolve(options.home);
     refuseSecond(home);
     mkdirSync(home, { recursive: true, mode: 0o700 });
-    const started = new Started(options.stopped ?? new AbortController().signal);
+    const stopped = options.stopped ?? new AbortController().signal;
+    // Again with the ports that are free by then; what the others have made stays.
+    return await withFreshPorts(async () => await Stack.#startOnce(options, home, new Started(stopped)));
+  }
+
+  static async #startOnce(options: StackOptions, home: string, started: Started): Promise<Stack> {
     try {
       const info = await launch(home, options.parties ?? PARTIES, started, options.onStep ?? (() => undefined));
       const stack = new Stack(info, home, started);
@@ -129,7 +134,7 @@ async function launch(
 ): Promise<StackFile> {
   const pkcs11 = findPkcs11Module();
   const ports = await choosePorts(home, parties);
-  const mqtt = await hubPort();
+  const mqtt = await hubPort(ports["hub-mqtt"]!);
   const dps = await dpsAddress();
   const hubUrl = `https://127.0.0.1:${ports["hub-api"]}`;
 
@@ -234,14 +239,19 @@ function choosePorts(home: string, parties: readonly ExampleParty[]): Promise<Re
     "postgres",
     "hub-api",
     "hub-management",
+    "hub-mqtt",
     ...parties.flatMap(({ id }) => [`temporal-${id}`, `gateway-${id}`, `public-${id}`, `management-${id}`]),
   ];
   return rememberedPorts(join(home, "ports.json"), names);
 }
 
-/** 8883 is hard-wired in public clients, so another port is taken only when asked for. */
-async function hubPort(): Promise<number> {
+/**
+ * 8883 is hard-wired in public clients, so another port is taken only when asked for.
+ * @param chosen a free one, where any will do (HUB_PORT=0)
+ */
+async function hubPort(chosen: number): Promise<number> {
   const asked = process.env["HUB_PORT"];
+  if (asked === "0") return chosen;
   const port = asked === undefined ? DEFAULT_HUB_PORT : Number(asked);
   if (!Number.isInteger(port) || port < 1 || port > 65_535) {
     throw new CountersignError("usage", `HUB_PORT=${asked} is no port number`);
@@ -366,10 +376,15 @@ async function served(
   }
 }
 
-/** All of them, waited for even when one fails: what was started must be known before it is stopped. */
+/**
+ * All of them, waited for even when one fails: what was started must be known before it is stopped. Of several failures,
+ * the one that other ports help against.
+ */
 async function settled<T extends readonly Promise<unknown>[]>(
   work: readonly [...T],
 ): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
-  await Promise.allSettled(work);
+  const ended = await Promise.allSettled(work);
+  const taken = ended.find((one) => one.status === "rejected" && isPortTaken(one.reason));
+  if (taken?.status === "rejected") throw taken.reason;
   return Promise.all(work);
 }

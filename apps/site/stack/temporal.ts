@@ -1,8 +1,8 @@
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { Connection } from "@temporalio/client";
-import { Child, waitUntilReady } from "./child.ts";
-import { freePort } from "./ports.ts";
+import { Child, isPortTaken, waitUntilReady, withFreshPorts } from "./child.ts";
+import { freePort, isPortFree } from "./ports.ts";
 import { findTemporal } from "./machine.ts";
 
 export interface TemporalOptions {
@@ -35,6 +35,8 @@ export interface Temporal {
 /** What a server says that starts while its predecessor, whose supervisor was killed, is still shutting down. */
 const PREDECESSOR = /database is locked|address already in use/;
 const RETRY_MS = 250;
+/** Longer than a server takes to stop. */
+const PREDECESSOR_MS = 20_000;
 
 /**
  * Starts a Temporal dev server on loopback and waits until its namespaces answer.
@@ -42,12 +44,18 @@ const RETRY_MS = 250;
  * @throws CountersignError component-missing without the `temporal` program, component-unreachable when it doesn't come up
  */
 export async function startTemporal(options: TemporalOptions): Promise<Temporal> {
+  if (options.port !== undefined) return await startOn(options.port, options);
+  return await withFreshPorts(async () => await startOn(await freePort(), options));
+}
+
+async function startOn(port: number, options: TemporalOptions): Promise<Temporal> {
   const binary = options.binary ?? findTemporal();
-  const port = options.port ?? (await freePort());
   const address = `127.0.0.1:${port}`;
+  const again = options.dbFile !== undefined && existsSync(served(options.dbFile));
   if (options.dbFile !== undefined) prepare(options.dbFile);
 
   const deadline = Date.now() + (options.readyTimeoutMs ?? 60_000);
+  const patience = Date.now() + PREDECESSOR_MS;
   for (;;) {
     const child = await launch(binary, port, options);
     options.onChild?.(child);
@@ -61,7 +69,9 @@ export async function startTemporal(options: TemporalOptions): Promise<Temporal>
     } catch (error) {
       const waitFor = !child.running && PREDECESSOR.test(child.logTail(100));
       await child.stop();
-      if (!waitFor || Date.now() > deadline) throw error;
+      // Its own predecessor is gone by then: it is somebody else who listens there.
+      const strange = isPortTaken(error) && !(await isPortFree(port)) && (!again || Date.now() > patience);
+      if (!waitFor || strange || Date.now() > deadline) throw error;
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
