@@ -3,11 +3,14 @@ import { type Command, InvalidArgumentError } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import type { Layout } from "../../../lib/firmware/index.ts";
 import { pemEncode } from "../../../lib/pki/pem.ts";
+import { keyId } from "../../../lib/pki/spki.ts";
+import { makeSoftwareKey, openSoftwareKey, softwareCsr, type SoftwareKey } from "../../device/software-key.ts";
 import { openTray } from "../../device/tray.ts";
 import { type ConnectOutcome, failureOf, type MakeOutcome, runInTray } from "../../device/tray-process.ts";
 import { extractFile } from "../../site/firmware.ts";
 import { addLayoutOptions, layoutOf } from "../layout-options.ts";
 import { print, printJson } from "../output.ts";
+import { registerDevicePfx } from "./device-pfx.ts";
 
 const MAX_IMAGE_BYTES = 256 << 20;
 
@@ -18,12 +21,18 @@ export function registerDevice(program: Command): void {
   device
     .command("keygen")
     .description("make a device's token and its key in it; the key never leaves the token")
-    .requiredOption("--token-dir <dir>", "folder of device tokens, made if it isn't there")
+    .option("--token-dir <dir>", "folder of device tokens, made if it isn't there")
+    .option("--software-key <file>", SOFTWARE_KEY)
     .requiredOption("--id <id>", "device ID")
     .option("--module <path>", "PKCS#11 module for a new folder (default: SoftHSM 2)")
     .option("--json", "machine-readable")
     .addHelpText("after", "\nExample:\n  countersign device keygen --token-dir tokens --id dev-0001\n")
-    .action(async (options: { tokenDir: string; id: string; module?: string; json?: boolean }) => {
+    .action(async (options: KeyPlace & { id: string; module?: string; json?: boolean }) => {
+      if (inSoftware(options)) {
+        const keyId = keyIdOf(makeSoftwareKey(options.softwareKey));
+        if (options.json) return printJson({ deviceId: options.id, keyId, created: true, testOnly: true });
+        return print(`${options.id}: test-only key ${keyId} made in ${options.softwareKey}`);
+      }
       const module = options.module === undefined ? {} : { module: options.module };
       const tray = openTray(options.tokenDir, { create: true, ...module });
       const { keyId, created } = await onChip(options.tokenDir, options.id, true, tray.module);
@@ -34,7 +43,8 @@ export function registerDevice(program: Command): void {
   device
     .command("csr")
     .description("make a certification request, signed by the device's key in its token")
-    .requiredOption("--token-dir <dir>", "folder of device tokens")
+    .option("--token-dir <dir>", "folder of device tokens")
+    .option("--software-key <file>", SOFTWARE_KEY)
     .requiredOption("--id <id>", "device ID")
     .option("--out <file>", "write the PEM there instead of printing it")
     .option("--json", "machine-readable")
@@ -42,13 +52,16 @@ export function registerDevice(program: Command): void {
       "after",
       "\nExample:\n  countersign device csr --token-dir tokens --id dev-0001 --out dev-0001.csr.pem\n",
     )
-    .action(async (options: { tokenDir: string; id: string; out?: string; json?: boolean }) => {
-      const { csr, keyId } = await onChip(options.tokenDir, options.id, false);
+    .action(async (options: KeyPlace & { id: string; out?: string; json?: boolean }) => {
+      const { csr, keyId } = inSoftware(options)
+        ? csrOf(openSoftwareKey(options.softwareKey), options.id)
+        : await onChip(options.tokenDir, options.id, false);
       if (options.out !== undefined) await writeFile(options.out, csr);
       if (options.json) printJson({ deviceId: options.id, keyId, csr });
       else if (options.out === undefined) print(csr.trimEnd());
     });
 
+  registerDevicePfx(device);
   addLayoutOptions(device.command("connect"))
     .description("connect to the hub with the public Azure IoT device SDK and send telemetry")
     .requiredOption("--id <id>", "device ID")
@@ -71,6 +84,24 @@ export function registerDevice(program: Command): void {
       print(`${result.deviceId}: connected in ${result.connectMs} ms, ${result.acknowledged} messages acknowledged`);
     });
 }
+
+const SOFTWARE_KEY = "instead: a test-only key in a file, for tutorials; never for production";
+
+type KeyPlace = { tokenDir: string; softwareKey?: never } | { softwareKey: string; tokenDir?: never };
+
+/** @throws CountersignError `usage` unless exactly one place is named */
+function inSoftware(options: KeyPlace): options is KeyPlace & { softwareKey: string } {
+  if ((options.tokenDir === undefined) === (options.softwareKey === undefined)) {
+    throw new CountersignError("usage", "name the key's place by either --token-dir DIR or --software-key FILE");
+  }
+  return options.softwareKey !== undefined;
+}
+
+function csrOf(key: SoftwareKey, deviceId: string): { csr: string; keyId: string } {
+  return { csr: softwareCsr(key, deviceId), keyId: keyIdOf(key) };
+}
+
+const keyIdOf = ({ spki }: SoftwareKey): string => keyId(spki);
 
 interface ConnectOptions extends Layout {
   id: string;
