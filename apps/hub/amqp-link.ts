@@ -2,7 +2,7 @@ import rhea, { type Connection, type Delivery, type EventContext, type Message, 
 import { errorCodeOf } from "../../lib/domain/errors.ts";
 import type { StoredMessage, TwinValues } from "../../store/hub-traffic.ts";
 import type { Admission } from "./admission.ts";
-import type { TelemetryWriter } from "./telemetry.ts";
+import { MAX_MESSAGE_BYTES, type TelemetryWriter } from "./telemetry.ts";
 import type { DeviceLink, Outcome, Traffic } from "./traffic.ts";
 
 type Node = "events" | "messages" | "methods" | "twin";
@@ -124,6 +124,7 @@ export class AmqpLink implements DeviceLink {
         case "events": {
           const event = eventOf(message);
           if (event === undefined) return delivery.reject({ condition: "amqp:invalid-field" });
+          if (body.length > MAX_MESSAGE_BYTES) return delivery.reject({ condition: "amqp:link:message-size-exceeded" });
           await telemetry.write({ deviceId, ...event, body });
           break;
         }

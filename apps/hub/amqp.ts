@@ -22,6 +22,9 @@ export interface AmqpListener {
   close(): Promise<void>;
 }
 
+/** What a device may leave unread while it goes on asking. */
+const MAX_UNREAD_BYTES = 1 << 20;
+
 /**
  * IoT Hub's AMQP 1.0 over TLS, with certificates: the same admission, the same store. Who a device is says its
  * certificate; the connection names nobody.
@@ -98,7 +101,8 @@ export async function listenAmqp(options: AmqpOptions): Promise<AmqpListener> {
     let waiting = 0;
     socket.on("data", (chunk: Buffer) => {
       waiting += chunk.length;
-      if (waiting > options.maxMessageBytes) socket.destroy();
+      // Answers are kept by the library until the socket takes them.
+      if (waiting > options.maxMessageBytes || socket.writableLength > MAX_UNREAD_BYTES) socket.destroy();
     });
     for (const event of ["message", "accepted"] as const) connection.on(event, () => (waiting = 0));
   }

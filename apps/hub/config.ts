@@ -6,6 +6,9 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 const port = z.int().min(0).max(65535);
 const siteName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,46}$/);
 const path = z.string().min(1).max(4096);
+const connections = z.int().min(1).max(1_000_000);
+/** Handshakes and CONNECTs under way; beyond it the one that has taken longest is dropped for the next. */
+const maxHalfOpen = connections.default(2_000);
 
 /**
  * `hub.json`, the hub's whole configuration. Paths are relative to the file's folder. It holds no secrets: keys and
@@ -22,7 +25,8 @@ export const HubConfigSchema = z.strictObject({
   /** MQTT 3.1.1 over TLS for devices. */
   mqtt: z.strictObject({
     port,
-    maxConnections: z.int().min(1).max(1_000_000).default(10_000),
+    maxConnections: connections.default(10_000),
+    maxHalfOpen,
     /** Largest MQTT packet, topic and headers included. IoT Hub takes messages of 256 KiB. */
     maxPacketBytes: z
       .int()
@@ -31,12 +35,15 @@ export const HubConfigSchema = z.strictObject({
       .default(272 * 1024),
     /** From the accepted connection to CONNECT, milliseconds. */
     connectTimeoutMs: z.int().min(100).max(120_000).default(10_000),
+    /** How long a device may leave unread what it was sent, milliseconds. */
+    drainTimeoutMs: z.int().min(100).max(120_000).default(20_000),
   }),
   /** AMQP 1.0 over TLS for devices, where it is wanted: 5671 is what clients take by themselves. */
   amqp: z
     .strictObject({
       port,
-      maxConnections: z.int().min(1).max(1_000_000).default(10_000),
+      maxConnections: connections.default(10_000),
+      maxHalfOpen,
       /** Largest message, everything included. */
       maxMessageBytes: z
         .int()
@@ -59,7 +66,8 @@ export const HubConfigSchema = z.strictObject({
         .default("0ne00C0FFEE"),
       /** The hub that devices are sent to: HOST, or HOST:PORT where it isn't 8883. */
       assignedHub: z.string().regex(/^[A-Za-z0-9.-]{1,255}(:[0-9]{1,5})?$/),
-      maxConnections: z.int().min(1).max(1_000_000).default(1_000),
+      maxConnections: connections.default(1_000),
+      maxHalfOpen: connections.default(500),
       connectTimeoutMs: z.int().min(100).max(120_000).default(10_000),
     })
     .optional(),

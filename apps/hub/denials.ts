@@ -48,22 +48,39 @@ export class DenialWindow {
 
 const MAX_KEYS = 10_000;
 
-/** Connections of each source that nobody is admitted on yet. */
+/** Connections that nobody is admitted on yet. */
 export class PendingConnections {
   readonly #ports = new Map<string, Set<number | undefined>>();
+  /** by source and port, in the order in which they came */
+  readonly #sockets = new Map<string, { destroy(): unknown }>();
+
+  get size(): number {
+    return this.#sockets.size;
+  }
 
   of(source: string): number {
     return this.#ports.get(source)?.size ?? 0;
   }
 
-  add(source: string, port: number | undefined): void {
+  /** Taken off the list: it is about to go. */
+  oldest(): { destroy(): unknown } | undefined {
+    for (const [name, socket] of this.#sockets) {
+      this.#sockets.delete(name);
+      return socket;
+    }
+    return undefined;
+  }
+
+  add(source: string, port: number | undefined, socket: { destroy(): unknown }): void {
     let ports = this.#ports.get(source);
     if (ports === undefined) this.#ports.set(source, (ports = new Set()));
     ports.add(port);
+    this.#sockets.set(`${source} ${port}`, socket);
   }
 
   /** Admitted, or gone. */
   settle(source: string, port: number | undefined): void {
+    this.#sockets.delete(`${source} ${port}`);
     const ports = this.#ports.get(source);
     ports?.delete(port);
     if (ports?.size === 0) this.#ports.delete(source);

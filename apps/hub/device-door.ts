@@ -10,6 +10,8 @@ export interface DoorOptions {
   host: string;
   port: number;
   maxConnections: number;
+  /** Connections that nobody is admitted on yet. */
+  maxHalfOpen: number;
   /** From the accepted connection to the end of its handshake, milliseconds. */
   connectTimeoutMs: number;
   tls: { key: string; cert: string };
@@ -69,10 +71,18 @@ export async function listenDevices(
     // server-side session store not in use, neither TLS 1.2 nor 1.3 resumes.
     secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
   });
-  server.maxConnections = options.maxConnections;
+  // A few more than are kept, so that a new one can push an old one out.
+  server.maxConnections = options.maxConnections + 16;
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
     const source = socket.remoteAddress ?? "";
+    if (pending.size >= options.maxHalfOpen || sockets.size >= options.maxConnections) {
+      // A device comes in within a second; what has taken longest most likely only holds its place.
+      count("hub-half-open-limited");
+      const oldest = pending.oldest();
+      if (oldest === undefined) return void socket.destroy();
+      oldest.destroy();
+    }
     // Others may share the address of one that floods: it is slowed down, never locked out.
     if (bySource.exceeded(source) && pending.of(source) >= MAX_PENDING_OF_SUSPECT) {
       count("hub-source-limited");
@@ -81,7 +91,7 @@ export async function listenDevices(
     }
     sockets.add(socket);
     const { remotePort } = socket;
-    pending.add(source, remotePort);
+    pending.add(source, remotePort, socket);
     socket.once("close", () => pending.settle(source, remotePort));
     socket.once("close", () => sockets.delete(socket));
   });
@@ -89,6 +99,8 @@ export async function listenDevices(
     count("hub-handshake-failed");
     bySource.add(socket.remoteAddress ?? "");
     logger.debug({ source: socket.remoteAddress, error: error.message }, "TLS handshake failed");
+    // Node says only that the time is up: whoever doesn't speak would stay.
+    socket.destroy();
   });
   server.on("secureConnection", (socket) => {
     const source = socket.remoteAddress ?? "";

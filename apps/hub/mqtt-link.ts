@@ -9,7 +9,7 @@ import {
   parseSaid,
   twinAnswerTopic,
 } from "./device-topics.ts";
-import type { TelemetryWriter } from "./telemetry.ts";
+import { MAX_MESSAGE_BYTES, type TelemetryWriter } from "./telemetry.ts";
 import type { DeviceLink, Outcome, Traffic } from "./traffic.ts";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 
@@ -47,6 +47,7 @@ export class MqttLink implements DeviceLink {
   /** Message IDs without their PUBACK. */
   readonly #unacknowledged = new Map<number, (outcome: Outcome) => void>();
   #nextId = 1;
+  #turn: Promise<void> = Promise.resolve();
   #closed = false;
 
   constructor(client: Client, deviceId: string) {
@@ -120,22 +121,32 @@ export class MqttLink implements DeviceLink {
       case undefined:
         throw new CountersignError("hub-refused", "publish refused");
       case "event":
+        if (body.length > MAX_MESSAGE_BYTES) throw new CountersignError("hub-refused", "a message above 256 KiB");
         return parts.telemetry.write({ deviceId, system: said.system, properties: said.properties, body });
       case "method-answer":
         return parts.traffic.answered(deviceId, said.requestId, said.status, body);
-      case "twin-get": {
-        const twin = await parts.traffic.twin(deviceId);
-        const answer = {
-          desired: { ...twin.desired, $version: twin.desiredVersion },
-          reported: { ...twin.reported, $version: twin.reportedVersion },
-        };
-        return this.#send(twinAnswerTopic(200, said.requestId), Buffer.from(JSON.stringify(answer)));
-      }
-      case "twin-report": {
-        const [status, version] = await this.#report(parts.traffic, body);
-        return this.#send(twinAnswerTopic(status, said.requestId, version), Buffer.alloc(0));
-      }
+      case "twin-get":
+        return this.#inTurn(async () => {
+          const twin = await parts.traffic.twin(deviceId);
+          const answer = {
+            desired: { ...twin.desired, $version: twin.desiredVersion },
+            reported: { ...twin.reported, $version: twin.reportedVersion },
+          };
+          await this.#answer(twinAnswerTopic(200, said.requestId), Buffer.from(JSON.stringify(answer)));
+        });
+      case "twin-report":
+        return this.#inTurn(async () => {
+          const [status, version] = await this.#report(parts.traffic, body);
+          await this.#answer(twinAnswerTopic(status, said.requestId, version), Buffer.alloc(0));
+        });
     }
+  }
+
+  /** One request after the other: a device that asks a thousand times in one breath has one answer in the making. */
+  #inTurn(work: () => Promise<void>): Promise<void> {
+    const mine = this.#turn.then(() => (this.#closed ? undefined : work()));
+    this.#turn = mine.catch(() => undefined);
+    return mine;
   }
 
   async #report(traffic: Traffic, body: Uint8Array): Promise<[status: number, version?: number]> {
@@ -147,6 +158,11 @@ export class MqttLink implements DeviceLink {
       if (code === "input-too-large") return [413];
       throw error;
     }
+  }
+
+  /** Done when the connection has taken it: whoever asks and doesn't read is asked to wait, and not answered into memory. */
+  #answer(topic: string, body: Uint8Array): Promise<void> {
+    return new Promise((resolve) => this.#send(topic, body, () => resolve()));
   }
 
   #send(topic: string, body: Uint8Array, done?: (error?: Error) => void): void {

@@ -14,6 +14,7 @@ import type { Traffic } from "./traffic.ts";
 
 export interface MqttOptions extends DoorOptions {
   maxPacketBytes: number;
+  drainTimeoutMs: number;
   admission: Admission;
   telemetry: TelemetryWriter;
   traffic: Traffic;
@@ -52,7 +53,7 @@ export async function listenMqtt(options: MqttOptions): Promise<MqttListener> {
       sessions.get((client as Client).conn)?.link?.acknowledged(messageId),
     ),
     connectTimeout: options.connectTimeoutMs,
-    drainTimeout: 20_000,
+    drainTimeout: options.drainTimeoutMs,
     keepaliveLimit: 1_800,
     maxClientsIdLength: 64,
     maxTopicLevels: 8,

@@ -3,6 +3,8 @@ import { insertTelemetry, type TelemetryMessage } from "../../store/hub.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { Gather } from "./gather.ts";
 
+/** IoT Hub's limit. */
+export const MAX_MESSAGE_BYTES = 256 * 1024;
 const MAX_BATCH = 500;
 const MAX_BATCH_BYTES = 4 << 20;
 const MAX_WAITING = 50_000;

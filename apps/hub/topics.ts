@@ -20,6 +20,7 @@ export interface EventTopic {
 }
 
 const MAX_PROPERTIES = 128;
+const MAX_TOPIC = 16_384;
 
 /**
  * Reads `devices/{deviceId}/messages/events/{property bag}` of exactly this device; undefined for any other topic and
@@ -28,7 +29,7 @@ const MAX_PROPERTIES = 128;
 export function parseEventTopic(topic: string, deviceId: string): EventTopic | undefined {
   const prefix = `devices/${deviceId}/messages/events`;
   if (topic === prefix) return { system: {}, properties: {} };
-  if (!topic.startsWith(`${prefix}/`)) return undefined;
+  if (topic.length > MAX_TOPIC || !topic.startsWith(`${prefix}/`)) return undefined;
   let bag = topic.slice(prefix.length + 1);
   // Some clients close the bag with a slash; a value's own slash is encoded.
   if (bag.endsWith("/")) bag = bag.slice(0, -1);

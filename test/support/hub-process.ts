@@ -10,6 +10,8 @@ import { CLIENT_AUTH, SERVER_AUTH, testCertificate, type TestCertificate } from 
 export interface TestHub {
   apiPort: number;
   mqttPort: number;
+  /** of the hub's process */
+  pid: number;
   /** HOST:PORT for devices. */
   address: string;
   infraCa: TestCertificate;
@@ -116,6 +118,9 @@ export async function startTestHub(
     },
     get mqttPort() {
       return hub.mqttPort;
+    },
+    get pid() {
+      return child?.pid ?? 0;
     },
     get address() {
       return host === "127.0.0.1" ? `localhost:${hub.mqttPort}` : `${host}:${hub.mqttPort}`;
