@@ -10,7 +10,7 @@ export function inProcess(...register: readonly ((program: Command) => void)[]) 
       return true;
     });
     try {
-      const program = new Command("countersign").exitOverride();
+      const program = new Command("countersign").exitOverride().configureOutput({ writeErr: () => undefined });
       for (const one of register) one(program);
       await program.parseAsync(argv, { from: "user" });
       return out.trimEnd();

@@ -118,7 +118,13 @@ const assignedHub = (port: number): string => (port === 8883 ? "127.0.0.1" : `12
 
 export function writeHubConfig(
   home: string,
-  ports: { api: number; management: number; mqtt: number; dps: { host: string; port: number } | undefined },
+  ports: {
+    api: number;
+    management: number;
+    mqtt: number;
+    dps: { host: string; port: number } | undefined;
+    amqp: number | undefined;
+  },
   database: DatabaseLogin,
   sites: readonly { id: string; gateway: number }[],
 ): string {
@@ -129,6 +135,7 @@ export function writeHubConfig(
     api: { port: ports.api },
     management: { port: ports.management },
     mqtt: { port: ports.mqtt },
+    ...(ports.amqp === undefined ? {} : { amqp: { port: ports.amqp } }),
     ...(ports.dps === undefined ? {} : { dps: { ...ports.dps, assignedHub: assignedHub(ports.mqtt) } }),
     tls: { cert: `${infra}/hub.pem`, key: `${infra}/hub.key` },
     clientCa: `${infra}/ca.pem`,

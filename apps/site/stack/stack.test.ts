@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { afterEach, expect, it } from "vitest";
 import { tempDir } from "../../../test/support/index.ts";
 import { PARTIES } from "./example.ts";
+import { freePort, isPortFree } from "./ports.ts";
 import { Stack } from "./stack.ts";
 import { removeState } from "./state.ts";
 
@@ -29,6 +30,8 @@ it("starts with other ports when some are taken after they were chosen", async (
   const chosen = (): Record<string, number> => JSON.parse(readFileSync(join(home, "ports.json"), "utf8"));
   const before = process.env["HUB_PORT"];
   process.env["HUB_PORT"] = "0";
+  const amqp = await freePort();
+  process.env["AMQP_PORT"] = String(amqp);
   const taking: Promise<void>[] = [];
   const first = new Map<string, number>();
   let sites = 0;
@@ -53,10 +56,12 @@ it("starts with other ports when some are taken after they were chosen", async (
       for (const [name, port] of first) expect(chosen()[name], name).not.toBe(port);
       expect(stack.info.sites[0]!.url).toBe(`https://127.0.0.1:${chosen()["gateway-company-x"]}`);
       expect(stack.info.hub.mqtt).toBe(`127.0.0.1:${chosen()["hub-mqtt"]}`);
+      expect(await isPortFree(amqp)).toBe(false);
     } finally {
       await stack.stop();
     }
   } finally {
+    delete process.env["AMQP_PORT"];
     if (before === undefined) delete process.env["HUB_PORT"];
     else process.env["HUB_PORT"] = before;
     await removeState(home);

@@ -136,6 +136,7 @@ async function launch(
   const ports = await choosePorts(home, parties);
   const mqtt = await hubPort(ports["hub-mqtt"]!);
   const dps = await dpsAddress();
+  const amqp = await amqpPort();
   const hubUrl = `https://127.0.0.1:${ports["hub-api"]}`;
 
   started.stopped.throwIfAborted();
@@ -174,7 +175,7 @@ async function launch(
   const reported = parties.map(({ id }) => ({ id, gateway: ports[`gateway-${id}`]! }));
   const hubConfig = writeHubConfig(
     home,
-    { api: ports["hub-api"]!, management: ports["hub-management"]!, mqtt, dps },
+    { api: ports["hub-api"]!, management: ports["hub-management"]!, mqtt, dps, amqp },
     hubDatabase,
     reported,
   );
@@ -277,6 +278,18 @@ async function dpsAddress(): Promise<{ host: string; port: number } | undefined>
   if (await isPortFree(port, host)) return { host, port };
   if (asked === undefined) return undefined;
   throw new CountersignError("component-unreachable", `${asked} can't be had for device provisioning (DPS_ADDR)`);
+}
+
+/** AMQP is a second door to guard, which most devices don't need: it is opened when it is asked for. */
+async function amqpPort(): Promise<number | undefined> {
+  const asked = process.env["AMQP_PORT"];
+  if (asked === undefined) return undefined;
+  const port = Number(asked);
+  if (!Number.isInteger(port) || port < 1 || port > 65_535) {
+    throw new CountersignError("usage", `AMQP_PORT=${asked} is no port number`);
+  }
+  if (await isPortFree(port)) return port;
+  throw new CountersignError("component-unreachable", `port ${port} for AMQP is taken (AMQP_PORT)`);
 }
 
 /** A child gets what it needs to run and nothing else: no administrator's login, no other party's secrets. */
