@@ -334,12 +334,25 @@ export async function listTelemetry(db: Queryable, deviceId: string, limit: numb
   return rows;
 }
 
+/**
+ * Of the oldest `limit` messages those that are older than `days`.
+ * @returns how many went
+ */
+export async function dropTelemetry(db: Queryable, days: number, limit: number): Promise<number> {
+  const { rowCount } = await db.query(
+    `WITH oldest AS (SELECT id, received_at FROM hub_telemetry ORDER BY id LIMIT $2)
+     DELETE FROM hub_telemetry WHERE id IN (
+       SELECT id FROM oldest WHERE received_at < now() - make_interval(days => $1))`,
+    [days, limit],
+  );
+  return rowCount ?? 0;
+}
+
 export async function countTelemetry(db: Queryable, deviceId: string): Promise<number> {
   const sql = "SELECT count(*) AS n FROM hub_telemetry WHERE device_id = $1";
   return (await db.query<{ n: number }>(sql, [deviceId])).rows[0]?.n ?? 0;
 }
 
-/** How many devices ever connected and how many messages there are, for the run's summary. */
 /** For its metrics: costs by what is open, not by what there is. */
 export async function hubCounts(db: Queryable): Promise<{ cas: number; sightingsOpen: number }> {
   const { rows } = await db.query<{ cas: number; sightingsOpen: number }>(
@@ -349,6 +362,7 @@ export async function hubCounts(db: Queryable): Promise<{ cas: number; sightings
   return rows[0]!;
 }
 
+/** How many devices ever connected and how many messages there are, for the run's summary. */
 export async function hubTotals(db: Queryable): Promise<{ devicesConnected: number; telemetry: number }> {
   const { rows } = await db.query<{ devicesConnected: number; telemetry: number }>(
     `SELECT (SELECT count(*) FROM hub_device WHERE first_connected_at IS NOT NULL) AS "devicesConnected",

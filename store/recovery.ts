@@ -1,3 +1,4 @@
+import { CountersignError } from "../lib/domain/errors.ts";
 import type { Intake } from "../lib/records/manifest.ts";
 import type { PrevRef } from "../lib/records/primitives.ts";
 import type { Receipt } from "../lib/records/receipt.ts";
@@ -196,8 +197,21 @@ export async function startNewEpochs(tx: Tx): Promise<LastTaken[]> {
   return rows;
 }
 
-/** Queues again what was delivered to a peer after the last envelope that it still holds: as it was signed then. */
+/**
+ * Queues again what was delivered to a peer after the last envelope that it still holds: as it was signed then.
+ * @throws CountersignError `state-conflict` when some of it is kept no longer: the rest couldn't be taken without it
+ */
 export async function deliverAgain(q: Queryable, { party, epoch, sequence }: LastTaken): Promise<number> {
+  const emptied = await q.query(
+    `SELECT 1 FROM outbox WHERE receiver = $1 AND state = 'delivered' AND (epoch, sequence) > ($2, $3) AND envelope = '' LIMIT 1`,
+    [party, epoch, sequence],
+  );
+  if (emptied.rowCount !== 0) {
+    throw new CountersignError(
+      "state-conflict",
+      `${party} was restored from a backup that is older than envelopes are kept here (retention.messageDays)`,
+    );
+  }
   const { rowCount } = await q.query(
     `UPDATE outbox SET state = 'queued', delivered = NULL
      WHERE receiver = $1 AND state = 'delivered' AND (epoch, sequence) > ($2, $3)`,

@@ -99,6 +99,8 @@ export const HubConfigSchema = z.strictObject({
       stale: z.enum(["alarm", "refuse"]).default("alarm"),
     })
     .prefault({}),
+  /** how long what nobody needs for good is kept */
+  retention: z.strictObject({ telemetryDays: z.int().min(1).max(36_500).default(30) }).prefault({}),
   log: z.enum(["trace", "debug", "info", "warn", "error", "silent"]).default("info"),
   /**
    * Sites that are told which of their certificates devices were seen with, so that they can hold them against their

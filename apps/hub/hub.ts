@@ -3,6 +3,8 @@ import type { AddressInfo } from "node:net";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { connect, type Db } from "../../store/db.ts";
 import { migrateHub } from "../../store/hub.ts";
+import { keepPruned } from "../../services/retention/prune.ts";
+import { hubPrunings } from "../../services/retention/hub.ts";
 import { createLogger, type Logger } from "../http/logger.ts";
 import { startManagement } from "../http/management.ts";
 import { registerReadiness } from "../http/readiness.ts";
@@ -89,6 +91,13 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
       const dps = await listenDps({ ...config.dps, tls, admission, db, logger });
       opened.push(() => dps.close());
     }
+    const pruning = hubPrunings(db, config.retention);
+    opened.push(
+      keepPruned(pruning, {
+        done: (gone) => logger.info({ gone }, "what isn't kept any longer was taken away"),
+        fault: (error) => logger.error({ err: error }, "what isn't kept any longer can't be taken away"),
+      }),
+    );
     const doors = { mqtt, ...(amqp === undefined ? {} : { amqp }) };
     const health: HubHealthParts = { db, registry, telemetry, doors };
     if (config.management !== undefined) {

@@ -11,6 +11,8 @@ import { httpUrl, httpsUrl, origin, partyId } from "../../lib/records/primitives
 
 const path = z.string().min(1).max(4096);
 const port = z.int().min(0).max(65_535);
+const days = z.int().min(1).max(36_500);
+const seconds = z.int().min(1).max(86_400);
 
 const token = z.strictObject({
   /** RFC 7512, naming the token: `pkcs11:token=factory-y` */
@@ -133,6 +135,21 @@ export const siteConfigSchema = z.strictObject({
   ledgerDir: path.default("ledger"),
   imagesDir: path,
   firmwareDir: path,
+  /** how long what nobody needs for good is kept; docs/retention.md */
+  retention: z
+    .strictObject({
+      /** CSRs and manifests of batches that are done */
+      batchDays: days.default(30),
+      /** bodies and envelopes of messages that were delivered or handled; longer than the oldest backup of a peer */
+      messageDays: days.default(400),
+      /** every signed checkpoint; afterwards those alone that a quorum cosigned, the last one of so many seconds */
+      checkpointDays: days.default(90),
+      checkpointSeconds: seconds.default(60),
+      /** every checkpoint of others that this site cosigned; afterwards the last one of so many seconds */
+      witnessedDays: days.default(90),
+      witnessedSeconds: seconds.default(3600),
+    })
+    .prefault({}),
   logLevel: z.enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"]).default("info"),
 });
 export type SiteConfig = z.output<typeof siteConfigSchema>;

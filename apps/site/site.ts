@@ -23,6 +23,8 @@ import { Inbox } from "../../services/parties/inbox.ts";
 import { Outbox } from "../../services/parties/outbox.ts";
 import { accountedToken, type CaToken } from "../../services/reconcile/accounted.ts";
 import { watchInbox } from "../../services/reconcile/inbox.ts";
+import { keepPruned } from "../../services/retention/prune.ts";
+import { sitePrunings } from "../../services/retention/site.ts";
 import type { Cosigned } from "../../services/witness/release.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
 import { acceptedGrants, findCurrentGrant } from "../../store/grants.ts";
@@ -220,6 +222,11 @@ async function launch(
   const { audit } = config.hsm;
   const compare = audit && caToken ? siteSignatureAudit(reconciling, audit.command, caToken, processes) : undefined;
   started.add("reconciliation", keepReconciled(reconciling, logger, compare));
+  const pruning = keepPruned(sitePrunings(db, config.retention), {
+    done: (gone) => logger.info({ gone }, "what isn't kept any longer was taken away"),
+    fault: (error) => logger.error({ err: error }, "what isn't kept any longer can't be taken away; it is tried again"),
+  });
+  started.add("retention", pruning);
 
   const health: HealthParts = {
     db,
