@@ -64,7 +64,7 @@ export function passportsApi(server: HttpsServer, hub: { db: Db; registry: Regis
       throw new CountersignError("passport-invalid", verdict.message, { details: { reason: verdict.code } });
     }
     const { deviceId, spkiSha256: keySha256 } = verdict;
-    const facts = factsOfPassport(bytes, anchor);
+    const facts = factsOfPassport(bytes, anchor, verdict);
     const takenBy = clientOf(request).commonName;
     const custody = { deviceId, keySha256, policySha256, passportSha256: sha256Hex(bytes), facts, takenBy };
     const kept = await putCustody(db, custody);

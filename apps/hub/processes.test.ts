@@ -1,6 +1,7 @@
 import azureCommon from "azure-iot-common";
 import type azureDevice from "azure-iot-device";
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { connect } from "../../store/db.ts";
 import { connectAzure, eventually, testDevice, type TestDevice } from "../../test/support/azure-node.ts";
 import { registerTestCa, startTestHub, type TestHub } from "../../test/support/hub-process.ts";
 import { testCertificate, type TestCertificate } from "../../test/support/test-pki.ts";
@@ -88,6 +89,35 @@ describe("a device at another process of the hub", () => {
       ),
     ).toBe(before - 1);
     await nearby.close();
+  });
+
+  it("misses nothing that was said while its process wasn't listening", async () => {
+    const id = "far-4";
+    const [, client] = await device(id);
+    const got: string[] = [];
+    client.on("message", (one) => {
+      got.push(String(one.data));
+      client.complete(one, () => undefined);
+    });
+    const twin = await client.getTwin();
+    const seen: unknown[] = [];
+    twin.on("properties.desired.now", (value: unknown) => seen.push(value));
+    client.onDeviceMethod("echo", (_request, response) => void response.send(200, 1));
+    const invoke = () => near.api("POST", `${path(id)}/methods/echo`, { payload: 1, timeoutSeconds: 5 });
+    await eventually(invoke, ({ status }) => status === 200);
+    const db = connect(near.databaseUrl, { max: 1 });
+    const ended = await db.query<{ ended: boolean }>(
+      `SELECT pg_terminate_backend(pid) AS ended FROM pg_stat_activity
+       WHERE datname = current_database() AND query = 'LISTEN hub_traffic'`,
+    );
+    expect(ended.rows).toEqual([{ ended: true }, { ended: true }]);
+    await db.end();
+    await near.api("POST", `${path(id)}/messages`, { body: base64("unheard") });
+    await near.api("PATCH", `${path(id)}/twin`, { desired: { now: "unheard" } });
+    expect(got).toEqual([]);
+    await vi.waitFor(() => expect([got, seen]).toEqual([["unheard"], ["unheard"]]), 10_000);
+    expect((await eventually(invoke, ({ status }) => status === 200)).status).toBe(200);
+    await client.close();
   });
 
   it("is soon told to be away when its process died, and comes to another one with what waited for it", async () => {
