@@ -84,7 +84,7 @@ it("takes the acts that waited then, in their order", async () => {
     const pending = await takePending(tx, 10);
     expect(pending.map((act) => Buffer.from(act.retryKey))).toEqual([keys[3], keys[2]]);
     expect(pending.every((act) => act.intact)).toBe(true);
-    expect(pending[0]!.prev.map((p) => Buffer.from(p))).toEqual([keys[0], keys[1]]);
+    expect(pending[0]!.prev.map((p) => Buffer.from(p, "hex"))).toEqual([keys[0], keys[1]]);
     await removePending(
       tx,
       pending.map((act) => act.id),
