@@ -21,10 +21,12 @@ export interface HubCa {
   disabledAt: Date | null;
   /** Whether a device's first connect creates it, or it must have been created before. */
   enrolment: "first-connect" | "registered";
+  /** What becomes of a device whose certificate no followed ledger holds. */
+  unlogged: "allow" | "alarm" | "refuse";
 }
 
 const CA_COLUMNS = `name, state, certificate, sha256, code, code_expires_at AS "codeExpiresAt",
-  created_at AS "createdAt", verified_at AS "verifiedAt", disabled_at AS "disabledAt", enrolment`;
+  created_at AS "createdAt", verified_at AS "verifiedAt", disabled_at AS "disabledAt", enrolment, unlogged`;
 
 /**
  * Adds an unverified CA or, when the name is there unverified already, gives it the new code if the old one has
@@ -115,6 +117,19 @@ export async function setCaEnrolment(
   const { rows } = await db.query<HubCa>(`UPDATE hub_ca SET enrolment = $2 WHERE name = $1 RETURNING ${CA_COLUMNS}`, [
     name,
     enrolment,
+  ]);
+  return rows[0];
+}
+
+/** Undefined when there is no such CA. */
+export async function setCaUnlogged(
+  db: Queryable,
+  name: string,
+  unlogged: HubCa["unlogged"],
+): Promise<HubCa | undefined> {
+  const { rows } = await db.query<HubCa>(`UPDATE hub_ca SET unlogged = $2 WHERE name = $1 RETURNING ${CA_COLUMNS}`, [
+    name,
+    unlogged,
   ]);
   return rows[0];
 }

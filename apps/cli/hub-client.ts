@@ -19,6 +19,7 @@ export interface HubCaShown {
   verifiedAt: string | null;
   disabledAt: string | null;
   enrolment: "first-connect" | "registered";
+  unlogged: "allow" | "alarm" | "refuse";
   code?: string;
   codeExpiresAt?: string;
 }
@@ -39,6 +40,19 @@ export interface HubCrlShown {
   nextUpdate: string | null;
   fault: string | null;
   lookedAt: string | null;
+}
+
+export interface HubMonitorShown {
+  ledgers: {
+    party: string;
+    origin: string;
+    entries: number;
+    size: number;
+    state: "followed" | "refused" | "behind" | "unreachable" | null;
+    error: string | null;
+    followedAt: string | null;
+  }[];
+  alarms: { id: number; code: string; party: string; subject: string; message: string; since: string }[];
 }
 
 export interface HubGroupShown {
@@ -151,6 +165,15 @@ export class HubClient {
 
   setEnrolment(name: string, enrolment: string): Promise<HubCaShown> {
     return this.#call("PUT", `${caPath(name)}/enrolment`, { enrolment });
+  }
+
+  setUnlogged(name: string, unlogged: string): Promise<HubCaShown> {
+    return this.#call("PUT", `${caPath(name)}/unlogged`, { unlogged });
+  }
+
+  /** The ledgers that the hub follows, and what is wrong with them. */
+  monitor(): Promise<HubMonitorShown> {
+    return this.#call("GET", "/api/v1/monitor");
   }
 
   async removeCa(name: string): Promise<void> {
@@ -314,6 +337,7 @@ export class HubClient {
     refusals: Record<string, number>;
     devicesConnected: number;
     telemetry: number;
+    alarms: number;
   }> {
     return this.#call("GET", "/api/v1/status");
   }

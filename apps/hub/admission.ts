@@ -9,6 +9,7 @@ import { admitDevices, type ChainLink, type HubCa, type ValidatedConnect } from 
 
 import { Gather } from "./gather.ts";
 import { factsOfPath, withCustody } from "./groups.ts";
+import type { LedgerMonitor } from "./ledger-monitor.ts";
 import type { Connection, LiveEntry } from "./live.ts";
 import { type Link, linkOf, type Registry } from "./registry.ts";
 
@@ -29,9 +30,19 @@ export class Admission {
   /** CAs of paths that held, by the digest of their DER: they come with every connect and needn't be read each time */
   readonly #issuers = new Map<string, Certificate>();
   readonly #onPath: (path: readonly Certificate[]) => void;
+  readonly #monitor: Pick<LedgerMonitor, "judge"> | undefined;
 
-  /** @param onPath told of each valid path, also of one whose device isn't let in for another reason; must not throw */
-  constructor(db: Db, registry: Registry, onPath: (path: readonly Certificate[]) => void = () => undefined) {
+  /**
+   * @param onPath told of each valid path, also of one whose device isn't let in for another reason; must not throw
+   * @param monitor holds paths against the ledgers; absent: none is followed
+   */
+  constructor(
+    db: Db,
+    registry: Registry,
+    onPath: (path: readonly Certificate[]) => void = () => undefined,
+    monitor?: Pick<LedgerMonitor, "judge">,
+  ) {
+    this.#monitor = monitor;
     this.#admissions = new Gather<ValidatedConnect, undefined>((connects) => admitDevices(db, connects), {
       most: MAX_AT_ONCE,
     });
@@ -45,7 +56,7 @@ export class Admission {
    * @param connection ended by itself when, from now on, the device, a CA of its path or any of its certificates is
    *   disabled, removed or revoked
    * @throws CountersignError `hub-no-path`, `hub-revoked`, `hub-ca-disabled`, `hub-crl-stale`, `hub-device-mismatch`,
-   *   `hub-device-disabled`, `hub-device-unregistered`
+   *   `hub-unlogged`, `hub-device-disabled`, `hub-device-unregistered`
    */
   async admit(chain: readonly Uint8Array[], claimed: string, at: Date, connection: Connection): Promise<void> {
     const entry = this.registry.live.enter(claimed, connection);
@@ -67,6 +78,11 @@ export class Admission {
     const facts = withCustody(factsOfPath(certificates, ca.name), path[0]?.keyId, custody);
     const denial = this.registry.denial(path, facts, at);
     if (denial !== undefined) throw denial;
+    await this.#monitor?.judge(
+      certificates,
+      path.map((link) => link.sha256),
+      ca,
+    );
     return { caName: ca.name };
   }
 
@@ -119,6 +135,11 @@ export class Admission {
     entry.path = path;
     const denial = this.registry.denial(path, entry.facts, at);
     if (denial !== undefined) throw denial;
+    await this.#monitor?.judge(
+      certificates,
+      path.map((link) => link.sha256),
+      ca,
+    );
     await this.#admissions.ask({
       deviceId: claimed,
       caName: ca.name,

@@ -17,6 +17,7 @@ import {
   removeDevice,
   setDeviceState,
 } from "../../store/hub.ts";
+import { countAlarms } from "../../store/hub-monitor.ts";
 import { requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";
 import type { HttpsServer } from "../http/server.ts";
@@ -32,6 +33,7 @@ const VerifyBody = z.strictObject({ ca: Pem, verification: Pem });
 export const CaParams = z.strictObject({ name: CaName });
 export const DeviceParams = z.strictObject({ id: DeviceId });
 export const EnrolmentBody = z.strictObject({ enrolment: z.enum(["first-connect", "registered"]) });
+export const UnloggedBody = z.strictObject({ unlogged: z.enum(["allow", "alarm", "refuse"]) });
 const CreateBody = z.strictObject({ deviceId: DeviceId });
 const Page = z.strictObject({
   after: z.string().max(64).default(""),
@@ -52,6 +54,7 @@ export function managementApi(
     connected: mqtt.connected,
     refusals: mqtt.refusals,
     ...(await hubTotals(db)),
+    alarms: await countAlarms(db),
   }));
 
   server.post("/api/v1/cas", operator, async (request, reply) => {
@@ -119,9 +122,9 @@ export function managementApi(
 
 /** The code is shown while it is of use: to operators only, who must put it into a certificate. */
 export function shownCa(ca: HubCa): Record<string, unknown> {
-  const { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment } = ca;
+  const { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment, unlogged } = ca;
   const open = state === "unverified" ? { code: ca.code, codeExpiresAt: ca.codeExpiresAt } : {};
-  return { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment, ...open };
+  return { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment, unlogged, ...open };
 }
 
 export function found<T>(value: T | undefined, what: string): T {

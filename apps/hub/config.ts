@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { CountersignError } from "../../lib/domain/errors.ts";
+import { httpUrl, partyId, sha256Hex, vkey } from "../../lib/records/primitives.ts";
 
 const port = z.int().min(0).max(65535);
 const siteName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,46}$/);
@@ -119,6 +120,48 @@ export const HubConfigSchema = z.strictObject({
     )
     .max(1000)
     .default([]),
+  /**
+   * The parties' ledgers that the hub follows itself: an alarm over a certificate that none of them holds, a slot used
+   * twice, a fork, a rollback, a lagging witness. What it means for a device is its CA's: `hub ca unlogged`.
+   */
+  monitor: z
+    .strictObject({
+      ledgers: z
+        .array(
+          z.strictObject({
+            party: partyId,
+            /** below which `checkpoint` and `tile/` are served */
+            url: httpUrl,
+            /** of the log; its name is the ledger's origin */
+            vkey,
+            /** of its log: their keys, and where each is asked what it has seen last */
+            witnesses: z
+              .array(z.strictObject({ vkey, url: httpUrl.optional() }))
+              .max(16)
+              .default([]),
+          }),
+        )
+        .min(1)
+        .max(1000)
+        .refine(
+          (ledgers) => new Set(ledgers.map(({ party }) => party)).size === ledgers.length,
+          "a party has one ledger",
+        )
+        .refine(
+          (ledgers) => new Set(ledgers.map((one) => one.vkey.split("+")[0])).size === ledgers.length,
+          "two parties share no log",
+        ),
+      /** of the root's DER, that its party's ceremony must have made */
+      rootSha256: sha256Hex.optional(),
+      everySeconds: z.number().min(0.1).max(86_400).default(10),
+      /** for how long a witness may leave something uncosigned */
+      lagSeconds: z.number().positive().max(86_400).default(300),
+      /** how long a certificate may be in no ledger before that is an alarm */
+      graceSeconds: z.number().min(0).max(86_400).default(60),
+      /** under `refuse`, while the ledger that would hold a certificate can't be followed: let it in with an alarm, or not */
+      unreachable: z.enum(["alarm", "refuse"]).default("alarm"),
+    })
+    .optional(),
   /** For the command line only, which resolves these paths itself; the hub never reads them. */
   operator: z.strictObject({ url: z.url(), ca: path, cert: path, key: path }).optional(),
 });

@@ -16,6 +16,8 @@ import type { HubConfig } from "./config.ts";
 import { listenDps } from "./dps.ts";
 import { enrollmentApi } from "./enrollment-api.ts";
 import { hubComponents, hubMetrics, type HubHealthParts } from "./health.ts";
+import { LedgerMonitor } from "./ledger-monitor.ts";
+import { monitorApi } from "./monitor-api.ts";
 import { listenMqtt } from "./mqtt.ts";
 import { CrlFollower } from "./crls.ts";
 import { Registry } from "./registry.ts";
@@ -76,7 +78,10 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
       siteCrls(db, registry, sites, logger),
     );
     opened.push(() => follower.stop());
-    const admission = new Admission(db, registry, (seen) => sightings?.see(seen));
+    const monitor = config.monitor && new LedgerMonitor(db, logger, config.monitor);
+    await monitor?.start();
+    if (monitor !== undefined) opened.push(() => monitor.stop());
+    const admission = new Admission(db, registry, (seen) => sightings?.see(seen), monitor);
     const telemetry = new TelemetryWriter(db);
     opened.push(() => telemetry.idle());
     const traffic = new Traffic(db, logger, registry.processId);
@@ -109,6 +114,7 @@ export async function startHub(config: HubConfig, logger: Logger = createLogger(
     managementApi(api, { db, registry, mqtt, codeHours: config.codeHours });
     revocationApi(api, { db, registry, follower });
     groupsApi(api, { db, registry });
+    monitorApi(api, { db, registry, settings: config.monitor });
     hubPages(api, { db, registry, codeHours: config.codeHours });
     trafficApi(api, { db, traffic });
     enrollmentApi(api, { db });

@@ -33,7 +33,19 @@ function layout(title: string, content: Html, fault?: string): Html {
     </html>`;
 }
 
-export function homePage(cas: readonly HubCa[], totals: { devicesConnected: number }, fault?: string): Html {
+export interface ShownAlarm {
+  readonly party: string;
+  readonly message: string;
+  readonly since: Date;
+}
+
+export function homePage(
+  cas: readonly HubCa[],
+  totals: { devicesConnected: number },
+  alarms: readonly ShownAlarm[],
+  fault?: string,
+): Html {
+  const open = alarms.map(({ party, message, since }) => html`<li>${party}: ${message} (${since.toISOString()})</li>`);
   const rows = cas.map(
     (ca) =>
       html`<tr>
@@ -45,6 +57,16 @@ export function homePage(cas: readonly HubCa[], totals: { devicesConnected: numb
   return layout(
     "Registered CAs",
     html`<p>${totals.devicesConnected} devices have connected.</p>
+      ${
+        alarms.length === 0
+          ? ""
+          : html`<div role="alert">
+              <h2>Alarms</h2>
+              <ul>
+                ${open}
+              </ul>
+            </div>`
+      }
       <table>
         <thead>
           <tr>
@@ -80,7 +102,7 @@ export function caPage(ca: HubCa, fault?: string): Html {
         <dt>New devices</dt>
         <dd>${ca.enrolment === "registered" ? "only those created here before" : "created on first connect"}</dd>
       </dl>
-      ${ca.state === "unverified" ? verification(ca) : ""} ${enrolmentForm(ca)}
+      ${ca.state === "unverified" ? verification(ca) : ""} ${enrolmentForm(ca)} ${unloggedForm(ca)}
       <h2>Access</h2>
       ${button(`/cas/${ca.name}/${ca.disabledAt === null ? "disable" : "enable"}`, ca.disabledAt === null ? "Disable" : "Enable")}
       ${button(`/cas/${ca.name}/remove`, "Remove")}`,
@@ -111,6 +133,20 @@ function enrolmentForm(ca: HubCa): Html {
     <label for="enrolment">A device's first connect</label>
     <select id="enrolment" name="enrolment">
       ${option("first-connect", "creates it")} ${option("registered", "needs it created before")}
+    </select>
+    <button>Set</button>
+  </form>`;
+}
+
+function unloggedForm(ca: HubCa): Html {
+  const option = (value: string, text: string): Html =>
+    ca.unlogged === value
+      ? html`<option value="${value}" selected>${text}</option>`
+      : html`<option value="${value}">${text}</option>`;
+  return html`<form method="post" action="/cas/${ca.name}/unlogged">
+    <label for="unlogged">A certificate that no followed ledger holds</label>
+    <select id="unlogged" name="unlogged">
+      ${option("allow", "is let in")} ${option("alarm", "is let in, with an alarm")} ${option("refuse", "is refused")}
     </select>
     <button>Set</button>
   </form>`;

@@ -14,13 +14,15 @@ import {
   removeDevice,
   setCaDisabled,
   setCaEnrolment,
+  setCaUnlogged,
   setDeviceState,
 } from "../../store/hub.ts";
 import { clientOf, requireClient } from "../http/client.ts";
+import { listAlarms } from "../../store/hub-monitor.ts";
 import { parseInput } from "../http/input.ts";
 import { problemOf } from "../http/problem.ts";
 import type { HttpsServer } from "../http/server.ts";
-import { CaName, CaParams, DeviceParams, EnrolmentBody, found, Pem } from "./api.ts";
+import { CaName, CaParams, DeviceParams, EnrolmentBody, found, Pem, UnloggedBody } from "./api.ts";
 import type { Html } from "./html.ts";
 import { fieldsOnce, multipartFields } from "./form-fields.ts";
 import { caPage, devicePage, devicesPage, homePage, STYLE } from "./page-views.ts";
@@ -42,6 +44,9 @@ const Nothing = z.strictObject({});
 const Page = z.strictObject({ after: z.string().max(64).default("") });
 const PAGE = 100;
 
+/** Alarms on a page: the API has the rest. */
+const MAX_ALARMS = 100;
+
 /** The operator's pages: registering a CA and its proof of possession, devices. Plain forms, no script. */
 export function hubPages(server: HttpsServer, hub: { db: Db; registry: Registry; codeHours: number }): void {
   const { db, registry } = hub;
@@ -62,7 +67,8 @@ export function hubPages(server: HttpsServer, hub: { db: Db; registry: Registry;
     reply.code(status).headers(HEADERS).type("text/html; charset=utf-8").send(page.text);
 
   server.get("/style.css", async (_request, reply) => reply.type("text/css; charset=utf-8").send(STYLE));
-  const home = async (fault?: string): Promise<Html> => homePage(await listCas(db), await hubTotals(db), fault);
+  const home = async (fault?: string): Promise<Html> =>
+    homePage(await listCas(db), await hubTotals(db), await listAlarms(db, MAX_ALARMS), fault);
   const ca = async (name: string, fault?: string): Promise<Html> =>
     caPage(found(await findCa(db, name), `CA ${name}`), fault);
   const devices = async (after: string, fault?: string): Promise<Html> =>
@@ -156,6 +162,17 @@ export function hubPages(server: HttpsServer, hub: { db: Db; registry: Registry;
       const name = nameOf(request);
       const { enrolment } = parseInput(EnrolmentBody, request.body, "form");
       found(await setCaEnrolment(db, name, enrolment), `CA ${name}`);
+      await registry.reload();
+      return `/cas/${name}`;
+    },
+    onCa,
+  );
+  form(
+    "/cas/:name/unlogged",
+    async (request) => {
+      const name = nameOf(request);
+      const { unlogged } = parseInput(UnloggedBody, request.body, "form");
+      found(await setCaUnlogged(db, name, unlogged), `CA ${name}`);
       await registry.reload();
       return `/cas/${name}`;
     },

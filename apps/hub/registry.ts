@@ -30,6 +30,7 @@ export interface RegisteredCa {
   readonly certificate: Certificate;
   readonly disabled: boolean;
   readonly enrolment: HubCa["enrolment"];
+  readonly unlogged: HubCa["unlogged"];
 }
 
 interface KnownCrl {
@@ -323,8 +324,9 @@ export function linkOf(certificate: Certificate): Link {
 
 function registered(ca: HubCa): RegisteredCa[] {
   if (ca.state !== "verified" || ca.certificate === null || ca.sha256 === null) return [];
-  const { name, sha256, disabledAt, enrolment } = ca;
-  return [{ name, sha256, certificate: parseCertificate(ca.certificate), disabled: disabledAt !== null, enrolment }];
+  const { name, sha256, disabledAt, enrolment, unlogged } = ca;
+  const certificate = parseCertificate(ca.certificate);
+  return [{ name, sha256, certificate, disabled: disabledAt !== null, enrolment, unlogged }];
 }
 
 function revoked(index: number, why: string): CountersignError {

@@ -128,6 +128,7 @@ export const ERROR_KINDS = {
   "hub-ca-disabled": "refused",
   "hub-revoked": "refused",
   "hub-crl-stale": "refused",
+  "hub-unlogged": "refused",
   "hub-refused": "refused",
   "hub-busy": "unavailable",
 

@@ -65,9 +65,19 @@ describe("a revocation in the embedded stack", () => {
     await removeState(dir);
   });
 
-  it("ends the device's open connection within a second, and nobody else's", async () => {
+  it("comes to a hub that follows the ledgers, and lets in only what they hold", async () => {
+    expect(await say("hub", "ca", "unlogged", "company-x-root", "refuse")).toMatchObject({ code: 0 });
     fleet = await connectAll(IDS);
     expect(fleet).toMatchObject({ up: IDS.length, refused: {} });
+    const status = await say("hub", "status", "--json");
+    expect(status, status.stdout).toMatchObject({ code: 0 });
+    expect(JSON.parse(status.stdout)).toMatchObject({
+      alarms: [],
+      ledgers: [{ state: "followed" }, { state: "followed" }, { state: "followed" }],
+    });
+  }, 60_000);
+
+  it("ends the device's open connection within a second, and nobody else's", async () => {
     const dry = await say("revoke", "dev-a", "--reason", "keyCompromise", "--dry-run", "--json");
     expect(dry, dry.stderr).toMatchObject({ code: 0 });
     expect(JSON.parse(dry.stdout)).toMatchObject({
@@ -78,7 +88,7 @@ describe("a revocation in the embedded stack", () => {
     const answered = Date.now();
     expect(done, done.stderr).toMatchObject({ code: 0 });
     expect(JSON.parse(done.stdout)).toMatchObject({ results: [{ id: "dev-a", state: "ordered", done: true }] });
-    const closed = await fleet.closed(1);
+    const closed = await fleet!.closed(1);
     expect(Object.keys(closed)).toEqual(["dev-a"]);
     process.stdout.write(`the connection ended ${Math.round(answered - closed["dev-a"]!)} ms before the command did\n`);
     expect(closed["dev-a"]!).toBeLessThan(answered + 1_000);

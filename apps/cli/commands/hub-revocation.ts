@@ -9,7 +9,7 @@ interface Json {
   json?: boolean;
 }
 
-/** `countersign hub ca disable|enable|remove|show|enrolment`, `hub block ...`, `hub crl ...`: who is kept out. */
+/** `countersign hub ca disable|enable|remove|show|enrolment|unlogged`, `hub block ...`, `hub crl ...`: who is kept out. */
 export function registerHubRevocation(hub: Command, ca: Command): void {
   ca.command("show")
     .argument("<name>", "the CA's name on the hub")
@@ -35,6 +35,15 @@ export function registerHubRevocation(hub: Command, ca: Command): void {
     .addHelpText("after", "\nExample:\n  $ countersign hub ca enrolment company-x registered")
     .action((name: string, policy: string, options: Json) =>
       withHub(async (client) => shownCa(await client.setEnrolment(name, policy), options)),
+    );
+  ca.command("unlogged")
+    .argument("<name>", "the CA's name on the hub")
+    .argument("<policy>", "allow, alarm or refuse: what becomes of a device whose certificate no ledger holds")
+    .description("say what it means that no followed ledger holds a certificate (`monitor` in hub.json)")
+    .option("--json", "machine-readable")
+    .addHelpText("after", "\nExample:\n  $ countersign hub ca unlogged company-x refuse")
+    .action((name: string, policy: string, options: Json) =>
+      withHub(async (client) => shownCa(await client.setUnlogged(name, policy), options)),
     );
   ca.command("remove")
     .argument("<name>", "the CA's name on the hub")
@@ -181,6 +190,7 @@ function shownCa(ca: HubCaShown, options: Json): void {
   print(`CA           ${ca.name}`);
   print(`state        ${ca.disabledAt === null ? ca.state : `disabled since ${ca.disabledAt}`}`);
   print(`enrolment    ${ca.enrolment}`);
+  print(`unlogged     ${ca.unlogged}`);
   print(`SHA-256      ${ca.sha256 ?? "-"}`);
   if (ca.code !== undefined) print(`code         ${ca.code} until ${ca.codeExpiresAt ?? ""}`);
 }

@@ -7,6 +7,7 @@ import { registerHubGroups } from "./hub-groups.ts";
 import { registerHubPassports } from "./hub-passports.ts";
 import { registerHubRevocation } from "./hub-revocation.ts";
 import { SiteClient } from "../site-client.ts";
+import { registerHubStatus } from "./hub-status.ts";
 import { registerHubEnrollment } from "./hub-enrollment.ts";
 import { registerHubTraffic } from "./hub-traffic.ts";
 
@@ -85,6 +86,7 @@ export function registerHub(program: Command): void {
 
   registerHubRevocation(hub, ca);
   registerHubGroups(hub);
+  registerHubStatus(hub);
   registerHubPassports(hub);
   const device = hub.command("device").description("the devices the hub knows");
   device

@@ -9,12 +9,16 @@ import { cosign, withSignatures } from "../../../lib/ledger/cosignature.ts";
 import { httpSource } from "../../../lib/ledger/http.ts";
 import type { MonitoredLog } from "../../../lib/ledger/monitor/follow.ts";
 import { monitorRound, type MonitorOptions, type MonitorRound } from "../../../lib/ledger/monitor/monitor.ts";
+import type { MonitorStore } from "../../../lib/ledger/monitor/store.ts";
 import { ed25519Raw, KEY_TYPE, noteKey, parseNote } from "../../../lib/ledger/note.ts";
 import { checkSplitView } from "../../../lib/ledger/split-view.ts";
 import { parseCertificate, type Certificate } from "../../../lib/pki/certificate.ts";
 import { parseEntry, type Act } from "../../../lib/records/statement.ts";
 import { issue, pem, throwawayKey } from "../../../test/support/issuing.ts";
-import { tempDir } from "../../../test/support/index.ts";
+import { connect, type Db } from "../../../store/db.ts";
+import { MonitorTables } from "../../../store/hub-monitor.ts";
+import { migrateHub } from "../../../store/hub.ts";
+import { tempDir, testDatabase } from "../../../test/support/index.ts";
 import { MemoryLog, opensslVerify, testKey } from "../../../test/support/memory-log.ts";
 import { countersign } from "../../../test/scenarios/countersign.ts";
 import { testWorld, type TestParty, type TestWorld } from "../../../test/support/world.ts";
@@ -45,22 +49,60 @@ class Served {
   }
 }
 
-describe("a monitor", () => {
+/** A monitor's memory, as it is after a restart, and another one that is empty. */
+interface Memory {
+  readonly store: MonitorStore;
+  again(): Promise<MonitorStore>;
+  fresh(): Promise<MonitorStore>;
+  close(): Promise<void>;
+}
+
+function fileMemory(file: string): Memory {
+  let store = new MonitorFile(file);
+  const open = (path: string): MonitorFile => {
+    store.close();
+    return (store = new MonitorFile(path));
+  };
+  return {
+    store,
+    again: async () => open(file),
+    fresh: async () => open(`${file}.fresh`),
+    close: async () => store.close(),
+  };
+}
+
+async function databaseMemory(): Promise<Memory> {
+  const open: Db[] = [];
+  const make = async (): Promise<MonitorStore> => {
+    const db = connect((await testDatabase()).url, { max: 4 });
+    open.push(db);
+    await migrateHub(db);
+    return new MonitorTables(db);
+  };
+  return {
+    store: await make(),
+    again: async () => new MonitorTables(open.at(-1)!),
+    fresh: make,
+    close: async () => void (await Promise.all(open.map((db) => db.end()))),
+  };
+}
+
+describe.each(["a file", "the hub's database"])("a monitor with its memory in %s", (kind) => {
   const served = new Served();
   let world: TestWorld;
   let parties: TestParty[];
-  let file: string;
-  let store: MonitorFile;
+  let memory: Memory;
+  let store: MonitorStore;
   beforeEach(async () => {
     await served.listen();
     world = await testWorld(2);
     parties = [world.x, world.y, world.z];
     for (const { id, log } of parties) served.logs.set(id, log);
-    file = join(tempDir("monitor"), "state.db");
-    store = new MonitorFile(file);
+    memory = kind === "a file" ? fileMemory(join(tempDir("monitor"), "state.db")) : await databaseMemory();
+    store = memory.store;
   });
-  afterEach(() => {
-    store.close();
+  afterEach(async () => {
+    await memory.close();
     served.close();
     served.away.clear();
     served.witnesses.clear();
@@ -97,8 +139,7 @@ describe("a monitor", () => {
       const { length } = log.entries;
       expect(view).toEqual({ party: id, origin: log.key.name, state: "followed", entries: length, fresh: length });
     }
-    store.close();
-    store = new MonitorFile(file);
+    store = await memory.again();
     served.requests.length = 0;
     const second = await round();
     expect(second.ledgers.map(({ fresh }) => fresh)).toEqual([0, 0, 0]);
@@ -183,8 +224,7 @@ describe("a monitor", () => {
     expect(found.alarms).toHaveLength(3);
     expect((await round()).alarms).toHaveLength(3);
     // From nothing, the same.
-    store.close();
-    store = new MonitorFile(`${file}.fresh`);
+    store = await memory.fresh();
     expect((await round()).alarms).toHaveLength(3);
   });
 
@@ -407,9 +447,12 @@ describe("a monitor", () => {
     z.log.resources.set("cosigned/newest", fork.resources.get("checkpoint")!);
     expect(codes(await round({ logs }))).toEqual(["ledger-forked technician-z"]);
   });
+});
 
+describe("the command", () => {
   it("shares its file with no other monitor, and takes no other file for it", async () => {
-    await round();
+    const file = join(tempDir("monitor"), "state.db");
+    const store = new MonitorFile(file);
     expect(() => new MonitorFile(file)).toThrow(/another monitor has it/);
     const other = `${file}.other`;
     const strange = new DatabaseSync(other);
@@ -419,9 +462,15 @@ describe("a monitor", () => {
     writeFileSync(other, "text that is no database at all, and long enough to be looked at".repeat(20));
     expect(() => new MonitorFile(other)).toThrow(/no monitor's state/);
     expect(() => new MonitorFile(join(file, "no-folder", "x"))).toThrow(/can't be opened/);
+    store.close();
   });
 
   it("is a command: one round, JSON, exit codes", async () => {
+    const served = new Served();
+    await served.listen();
+    const world = await testWorld(2);
+    const parties = [world.x, world.y, world.z];
+    for (const { id, log } of parties) served.logs.set(id, log);
     const dir = tempDir("monitor-cli");
     const put = (name: string, text: string): string => {
       writeFileSync(join(dir, name), text);
@@ -472,5 +521,6 @@ describe("a monitor", () => {
     const evidence = JSON.parse(readFileSync(join(dir, "split-view-factory-y.json"), "utf8")) as unknown;
     expect(await checkSplitView(evidence, opensslVerify, y.log.key)).toBeDefined();
     expect(existsSync(join(dir, "m.db"))).toBe(true);
+    served.close();
   }, 90_000);
 });

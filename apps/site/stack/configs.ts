@@ -90,6 +90,9 @@ export function writeSiteConfig(
 /** As `init` leaves it beside the infrastructure certificates. */
 const vkeys = z.strictObject({ party: z.string(), vkey: z.string(), witnessVkey: z.string() });
 
+const vkeysOf = (home: string, id: string): z.infer<typeof vkeys> =>
+  vkeys.parse(JSON.parse(readFileSync(join(siteFolder(home, id), "infra", "vkeys.json"), "utf8")));
+
 /**
  * Lets the parties witness each other: every site's log is cosigned by all others, which is what its release acts wait
  * for. Written once every site has its keys.
@@ -100,7 +103,7 @@ export function writeWitnessPolicies(
   publicUrl: (party: string) => string,
 ): void {
   const sites = parties.map(({ id }) => {
-    const keys = vkeys.parse(JSON.parse(readFileSync(join(siteFolder(home, id), "infra", "vkeys.json"), "utf8")));
+    const keys = vkeysOf(home, id);
     return { id, log: parseVkey(keys.vkey), witness: parseVkey(keys.witnessVkey), url: witnessPrefix(publicUrl(id)) };
   });
   for (const site of sites) {
@@ -126,8 +129,10 @@ export function writeHubConfig(
     amqp: number | undefined;
   },
   database: DatabaseLogin,
-  sites: readonly { id: string; gateway: number }[],
+  sites: readonly { id: string; gateway: number; public: number }[],
 ): string {
+  const publicUrl = (port: number): string => `http://127.0.0.1:${port}`;
+  const served = sites.map((site) => ({ ...site, ...vkeysOf(home, site.id), url: publicUrl(site.public) }));
   const infra = `../${HUB_OPERATOR}/infra`;
   const config = {
     schema: "countersign/hub/v1",
@@ -147,6 +152,16 @@ export function writeHubConfig(
       cert: `../${id}/infra/monitor.pem`,
       key: `../${id}/infra/monitor.key`,
     })),
+    monitor: {
+      ledgers: served.map(({ id, url, vkey }) => ({
+        party: id,
+        url: `${url}/ledger`,
+        vkey,
+        witnesses: served
+          .filter((other) => other.id !== id)
+          .map((other) => ({ vkey: other.witnessVkey, url: witnessPrefix(other.url) })),
+      })),
+    },
     operator: {
       url: `https://127.0.0.1:${ports.api}`,
       ca: `${infra}/ca.pem`,

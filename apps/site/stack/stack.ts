@@ -172,7 +172,11 @@ async function launch(
     name: "hub",
     passwordFile: join(siteFolder(home, "hub"), "secrets", "db.password"),
   });
-  const reported = parties.map(({ id }) => ({ id, gateway: ports[`gateway-${id}`]! }));
+  const reported = parties.map(({ id }) => ({
+    id,
+    gateway: ports[`gateway-${id}`]!,
+    public: ports[`public-${id}`]!,
+  }));
   const hubConfig = writeHubConfig(
     home,
     { api: ports["hub-api"]!, management: ports["hub-management"]!, mqtt, dps, amqp },
