@@ -125,8 +125,11 @@ const MAX_ANSWER_BYTES = 16 << 20;
 /** The hub's management API as its operator sees it. */
 export class HubClient {
   readonly #peer: Peer;
+  /** PEM: what the certificate of the API, and of the listeners for devices, is checked against. */
+  readonly serverCa: string;
 
-  private constructor(url: string, agent: Agent) {
+  private constructor(url: string, agent: Agent, serverCa: string) {
+    this.serverCa = serverCa;
     this.#peer = { name: "the hub", url, agent, maxAnswer: MAX_ANSWER_BYTES };
   }
 
@@ -138,7 +141,7 @@ export class HubClient {
       const at = (name: string): Promise<string> => readFile(resolve(dirname(file), name), "utf8");
       const [ca, cert, key] = await Promise.all([at(operator.ca), at(operator.cert), at(operator.key)]);
       const agent = new Agent({ ca, cert, key, keepAlive: true, maxCachedSessions: 0 });
-      return new HubClient(operator.url.replace(/\/$/, ""), agent);
+      return new HubClient(operator.url.replace(/\/$/, ""), agent, ca);
     } catch (cause) {
       const message = `no usable hub in ${file} (${(cause as Error).message}): start the stack with \`countersign up\``;
       throw new CountersignError("component-missing", message, { cause });

@@ -1,4 +1,5 @@
 import { createRequire } from "node:module";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createSecureContext, type SecureContext, type SecureContextOptions } from "node:tls";
 import azureCommon from "azure-iot-common";
 import azureDevice from "azure-iot-device";
@@ -6,6 +7,7 @@ import azureMqtt from "azure-iot-device-mqtt";
 import azureMqttBase from "azure-iot-mqtt-base";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { assertDeviceId } from "../../lib/domain/ids.ts";
+import { type Reading, reading } from "./reading.ts";
 
 /** How the TLS client proves the device's key: in use always a key in a token, by OpenSSL's engine. */
 export type DeviceCredentials = Pick<SecureContextOptions, "key" | "privateKeyEngine" | "privateKeyIdentifier">;
@@ -26,8 +28,18 @@ export interface DeviceConnection {
   credentials: DeviceCredentials;
   /** How many telemetry messages; 5 unless given. */
   messages?: number;
+  /** Between two messages, milliseconds; all at once unless given. */
+  intervalMs?: number;
   /** For the whole visit, milliseconds; 30 s unless given. */
   timeoutMs?: number;
+  /** Told of each message when the hub has acknowledged it. */
+  onStored?: (stored: StoredReading) => void;
+}
+
+export interface StoredReading {
+  reading: Reading;
+  /** from sending to the acknowledgement */
+  ms: number;
 }
 
 export interface ConnectResult {
@@ -71,7 +83,7 @@ export async function connectDevice(connection: DeviceConnection): Promise<Conne
     timer = setTimeout(() => reject(new CountersignError("timeout", message)), timeoutMs);
   });
   try {
-    return await Promise.race([expired, visit(client, deviceId, connection.messages ?? 5)]);
+    return await Promise.race([expired, visit(client, connection)]);
   } catch (error) {
     throw connectError(error, connection);
   } finally {
@@ -80,25 +92,36 @@ export async function connectDevice(connection: DeviceConnection): Promise<Conne
   }
 }
 
-async function visit(client: azureDevice.Client, deviceId: string, messages: number): Promise<ConnectResult> {
+async function visit(client: azureDevice.Client, connection: DeviceConnection): Promise<ConnectResult> {
+  const { deviceId, messages = 5, intervalMs = 0, onStored } = connection;
   const started = performance.now();
   await client.open();
   const connectMs = Math.round(performance.now() - started);
-  // Each resolves with its PUBACK. All at once: the hub stores what comes together in one commit.
+  const send = async (number: number): Promise<void> => {
+    const since = performance.now();
+    const said = reading(deviceId, number);
+    // Resolves with its PUBACK.
+    await client.sendEvent(messageOf(said));
+    onStored?.({ reading: said, ms: Math.round(performance.now() - since) });
+  };
   const numbers = Array.from({ length: messages }, (_, index) => index + 1);
-  const sent = await Promise.all(numbers.map((number) => client.sendEvent(measurement(deviceId, number))));
-  return { deviceId, connectMs, acknowledged: sent.length };
+  // All at once: the hub stores what comes together in one commit.
+  if (intervalMs === 0) await Promise.all(numbers.map(send));
+  else {
+    for (const number of numbers) {
+      if (number > 1) await sleep(intervalMs);
+      await send(number);
+    }
+  }
+  return { deviceId, connectMs, acknowledged: messages };
 }
 
-/** A simulated sensor's reading, in the tutorial's form. */
-function measurement(deviceId: string, number: number): azureDevice.Message {
-  const temperature = 20 + Math.random() * 15;
-  const humidity = 60 + Math.random() * 20;
-  const message = new azureDevice.Message(JSON.stringify({ deviceId, messageId: number, temperature, humidity }));
-  message.messageId = `${deviceId}-${number}`;
+function messageOf(said: Reading): azureDevice.Message {
+  const message = new azureDevice.Message(JSON.stringify(said));
+  message.messageId = `${said.deviceId}-${said.messageId}`;
   message.contentType = "application/json";
   message.contentEncoding = "utf-8";
-  message.properties.add("temperatureAlert", temperature > 30 ? "true" : "false");
+  message.properties.add("temperatureAlert", said.temperature > 30 ? "true" : "false");
   return message;
 }
 

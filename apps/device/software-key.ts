@@ -18,10 +18,15 @@ export interface SoftwareKey {
 const WARNING = "Test-only software key of a device: it can be copied. Never for production.";
 const MAX_KEY_BYTES = 64 * 1024;
 
+/** A P-256 key in this process's memory. */
+export function newSoftwareKey(): SoftwareKey {
+  return softwareKey(generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey);
+}
+
 /** Makes a P-256 key in a new file (0600). @throws CountersignError `already-exists`, `input-invalid` */
 export function makeSoftwareKey(file: string): SoftwareKey {
-  const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  const pem = privateKey.export({ type: "pkcs8", format: "pem" });
+  const made = newSoftwareKey();
+  const pem = made.key.export({ type: "pkcs8", format: "pem" });
   try {
     writeFileSync(file, `${WARNING}\n${pem.toString()}`, { mode: 0o600, flag: "wx" });
   } catch (cause) {
@@ -30,7 +35,7 @@ export function makeSoftwareKey(file: string): SoftwareKey {
     }
     throw new CountersignError("input-invalid", `can't write ${file}: ${(cause as Error).message}`, { cause });
   }
-  return softwareKey(privateKey);
+  return made;
 }
 
 /** @throws CountersignError `input-invalid` when the file isn't a P-256 key's PEM */

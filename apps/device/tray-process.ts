@@ -2,7 +2,7 @@ import { fork } from "node:child_process";
 import { join } from "node:path";
 import { ERROR_KINDS, type ErrorCode } from "../../lib/domain/error-codes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
-import type { ConnectResult } from "./connect.ts";
+import type { ConnectResult, StoredReading } from "./connect.ts";
 import { engineFolder } from "./places.ts";
 import { type Tray, trayEnvironment } from "./tray.ts";
 
@@ -22,6 +22,8 @@ export interface ConnectJob {
   hub: string;
   ca: string;
   messages: number;
+  /** between a device's messages; all at once unless given */
+  intervalMs?: number;
   timeoutMs: number;
   concurrency: number;
   devices: { deviceId: string; chain: string }[];
@@ -46,7 +48,9 @@ export interface MadeDevice {
 
 export type MakeOutcome = MadeDevice | { deviceId: string; error: Failure };
 export type ConnectOutcome = ConnectResult | { deviceId: string; error: Failure };
-export type TrayReport = MakeOutcome | ConnectOutcome | { done: true } | { failed: Failure };
+export type { StoredReading } from "./connect.ts";
+export type TrayReport =
+  MakeOutcome | ConnectOutcome | { stored: StoredReading } | { done: true } | { failed: Failure };
 
 /**
  * Runs one job in a child process that sees this tray's tokens and no other. Everything crosses by IPC: no PIN is in it,
@@ -54,8 +58,18 @@ export type TrayReport = MakeOutcome | ConnectOutcome | { done: true } | { faile
  * @throws the tray's own failure, or CountersignError `internal` when the child dies
  */
 export function runInTray(tray: Tray, job: MakeJob, onOutcome: (outcome: MakeOutcome) => void): Promise<void>;
-export function runInTray(tray: Tray, job: ConnectJob, onOutcome: (outcome: ConnectOutcome) => void): Promise<void>;
-export function runInTray(tray: Tray, job: TrayJob, onOutcome: (outcome: never) => void): Promise<void> {
+export function runInTray(
+  tray: Tray,
+  job: ConnectJob,
+  onOutcome: (outcome: ConnectOutcome) => void,
+  onStored?: (stored: StoredReading) => void,
+): Promise<void>;
+export function runInTray(
+  tray: Tray,
+  job: TrayJob,
+  onOutcome: (outcome: never) => void,
+  onStored?: (stored: StoredReading) => void,
+): Promise<void> {
   const engine = job.kind === "connect" ? engineFolder() : undefined;
   return new Promise((resolve, reject) => {
     const child = fork(join(import.meta.dirname, "tray-worker.ts"), [], {
@@ -69,6 +83,7 @@ export function runInTray(tray: Tray, job: TrayJob, onOutcome: (outcome: never) 
     let end: (() => void) | undefined;
     child.on("message", (report: TrayReport) => {
       if ("done" in report) end = resolve;
+      else if ("stored" in report) onStored?.(report.stored);
       else if ("failed" in report) end = () => reject(failureOf(report.failed));
       else onOutcome(report as never);
     });
@@ -81,6 +96,14 @@ export function runInTray(tray: Tray, job: TrayJob, onOutcome: (outcome: never) 
       if (error) reject(internal(tray, error.message));
     });
   });
+}
+
+/** The one device's outcome; its failure is thrown. */
+export function only<T extends MakeOutcome | ConnectOutcome>(outcomes: readonly T[]): Exclude<T, { error: unknown }> {
+  const outcome = outcomes[0];
+  if (outcome === undefined) throw new CountersignError("internal", "the device's process said nothing");
+  if ("error" in outcome) throw failureOf(outcome.error);
+  return outcome as Exclude<T, { error: unknown }>;
 }
 
 export function failureOf(failure: Failure): CountersignError {

@@ -5,7 +5,7 @@ import { errorCodeOf } from "../../lib/domain/errors.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import { connectFromTray, enlist, makeCsr, writeWhole } from "./device.ts";
 import { openTray, type Tray } from "./tray.ts";
-import type { MadeDevice, MakeJob, TrayJob, TrayReport } from "./tray-process.ts";
+import type { MadeDevice, MakeJob, StoredReading, TrayJob, TrayReport } from "./tray-process.ts";
 
 /**
  * The child process of one tray: SoftHSM reads its configuration once in a process, so each tray has its own. Takes one
@@ -49,13 +49,14 @@ async function run(job: TrayJob): Promise<void> {
     }
     return;
   }
-  const { hub, ca, messages, timeoutMs } = job;
+  const { hub, ca, messages, intervalMs = 0, timeoutMs } = job;
+  const onStored = (stored: StoredReading): void => report({ stored });
   const waiting = [...job.devices];
   const lane = async (): Promise<void> => {
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
       const { deviceId, chain } = next;
       try {
-        report(await connectFromTray(tray, { deviceId, chain, hub, ca, messages, timeoutMs }));
+        report(await connectFromTray(tray, { deviceId, chain, hub, ca, messages, intervalMs, timeoutMs, onStored }));
       } catch (error) {
         report({ deviceId, error: failure(error) });
       }
