@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { exportLedger } from "../services/ledger/export.ts";
 import { Acts, type ActDraft, type RecordedAct } from "../services/ledger/acts.ts";
 import { actKey } from "../services/ledger/admission.ts";
-import { LineWriter } from "../services/ledger/line-writer.ts";
+import { LineWriter } from "./line-writer.ts";
 import { createLedger, Sequencer } from "../services/ledger/sequencer.ts";
 import { databaseSource, putBlob } from "../services/ledger/serve.ts";
 import { nodeSha256 } from "../services/ledger/sha256.ts";
@@ -163,9 +163,9 @@ export async function write(options: WriteOptions): Promise<Written> {
   const log = await token.generateKey({ label: "log", algorithm: "ed25519" });
   const act = await token.generateKey({ label: "act", algorithm: "ec-p256" });
   const checkpoint = await createLedger({ db, origin: ORIGIN, signer: log });
-  const acts = new Acts({ db, origin: ORIGIN, party: PARTY });
+  const acts = new Acts({ db, origin: ORIGIN, party: PARTY, wake: () => sequencer.wake() });
   let checkpoints = 0;
-  const sequencer = new Sequencer({
+  const sequencer: Sequencer = new Sequencer({
     db,
     origin: ORIGIN,
     signer: log,
@@ -173,6 +173,7 @@ export async function write(options: WriteOptions): Promise<Written> {
     verify: nodeVerify,
     standing: async () => ({ root: true, grants: [] }),
     vouched: (leafHash) => acts.vouches(leafHash),
+    sequenced: (leafHashes) => acts.forget(leafHashes),
     onCheckpoint: () => void checkpoints++,
     onError: (error) => void faults.push(error),
   });

@@ -36,14 +36,28 @@ export function connect(url: string, options: { password?: string; max?: number;
   return pool;
 }
 
+/** What is to be done once the transaction that a connection is in has committed, each once. */
+const afterCommit = new WeakMap<Tx, Set<() => void>>();
+
+/**
+ * Calls `work` after the transaction of `inTransaction` has committed, however often it is asked for; not at all when it
+ * is rolled back, or the process ends. False, and nothing is kept, when `tx` is in no transaction of `inTransaction`.
+ */
+export function onceCommitted(tx: Tx, work: () => void): boolean {
+  return afterCommit.get(tx)?.add(work) !== undefined;
+}
+
 /** Runs `work` in one READ COMMITTED transaction; commits when it resolves, rolls back when it throws. */
 export async function inTransaction<T>(db: Db, work: (tx: Tx) => Promise<T>): Promise<T> {
   const client = await db.connect();
   let broken: Error | undefined;
+  const due = new Set<() => void>();
   try {
     await client.query("BEGIN");
+    afterCommit.set(client, due);
     const result = await work(client);
     await client.query("COMMIT");
+    for (const next of due) next();
     return result;
   } catch (error) {
     await client.query("ROLLBACK").catch((cause: unknown) => {
@@ -51,6 +65,7 @@ export async function inTransaction<T>(db: Db, work: (tx: Tx) => Promise<T>): Pr
     });
     throw error;
   } finally {
+    afterCommit.delete(client);
     client.release(broken);
   }
 }

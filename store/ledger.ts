@@ -1,5 +1,5 @@
 import { CountersignError } from "../lib/domain/errors.ts";
-import type { Queryable, Tx } from "./db.ts";
+import { onceCommitted, type Queryable, type Tx } from "./db.ts";
 import { hexHashes, packed, packedHashes } from "./packed.ts";
 
 /**
@@ -7,7 +7,7 @@ import { hexHashes, packed, packedHashes } from "./packed.ts";
  * compare-and-set, pending acts leave in the order in which they came. What is hashed and signed is decided above.
  */
 
-/** Sent when acts were queued; the transaction's commit delivers it. */
+/** Sent when acts were queued. */
 export const PENDING_CHANNEL = "ledger_pending";
 /** Sent with the new size when a checkpoint was stored, or with `refused` when an act was refused. */
 export const CHECKPOINT_CHANNEL = "ledger_checkpoint";
@@ -89,8 +89,11 @@ const byKey = <T extends { retryKey: Uint8Array }>(a: T, b: T): number => Buffer
 /**
  * Stores line records and queues them in the given order, durable with the caller's transaction. Gives the retry keys
  * (hex) that were there already, whose acts are untouched; the others are new.
+ * @param announce wakes the sequencer when acts were queued, after the commit; without it the commit does
  */
-export async function insertLines(tx: Tx, lines: readonly NewLine[]): Promise<Set<string>> {
+export async function insertLines(tx: Tx, lines: readonly NewLine[], announce?: () => void): Promise<Set<string>> {
+  const [alone] = lines;
+  if (alone !== undefined && lines.length === 1) return insertAlone(tx, alone, announce);
   // One lock order for all writers: two batches that share keys can't deadlock.
   const sorted = lines.toSorted(byKey);
   const entries = packed(sorted.map((l) => l.entry));
@@ -126,8 +129,24 @@ export async function insertLines(tx: Tx, lines: readonly NewLine[]): Promise<Se
   await queueActs(
     tx,
     (known.size === 0 ? lines : lines.filter((l) => !known.has(key(l.retryKey)))).map((l) => l.retryKey),
+    announce,
   );
   return known;
+}
+
+/** One line by a statement that is planned in a fraction of the time: plans aren't kept, and are most of what one costs. */
+async function insertAlone(tx: Tx, line: NewLine, announce?: () => void): Promise<Set<string>> {
+  const { rowCount } = await tx.query({
+    name: "ledger-insert-line",
+    text: `WITH stored AS (
+        INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (retry_key) DO NOTHING RETURNING retry_key
+      ) INSERT INTO ledger_pending (retry_keys) SELECT retry_key FROM stored`,
+    values: [line.retryKey, line.type, line.entry, line.leafHash, line.prev],
+  });
+  if (rowCount !== 1) return new Set([key(line.retryKey)]);
+  await tellQueued(tx, announce);
+  return new Set();
 }
 
 /** Fixes what a signed act says, before anything is signed. Does nothing where the retry key is taken. */
@@ -141,31 +160,44 @@ export async function insertStatement(
   );
 }
 
-/** Stores a signed act's entry and queues it. False when one is stored already: the first wins. */
+/** Stores a signed act's entry and queues it, as `insertLines`. False when one is stored already: the first wins. */
 export async function storeEntry(
   tx: Tx,
   act: { retryKey: Uint8Array; entry: Uint8Array; leafHash: Uint8Array },
+  announce?: () => void,
 ): Promise<boolean> {
   const { rowCount } = await tx.query(
     "UPDATE ledger_act SET entry = $2, leaf_hash = $3 WHERE retry_key = $1 AND entry IS NULL",
     [act.retryKey, act.entry, act.leafHash],
   );
   if (rowCount !== 1) return false;
-  await queueActs(tx, [act.retryKey]);
+  await queueActs(tx, [act.retryKey], announce);
   return true;
 }
 
-async function queueActs(tx: Tx, retryKeys: readonly Uint8Array[]): Promise<void> {
+async function queueActs(tx: Tx, retryKeys: readonly Uint8Array[], announce?: () => void): Promise<void> {
   if (retryKeys.length === 0) return;
   await tx.query({
     name: "ledger-queue",
-    text: `WITH queued AS (
-        INSERT INTO ledger_pending (retry_keys)
-        SELECT substring($1::bytea FROM 32 * $2 * n + 1 FOR 32 * $2)
-        FROM generate_series(0, (octet_length($1::bytea) / 32 - 1) / $2) n ORDER BY n
-      ) SELECT pg_notify('${PENDING_CHANNEL}', '')`,
+    text: `INSERT INTO ledger_pending (retry_keys)
+      SELECT substring($1::bytea FROM 32 * $2 * n + 1 FOR 32 * $2)
+      FROM generate_series(0, (octet_length($1::bytea) / 32 - 1) / $2) n ORDER BY n`,
     values: [packedHashes(retryKeys), QUEUED_TOGETHER],
   });
+  await tellQueued(tx, announce);
+}
+
+/**
+ * A transaction that notifies holds a lock of the whole cluster while it commits, so those that do reach the disk one by
+ * one. Who can, tells the sequencer afterwards.
+ */
+async function tellQueued(tx: Tx, announce: (() => void) | undefined): Promise<void> {
+  if (announce === undefined || !onceCommitted(tx, announce)) await announcePending(tx);
+}
+
+/** Tells every sequencer that acts were queued: now, or with the commit of a transaction that this is in. */
+export async function announcePending(db: Queryable): Promise<void> {
+  await db.query(`NOTIFY ${PENDING_CHANNEL}`);
 }
 
 export async function readActs(db: Queryable, retryKeys: readonly Uint8Array[]): Promise<StoredAct[]> {
@@ -205,7 +237,16 @@ const packedHex = (hashes: readonly string[]): Buffer => packedHashes(hashes.map
 /** Of these leaf hashes (hex), those that no recorded act of this ledger has. */
 export async function unknownLeafHashes(db: Queryable, leafHashes: readonly string[]): Promise<string[]> {
   const asked = [...new Set(leafHashes)];
-  if (asked.length === 0) return [];
+  const [alone] = asked;
+  if (alone === undefined) return [];
+  if (asked.length === 1) {
+    const { rowCount } = await db.query({
+      name: "ledger-unknown-one",
+      text: "SELECT FROM ledger_act WHERE leaf_hash = $1 AND refused IS NULL LIMIT 1",
+      values: [Buffer.from(alone, "hex")],
+    });
+    return rowCount === 1 ? [] : [alone];
+  }
   const { rows } = await db.query<{ missing: string | null }>({
     name: "ledger-unknown",
     text: `SELECT encode(string_agg(h, ''::bytea), 'hex') AS missing FROM ${HASHES}

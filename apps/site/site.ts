@@ -144,8 +144,8 @@ async function launch(
   const policy = sitePolicy(config, db, identity);
   const { copy, guard } = ledgerGuard(config, db, identity, policy);
   await assertLedgerWhole(db, identity, guard, logger);
-  const acts = new Acts({ db, origin: config.origin, party: config.party });
-  const sequencer = new Sequencer({
+  const acts = new Acts({ db, origin: config.origin, party: config.party, wake: () => sequencer.wake() });
+  const sequencer: Sequencer = new Sequencer({
     db,
     origin: config.origin,
     signer: identity.log,

@@ -18,6 +18,7 @@ import {
   type StoredAct,
 } from "../../store/ledger.ts";
 import type { Vouched } from "./admission.ts";
+import { Announcer } from "./announcer.ts";
 import { InclusionWatch, type Included, type WaitOptions } from "./inclusion.ts";
 import { nodeSha256, sha256Hex } from "./sha256.ts";
 
@@ -70,16 +71,19 @@ export class Acts {
   readonly #db: Db;
   readonly #now: () => Date;
   readonly #watch: InclusionWatch;
+  readonly #announcer: Announcer;
   /** line records that were built here, by leaf hash (hex), the newest last */
   readonly #built = new Map<string, Vouched>();
   #builtBytes = 0;
 
-  constructor(options: { db: Db; origin: string; party: string; now?: () => Date }) {
+  /** @param options.wake wakes the sequencer of this process, once its acts are durable: see `Sequencer.wake` */
+  constructor(options: { db: Db; origin: string; party: string; now?: () => Date; wake?: () => boolean }) {
     this.#db = options.db;
     this.origin = options.origin;
     this.party = options.party;
     this.#now = options.now ?? (() => new Date());
     this.#watch = new InclusionWatch(options.db);
+    this.#announcer = new Announcer(options.db, options.wake);
   }
 
   /** The line record with this leaf hash (hex), if this object built and validated it not long ago. */
@@ -145,6 +149,7 @@ export class Acts {
         leafHash: hash,
         prev: prev.map(hashBytes),
       })),
+      this.#announcer.announce,
     );
     if (known.size === 0) return lines.map(({ act }) => act);
     const stored = new Map<string, StoredAct>();
@@ -187,7 +192,8 @@ export class Acts {
     const entry = await signDsse(PAYLOAD_TYPES.statement, act!.statement!, signer, keyId);
     const result: RecordedAct = { retryKey, leafHash: toHex(leafHash(entry, nodeSha256)), entry, first: true };
     const won = await inTransaction(this.#db, async (tx) => {
-      if (!(await storeEntry(tx, { retryKey: key, entry, leafHash: fromHex(result.leafHash) }))) return false;
+      const stored = { retryKey: key, entry, leafHash: fromHex(result.leafHash) };
+      if (!(await storeEntry(tx, stored, this.#announcer.announce))) return false;
       await within?.(tx, result);
       return true;
     });

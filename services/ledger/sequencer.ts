@@ -119,6 +119,7 @@ export class Sequencer {
   #running: Promise<void> | undefined;
   #wake: (() => void) | undefined;
   #woken = false;
+  #leads = false;
   /** when the database last answered */
   #heard = 0;
 
@@ -129,6 +130,18 @@ export class Sequencer {
   start(): void {
     this.#running ??= this.#run();
   }
+
+  /** Acts were committed by this process. False when it doesn't lead: another process has to be told. */
+  wake(): boolean {
+    if (!this.#leads) return false;
+    this.#onWork();
+    return true;
+  }
+
+  readonly #onWork = (): void => {
+    this.#woken = true;
+    this.#wake?.();
+  };
 
   /** Finishes the batch in hand and gives up the lock. */
   async stop(): Promise<void> {
@@ -168,13 +181,11 @@ export class Sequencer {
       this.#wake?.();
     };
     client.on("error", onLost);
-    client.on("notification", () => {
-      this.#woken = true;
-      this.#wake?.();
-    });
+    client.on("notification", this.#onWork);
     try {
       await this.#unlessSilent(this.#leadOn(client, () => lost));
     } finally {
+      this.#leads = false;
       // The session ends with the connection, and the lock with it.
       client.release(true);
     }
@@ -187,6 +198,7 @@ export class Sequencer {
       await sleep(STANDBY_MS, undefined, { signal: this.#stopping.signal }).catch(() => undefined);
       if (this.#stopped) return;
     }
+    this.#leads = true;
     // From here every state is read again: what an earlier leader did, or this one before a fault, is in the tables.
     await client.query(`LISTEN ${PENDING_CHANNEL}`);
     const edge = await this.#recover(client);

@@ -1,7 +1,7 @@
-import { isCountersignError } from "../../lib/domain/errors.ts";
-import type { ActType } from "../../lib/records/acts.ts";
-import { inTransaction, type Db } from "../../store/db.ts";
-import type { ActDraft, Acts, AnyActDraft, RecordedAct } from "./acts.ts";
+import { isCountersignError } from "../lib/domain/errors.ts";
+import type { ActType } from "../lib/records/acts.ts";
+import { inTransaction, type Db } from "../store/db.ts";
+import type { ActDraft, Acts, AnyActDraft, RecordedAct } from "../services/ledger/acts.ts";
 
 interface Waiting {
   readonly draft: AnyActDraft;

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
-import type { Db } from "../../store/db.ts";
-import { siteDatabase } from "../../test/support/parties.ts";
-import { testKey } from "../../test/support/memory-log.ts";
-import { Acts, type ActDraft } from "./acts.ts";
+import type { Db } from "../store/db.ts";
+import { siteDatabase } from "../test/support/parties.ts";
+import { testKey } from "../test/support/memory-log.ts";
+import { Acts, type ActDraft } from "../services/ledger/acts.ts";
 import { LineWriter } from "./line-writer.ts";
-import { createLedger } from "./sequencer.ts";
+import { createLedger } from "../services/ledger/sequencer.ts";
 
 const ORIGIN = "factory-y.example/log";
 const digest = (n: number): string => n.toString(16).padStart(64, "0");
