@@ -37,21 +37,29 @@ export interface Custody {
   policySha256: string;
   passportSha256: string;
   facts: DeviceFacts;
+  /** of the ledgers it is proven against, by origin */
+  sizes: Record<string, number>;
   takenBy: string;
   takenAt: Date;
 }
 
 const COLUMNS = `c.device_id AS "deviceId", c.key_sha256 AS "keySha256", c.policy_sha256 AS "policySha256",
-  c.passport_sha256 AS "passportSha256", c.facts, c.taken_by AS "takenBy", c.taken_at AS "takenAt"`;
+  c.passport_sha256 AS "passportSha256", c.facts, c.sizes, c.taken_by AS "takenBy", c.taken_at AS "takenAt"`;
 
-/** Takes the place of what an earlier passport said. */
-export async function putCustody(db: Queryable, custody: Omit<Custody, "takenAt">): Promise<Custody> {
+/**
+ * Takes the place of what an earlier passport said. Undefined when a later one of this key was verified under the same
+ * policy: a ledger that it is proven against was longer then.
+ */
+export async function putCustody(db: Queryable, custody: Omit<Custody, "takenAt">): Promise<Custody | undefined> {
   const { rows } = await db.query<Custody>(
-    `INSERT INTO hub_custody AS c (device_id, key_sha256, policy_sha256, passport_sha256, facts, taken_by)
-     VALUES ($1, $2, $3, $4, $5, $6)
+    `INSERT INTO hub_custody AS c (device_id, key_sha256, policy_sha256, passport_sha256, facts, sizes, taken_by)
+     VALUES ($1, $2, $3, $4, $5, $6, $7)
      ON CONFLICT (device_id) DO UPDATE SET key_sha256 = excluded.key_sha256,
        policy_sha256 = excluded.policy_sha256, passport_sha256 = excluded.passport_sha256, facts = excluded.facts,
-       taken_by = excluded.taken_by, taken_at = now()
+       sizes = excluded.sizes, taken_by = excluded.taken_by, taken_at = now()
+     WHERE c.key_sha256 <> excluded.key_sha256 OR c.policy_sha256 <> excluded.policy_sha256 OR NOT EXISTS (
+       SELECT FROM jsonb_each_text(c.sizes) AS had
+       WHERE had.value::bigint > coalesce((excluded.sizes ->> had.key)::bigint, 0))
      RETURNING ${COLUMNS}`,
     [
       custody.deviceId,
@@ -59,10 +67,11 @@ export async function putCustody(db: Queryable, custody: Omit<Custody, "takenAt"
       custody.policySha256,
       custody.passportSha256,
       JSON.stringify(custody.facts),
+      JSON.stringify(custody.sizes),
       custody.takenBy,
     ],
   );
-  return rows[0]!;
+  return rows[0];
 }
 
 /** By device ID; what was verified under another policy than today's isn't known any more. */

@@ -56,6 +56,13 @@ const connected = async () => (await hub.api("GET", "/api/v1/status")).body["con
 const group = (name: string, query: string, more: object = {}) =>
   hub.api("PUT", `/api/v1/groups/${name}`, { query, ...more });
 
+/** Technician-Z's ledger goes on. */
+async function grow({ z }: TestWorld): Promise<void> {
+  const hubRegistered = { hub: "hub", caSha256: "0".repeat(64), codeSha256: "0".repeat(64) };
+  await z.signed("hub-registered", { name: z.id, digest: { sha256: "0".repeat(64) } }, hubRegistered);
+  await z.publish();
+}
+
 describe("custody facts on the hub", () => {
   it("come from passports that are verified against what an operator named, and from no others", async () => {
     await expect(countersign("hub", "passports", "add", passports[0]!)).rejects.toMatchObject({
@@ -83,6 +90,13 @@ describe("custody facts on the hub", () => {
     expect(shown).toMatchObject({
       facts: { builder: "factory-y", installed: expect.stringMatching(/^20\d\d-/), under: expect.anything() },
       takenBy: "alice",
+    });
+    await grow(world);
+    const later = join(files, "later.json");
+    writeFileSync(later, fromUtf8(canonicalJson(await buildPassport("DEV-00001", await sourceOf(world)))));
+    for (const file of [passports[0]!, later, later]) await countersign("hub", "passports", "add", file);
+    await expect(countersign("hub", "passports", "add", passports[0]!)).rejects.toMatchObject({
+      code: "state-conflict",
     });
     await countersign("hub", "passports", "remove", "DEV-00001");
     await expect(countersign("hub", "passports", "show", "DEV-00001")).rejects.toMatchObject({ code: "not-found" });

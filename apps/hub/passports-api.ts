@@ -66,8 +66,13 @@ export function passportsApi(server: HttpsServer, hub: { db: Db; registry: Regis
     const { deviceId, spkiSha256: keySha256 } = verdict;
     const facts = factsOfPassport(bytes, anchor, verdict);
     const takenBy = clientOf(request).commonName;
-    const custody = { deviceId, keySha256, policySha256, passportSha256: sha256Hex(bytes), facts, takenBy };
-    const kept = await putCustody(db, custody);
+    const sizes = Object.fromEntries(verdict.ledgers.map(({ origin, size }) => [origin, size]));
+    const passportSha256 = sha256Hex(bytes);
+    const kept = await putCustody(db, { deviceId, keySha256, policySha256, passportSha256, facts, sizes, takenBy });
+    if (kept === undefined) {
+      const message = `a later passport of ${deviceId} is there: to take this one, remove that first`;
+      throw new CountersignError("state-conflict", message);
+    }
     await registry.recheck([deviceId]);
     return reply.code(201).send(shown(kept));
   });
@@ -87,7 +92,7 @@ function shownTrust({ root, policy, policySha256, setBy, setAt }: HubTrust): Rec
   return { rootSha256: sha256Hex(root), policySha256, logs: Object.keys(policy.logs), setBy, setAt };
 }
 
-function shown({ facts, ...custody }: Custody): Record<string, unknown> {
+function shown({ facts, sizes: _proven, ...custody }: Custody): Record<string, unknown> {
   return { ...custody, facts: readable(facts) };
 }
 

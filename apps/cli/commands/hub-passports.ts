@@ -40,7 +40,7 @@ export function registerHubPassports(hub: Command): void {
     );
   passports
     .command("add")
-    .argument("<file...>", "passport.json files; an earlier passport's facts give way")
+    .argument("<file...>", "passport.json files; they take the place of earlier ones")
     .description("have passports verified and their facts kept; stops at the first that doesn't hold")
     .option("--json", "machine-readable")
     .addHelpText("after", "\nExample:\n  $ countersign hub passports add out/devices/*/passport.json")
