@@ -62,6 +62,14 @@ async function withToken(chip: Chip, key: (token: Token) => Promise<Signer>): Pr
   }
 }
 
+/** As {@link DeviceKey.engineUri}, of a token that isn't opened for it. */
+export function engineUri({ token, pin }: Chip): string {
+  if (!("file" in pin)) {
+    throw new CountersignError("input-invalid", `OpenSSL's engine needs the PIN of "${token}" in a file`);
+  }
+  return formatPkcs11Uri({ token, object: DEVICE_KEY_LABEL, type: "private", pinSource: `file:${pin.file}` });
+}
+
 /** A device's key, its token open. Close it when done: a process holds a bounded number of sessions. */
 export class DeviceKey {
   readonly chip: Chip;
@@ -85,15 +93,7 @@ export class DeviceKey {
    * @throws CountersignError `input-invalid` when the PIN comes from a variable, which the engine can't read
    */
   get engineUri(): string {
-    if (!("file" in this.chip.pin)) {
-      throw new CountersignError("input-invalid", `OpenSSL's engine needs the PIN of "${this.chip.token}" in a file`);
-    }
-    return formatPkcs11Uri({
-      token: this.chip.token,
-      object: DEVICE_KEY_LABEL,
-      type: "private",
-      pinSource: `file:${this.chip.pin.file}`,
-    });
+    return engineUri(this.chip);
   }
 
   /**

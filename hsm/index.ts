@@ -6,6 +6,7 @@ export {
   chipTokenLabel,
   DEVICE_KEY_LABEL,
   type DeviceKey,
+  engineUri,
   makeDeviceKey,
   openDeviceKey,
 } from "./device-key.ts";

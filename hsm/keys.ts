@@ -97,23 +97,31 @@ export async function generateKeyPair(
   const { mechanism, publicTemplate } = generation(algorithm);
   const id = randomBytes(20);
   const common: Template = [yes(CK.CKA_TOKEN), { type: CK.CKA_LABEL, value: label }, { type: CK.CKA_ID, value: id }];
+  // tpm2-pkcs11 takes any word on encryption, a no as well, for the key's only use, and fails.
+  const noEncryption = isTpm2(api) ? [] : [no(CK.CKA_ENCRYPT)];
+  const noDecryption = isTpm2(api) ? [] : [no(CK.CKA_DECRYPT)];
   const handles = await api.C_GenerateKeyPairAsync(
     session,
     { mechanism },
-    [...common, ...publicTemplate, yes(CK.CKA_VERIFY), no(CK.CKA_PRIVATE), no(CK.CKA_ENCRYPT), no(CK.CKA_WRAP)],
+    [...common, ...publicTemplate, yes(CK.CKA_VERIFY), no(CK.CKA_PRIVATE), ...noEncryption, no(CK.CKA_WRAP)],
     [
       ...common,
       yes(CK.CKA_PRIVATE),
       yes(CK.CKA_SENSITIVE),
       no(CK.CKA_EXTRACTABLE),
       yes(CK.CKA_SIGN),
-      no(CK.CKA_DECRYPT),
+      ...noDecryption,
       no(CK.CKA_UNWRAP),
       no(CK.CKA_DERIVE),
     ],
   );
   const { privateKey, publicKey } = handles;
   return { id: new Uint8Array(id), privateKey, publicKey };
+}
+
+/** Is this the PKCS#11 module over a TPM 2, tpm2-pkcs11? */
+export function isTpm2(api: Pkcs11Api): boolean {
+  return api.C_GetInfo().libraryDescription.startsWith("TPM2.0");
 }
 
 export function destroyKeyPair(

@@ -142,7 +142,7 @@ export async function describeKeys(config: TokenConfig): Promise<KeyDescription[
 export interface ExtractionAttempt {
   /** CKR_* of C_GetAttributeValue on the private value; "CKR_OK" would mean that the key leaked */
   readValue: string;
-  /** CKR_* of C_WrapKey under a key of the caller's own */
+  /** CKR_* of C_WrapKey under a key of the caller's own; CKR_FUNCTION_NOT_SUPPORTED of a token that wraps nothing at all */
   wrap: string;
 }
 
@@ -155,17 +155,19 @@ export async function attemptExtraction(config: TokenConfig, label: string): Pro
     const [key] = objects(session, { class: ObjectClass.PRIVATE_KEY, label });
     if (key === undefined) throw new CountersignError("hsm-key-missing", `the token has no private key "${label}"`);
     const rsa = (key.getAttribute("keyType") as number) === CK.CKK_RSA;
-    // A session object: gone with the session.
-    const wrapping = session.generateKey(KeyGenMechanism.AES, {
-      class: ObjectClass.SECRET_KEY,
-      token: false,
-      valueLen: 32,
-      wrap: true,
-      unwrap: true,
-    });
     return {
       readValue: answer(() => key.getAttribute(rsa ? "privateExponent" : "value")),
-      wrap: answer(() => session.wrapKey(MechanismEnum.AES_KEY_WRAP_PAD, wrapping, key.toType())),
+      wrap: answer(() => {
+        // A session object: gone with the session.
+        const wrapping = session.generateKey(KeyGenMechanism.AES, {
+          class: ObjectClass.SECRET_KEY,
+          token: false,
+          valueLen: 32,
+          wrap: true,
+          unwrap: true,
+        });
+        return session.wrapKey(MechanismEnum.AES_KEY_WRAP_PAD, wrapping, key.toType());
+      }),
     };
   });
 }

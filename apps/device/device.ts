@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { type DeviceKey, makeDeviceKey, openDeviceKey } from "../../hsm/index.ts";
+import { type DeviceKey, engineUri, makeDeviceKey, openDeviceKey } from "../../hsm/index.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { assertDeviceId } from "../../lib/domain/ids.ts";
 import { pemEncode } from "../../lib/pki/pem.ts";
@@ -46,6 +46,12 @@ export function enlist(tray: Tray, deviceIds: readonly string[]): void {
   // A list with an ID that isn't one couldn't be read again.
   const missing = deviceIds.map(assertDeviceId).filter((id) => !tray.devices.includes(id));
   if (missing.length === 0) return;
+  if (tray.tpm !== undefined && tray.devices.length + missing.length > 1) {
+    throw new CountersignError(
+      "state-conflict",
+      `the TPM of ${tray.dir} is ${tray.devices[0] ?? "one device"}'s: a device has its own`,
+    );
+  }
   tray.devices.push(...missing);
   saveTray(tray);
 }
@@ -69,6 +75,11 @@ export async function connectFromTray(
   tray: Tray,
   connection: Omit<DeviceConnection, "credentials">,
 ): Promise<ConnectResult> {
+  if (tray.tpm !== undefined) {
+    // Not opened here: the TPM is the key server's, through which the engine reaches it.
+    const uri = engineUri(chipOf(tray, connection.deviceId));
+    return connectDevice({ ...connection, credentials: tokenCredentials(uri) });
+  }
   const key = await openKey(tray, connection.deviceId);
   // The engine opens the token by itself; this was to refuse a missing key by its name.
   await key.close();

@@ -4,6 +4,7 @@ import { ERROR_KINDS, type ErrorCode } from "../../lib/domain/error-codes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { ConnectResult, StoredReading } from "./connect.ts";
 import { engineFolder } from "./places.ts";
+import { withKeyServer } from "./key-server.ts";
 import { type Tray, trayEnvironment } from "./tray.ts";
 
 export interface MakeJob {
@@ -71,12 +72,25 @@ export function runInTray(
   onStored?: (stored: StoredReading) => void,
 ): Promise<void> {
   const engine = job.kind === "connect" ? engineFolder() : undefined;
+  const run = (environment: NodeJS.ProcessEnv) => runChild(tray, job, environment, onOutcome, onStored);
+  if (tray.tpm === undefined || engine === undefined) return run(trayEnvironment(tray, engine));
+  // OpenSSL's engine fails on tpm2-pkcs11 itself, and works through p11-kit's server.
+  return withKeyServer(tray, (reached) => run({ ...reached, OPENSSL_ENGINES: engine }));
+}
+
+function runChild(
+  tray: Tray,
+  job: TrayJob,
+  environment: NodeJS.ProcessEnv,
+  onOutcome: (outcome: never) => void,
+  onStored?: (stored: StoredReading) => void,
+): Promise<void> {
   return new Promise((resolve, reject) => {
     const child = fork(join(import.meta.dirname, "tray-worker.ts"), [], {
       execArgv: [],
       // The engine's habit of greeting on stderr isn't news; the child's own words come as reports.
       stdio: ["ignore", "inherit", "pipe", "ipc"],
-      env: { ...process.env, ...trayEnvironment(tray, engine) },
+      env: { ...process.env, ...environment },
     });
     let complaints = "";
     child.stderr?.setEncoding("utf8").on("data", (text: string) => (complaints = (complaints + text).slice(-2_000)));

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { chipTokenLabel, type Chip } from "../../hsm/index.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
-import { pkcs11Module } from "./places.ts";
+import { pkcs11Module, tpmModule } from "./places.ts";
 
 /** Devices that share one token store, as on a line's tray: slots of a module are looked through one by one. */
 export const TRAY_SIZE = 100;
@@ -15,36 +15,48 @@ const TraySchema = z.strictObject({
   module: z.string().min(1).max(4096),
   /** Device IDs; the token's label and the PIN file follow from each. */
   devices: z.array(z.string().regex(DEVICE_ID)).max(10_000),
+  /** of a device with a TPM 2: where it is, as tpm2-tools name it */
+  tpm: z.string().min(1).max(200).optional(),
 });
 
 /**
  * A folder of device tokens: `tray.json`, `softhsm2.conf`, `tokens/`, `pins/<label>.pin` (0600). Only a process whose
- * SOFTHSM2_CONF names this folder's file reaches the tokens; `trayEnvironment` says so to a child.
+ * SOFTHSM2_CONF names this folder's file reaches the tokens; `trayEnvironment` says so to a child. Of a device with a TPM
+ * `tokens/` is tpm2-pkcs11's store: what the TPM has wrapped.
  */
 export interface Tray {
   dir: string;
   module: string;
   devices: string[];
+  /** The one device's TPM 2, `device:/dev/tpmrm0` or `swtpm:host=...,port=...`; its tokens are tpm2-pkcs11's. */
+  tpm?: string;
 }
 
 /** Opens the folder's tray, or makes an empty one. @throws CountersignError `input-invalid`, `component-missing` */
-export function openTray(dir: string, options: { create?: boolean; module?: string } = {}): Tray {
+export function openTray(dir: string, options: { create?: boolean; module?: string; tpm?: string } = {}): Tray {
   const folder = resolve(dir);
   const file = join(folder, "tray.json");
   let text: string;
   try {
     text = readFileSync(file, "utf8");
   } catch (cause) {
-    if (options.create === true) return createTray(folder, options.module ?? pkcs11Module());
+    if (options.create === true) {
+      const { tpm } = options;
+      return createTray(folder, options.module ?? (tpm === undefined ? pkcs11Module() : tpmModule()), tpm);
+    }
     const message = `${folder} holds no device tokens (no tray.json); make them with \`countersign device keygen\``;
     throw new CountersignError("component-missing", message, { cause });
   }
   const parsed = TraySchema.safeParse(jsonOf(text, file));
   if (!parsed.success) throw new CountersignError("input-invalid", `${file} is not a tray's description`);
-  return { dir: folder, module: parsed.data.module, devices: parsed.data.devices };
+  const { module, devices, tpm } = parsed.data;
+  if (options.tpm !== undefined && options.tpm !== tpm) {
+    throw new CountersignError("usage", `${folder} holds the tokens of another TPM, or of none: name a new folder`);
+  }
+  return { dir: folder, module, devices, ...(tpm === undefined ? {} : { tpm }) };
 }
 
-function createTray(dir: string, module: string): Tray {
+function createTray(dir: string, module: string, tpm?: string): Tray {
   if (!isAbsolute(module)) throw new CountersignError("usage", "name the PKCS#11 module by its absolute path");
   mkdirSync(join(dir, "tokens"), { recursive: true, mode: 0o700 });
   mkdirSync(join(dir, "pins"), { recursive: true, mode: 0o700 });
@@ -55,17 +67,17 @@ function createTray(dir: string, module: string): Tray {
     "slots.removable = false",
     "",
   ];
-  writeFileSync(join(dir, "softhsm2.conf"), conf.join("\n"), { mode: 0o600 });
-  const tray = { dir, module, devices: [] };
+  if (tpm === undefined) writeFileSync(join(dir, "softhsm2.conf"), conf.join("\n"), { mode: 0o600 });
+  const tray = { dir, module, devices: [], ...(tpm === undefined ? {} : { tpm }) };
   saveTray(tray);
   return tray;
 }
 
 /** Whole or not at all: a crash leaves the old list, whose tokens are found again by their labels. */
 export function saveTray(tray: Tray): void {
-  const { module, devices } = tray;
+  const { module, devices, tpm } = tray;
   const file = join(tray.dir, "tray.json");
-  writeFileSync(`${file}.new`, `${JSON.stringify({ schema: "countersign/tray/v1", module, devices }, null, 2)}\n`);
+  writeFileSync(`${file}.new`, `${JSON.stringify({ schema: "countersign/tray/v1", module, tpm, devices }, null, 2)}\n`);
   renameSync(`${file}.new`, file);
 }
 
@@ -77,12 +89,24 @@ export function chipOf(tray: Tray, deviceId: string): Chip & { pin: { file: stri
 
 /** What a child process needs to reach these tokens, by PKCS#11 and by OpenSSL's engine. No secret is among it. */
 export function trayEnvironment(tray: Tray, engineFolder?: string): NodeJS.ProcessEnv {
+  const where: NodeJS.ProcessEnv =
+    tray.tpm === undefined
+      ? { SOFTHSM2_CONF: join(tray.dir, "softhsm2.conf") }
+      : {
+          TPM2_PKCS11_STORE: tpmStore(tray),
+          TPM2_PKCS11_TCTI: tray.tpm,
+          TPM2_PKCS11_LOG_LEVEL: "0",
+          TSS2_LOG: "all+none",
+        };
   return {
-    SOFTHSM2_CONF: join(tray.dir, "softhsm2.conf"),
+    ...where,
     PKCS11_MODULE_PATH: tray.module,
     ...(engineFolder === undefined ? {} : { OPENSSL_ENGINES: engineFolder }),
   };
 }
+
+/** tpm2-pkcs11's store of a device with a TPM. */
+export const tpmStore = ({ dir }: Tray): string => join(dir, "tokens");
 
 function jsonOf(text: string, file: string): unknown {
   try {

@@ -6,6 +6,7 @@ import { makeSoftwareKey, openSoftwareKey, softwareCsr, type SoftwareKey } from 
 import { openTray } from "../../device/tray.ts";
 import { type MakeOutcome, only, runInTray } from "../../device/tray-process.ts";
 import { print, printJson } from "../output.ts";
+import { registerAttest } from "./device-attest.ts";
 import { registerDeviceConnect } from "./device-connect.ts";
 import { registerDevicePfx } from "./device-pfx.ts";
 
@@ -19,17 +20,23 @@ export function registerDevice(program: Command): void {
     .option("--token-dir <dir>", "folder of device tokens, made if it isn't there")
     .option("--software-key <file>", SOFTWARE_KEY)
     .requiredOption("--id <id>", "device ID")
-    .option("--module <path>", "PKCS#11 module for a new folder (default: SoftHSM 2)")
+    .option("--module <path>", "PKCS#11 module for a new folder (default: SoftHSM 2; with --tpm tpm2-pkcs11)")
+    .option("--tpm <tcti>", "make it in this TPM 2, of which the device is the only one: device:/dev/tpmrm0")
     .option("--json", "machine-readable")
-    .addHelpText("after", "\nExample:\n  countersign device keygen --token-dir tokens --id dev-0001\n")
-    .action(async (options: KeyPlace & { id: string; module?: string; json?: boolean }) => {
+    .addHelpText(
+      "after",
+      "\nExamples:\n  countersign device keygen --token-dir tokens --id dev-0001\n" +
+        "  countersign device keygen --token-dir my-tpm --tpm device:/dev/tpmrm0 --id dev-0002\n",
+    )
+    .action(async (options: KeyPlace & { id: string; module?: string; tpm?: string; json?: boolean }) => {
       if (inSoftware(options)) {
         const keyId = keyIdOf(makeSoftwareKey(options.softwareKey));
         if (options.json) return printJson({ deviceId: options.id, keyId, created: true, testOnly: true });
         return print(`${options.id}: test-only key ${keyId} made in ${options.softwareKey}`);
       }
-      const module = options.module === undefined ? {} : { module: options.module };
-      const tray = openTray(options.tokenDir, { create: true, ...module });
+      const { module, tpm } = options;
+      const kind = { ...(module === undefined ? {} : { module }), ...(tpm === undefined ? {} : { tpm }) };
+      const tray = openTray(options.tokenDir, { create: true, ...kind });
       const { keyId, created } = await onChip(options.tokenDir, options.id, true, tray.module);
       if (options.json) return printJson({ deviceId: options.id, keyId, created });
       print(`${options.id}: key ${keyId} ${created ? "made" : "was there already"}`);
@@ -56,6 +63,7 @@ export function registerDevice(program: Command): void {
       else if (options.out === undefined) print(csr.trimEnd());
     });
 
+  registerAttest(device);
   registerDevicePfx(device);
   registerDeviceConnect(device);
 }

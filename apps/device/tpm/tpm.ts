@@ -19,6 +19,7 @@ const CC = {
   nvReadPublic: 0x169,
   readPublic: 0x173,
   startAuthSession: 0x176,
+  getCapability: 0x17a,
 } as const;
 
 export const HIERARCHY = { owner: 0x40000001, endorsement: 0x4000000b } as const;
@@ -64,6 +65,17 @@ export class Tpm {
   /** Takes everything that was loaded or made here out of the TPM's few slots. */
   async flushAll(): Promise<void> {
     for (const handle of this.#loaded) await this.flush(handle);
+  }
+
+  /**
+   * Flushes every object that somebody left loaded. Behind a resource manager there is nobody else's; a TPM without one
+   * has one user, and few slots that a process which was killed doesn't free.
+   */
+  async flushLeftOvers(): Promise<void> {
+    const handles = [u32(1), u32(0x80000000), u32(64)];
+    const { parameters } = await this.#run(CC.getCapability, [], undefined, handles);
+    parameters.take(1 + 4);
+    for (let left = parameters.u32(); left > 0; left--) await this.flush(parameters.u32());
   }
 
   /** What the NV index holds; undefined where there is none. */
