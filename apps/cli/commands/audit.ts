@@ -73,11 +73,13 @@ async function auditFolder(dir: string, options: Options & { root: string; polic
   const files = await checkDeviceFiles(dir, result);
   if (options.previous !== undefined) files.push(...(await leftOut(options.previous, policy)));
   for (const [party, view] of result.splitViews) await writeSplitView(options.evidence, party, view);
-  const errors = result.report.errors + files.filter(({ severity }) => severity === "error").length;
+  const wrong = files.filter(({ severity }) => severity === "error").length;
+  const errors = result.report.errors + wrong;
   const report: AuditReport = {
     ...result.report,
     ok: errors === 0,
     errors,
+    open: result.report.open + files.length - wrong,
     findings: [...result.report.findings, ...files],
   };
   if (options.report !== undefined) {
@@ -152,6 +154,9 @@ function printReport(report: AuditReport): void {
     print(`${mark} ${what} [${finding.code}]`);
   }
   if (report.findings.length > 50) print(`... and ${report.findings.length - 50} more (see --json)`);
+  const unlisted = report.errors + report.open - report.findings.length;
+  if (unlisted > 0)
+    print(`${unlisted} more are counted and not listed: ${report.errors} wrong, ${report.open} open in all`);
   if (report.quorum === "none")
     print(paint("dim", "the policy asks for no witnesses: that nobody saw another version of a ledger is not shown"));
   if (report.ok) print(`${paint("green", "verified")} ${report.devices} devices, nothing wrong`);

@@ -50,10 +50,14 @@ export interface Finding {
   readonly message: string;
 }
 
-/** Gathers findings, bounded: a thoroughly broken ledger must not exhaust the auditor's memory. */
+/**
+ * Gathers findings. All are counted, and of each severity the first so many are listed: a thoroughly broken ledger must
+ * not exhaust the auditor's memory, nor what is open hide what is wrong.
+ */
 export class Findings {
   readonly list: Finding[] = [];
   errors = 0;
+  open = 0;
   readonly #limit: number;
 
   constructor(limit = 1000) {
@@ -61,7 +65,7 @@ export class Findings {
   }
 
   add(finding: Finding): void {
-    if (finding.severity === "error") this.errors++;
-    if (this.list.length < this.#limit) this.list.push(finding);
+    const before = finding.severity === "error" ? this.errors++ : this.open++;
+    if (before < this.#limit) this.list.push(finding);
   }
 }

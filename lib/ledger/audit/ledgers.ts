@@ -64,8 +64,11 @@ export interface AuditReport {
   readonly devices: number;
   /** absent when there was no act */
   readonly timeline?: TimelineReport;
+  /** the first of each severity */
   readonly findings: readonly Finding[];
+  /** how many there are of severity `error`, and of severity `open`, listed or not */
   readonly errors: number;
+  readonly open: number;
 }
 
 export interface AuditResult {
@@ -139,6 +142,7 @@ export async function auditLedgers(source: AuditSource): Promise<AuditResult> {
     ...(during === undefined ? {} : { timeline: during }),
     findings: findings.list,
     errors: findings.errors,
+    open: findings.open,
   };
   return { report, splitViews, devices: state.devices, parties: state.parties };
 }

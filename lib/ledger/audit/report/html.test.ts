@@ -60,6 +60,7 @@ describe("an audit's report as a page", () => {
       ...report,
       ok: false,
       errors: 2000,
+      open: HOSTILE.length,
       findings: HOSTILE.flatMap((text, index) => [
         { severity: "open" as const, code: "handoff-open" as const, party: text, subject: text, message: "open" },
         { severity: "error" as const, code: "act-invalid" as const, party: "p", index, subject: text, message: text },

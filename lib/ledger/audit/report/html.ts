@@ -59,8 +59,7 @@ ${findings(report)}
 `;
 }
 
-function verdict({ ok, errors, devices, findings: list }: AuditReport): string {
-  const open = list.filter(({ severity }) => severity === "open").length;
+function verdict({ ok, errors, open, devices }: AuditReport): string {
   const still = open > 0 ? ` <span class="open">${open} open</span>` : "";
   return ok
     ? `<p class="verdict"><span class="good">Verified:</span> ${devices} devices, nothing wrong.${still}</p>`
@@ -122,7 +121,7 @@ function lots({ lots: list }: AuditReport): string {
   return table("Lots", ["lot", "builder → issuer", ...names], rows, right);
 }
 
-function findings({ findings: list, errors }: AuditReport): string {
+function findings({ findings: list, errors, open }: AuditReport): string {
   if (list.length === 0) return "<h2>Findings</h2>\n<p>None.</p>";
   const order = (finding: Finding): number => (finding.severity === "error" ? 0 : 1);
   const rows = list
@@ -140,8 +139,9 @@ function findings({ findings: list, errors }: AuditReport): string {
         [2],
       ),
     );
-  const shown = list.filter(({ severity }) => severity === "error").length;
-  const more = errors > shown ? `\n<p>${errors - shown} more are not listed.</p>` : "";
+  const unlisted = errors + open - list.length;
+  const more =
+    unlisted > 0 ? `\n<p>${unlisted} more are not listed: ${errors} are wrong, ${open} are open in all.</p>` : "";
   return table("Findings", ["", "party", "act", "about", "what", "code"], rows, [2]) + more;
 }
 
