@@ -28,6 +28,9 @@ export interface SiteRetention {
   readonly witnessedSeconds: number;
 }
 
+/** Folded at once, so that there may be as many again. */
+const MANY_TALLIES = 5_000;
+
 /** Everything that a site prunes. */
 export function sitePrunings(db: Db, keep: SiteRetention): Pruning[] {
   const whole = (name: string, drop: (rows: number) => Promise<number>): Pruning => ({
@@ -38,7 +41,13 @@ export function sitePrunings(db: Db, keep: SiteRetention): Pruning[] {
     },
   });
   return [
-    { name: "lot tallies", step: async () => ({ gone: await foldTallies(db), more: false }) },
+    {
+      name: "lot tallies",
+      step: async () => {
+        const gone = await foldTallies(db);
+        return { gone, more: gone > MANY_TALLIES };
+      },
+    },
     whole("done batches", (rows) => emptyBatches(db, keep.batchDays, rows)),
     whole("delivered messages", (rows) => emptyOutbox(db, keep.messageDays, rows)),
     whole("handled messages", (rows) => emptyInbox(db, keep.messageDays, rows)),
