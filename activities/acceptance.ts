@@ -8,21 +8,23 @@ import { leafHash } from "../lib/ledger/tree.ts";
 import { parseCsr } from "../lib/pki/csr.ts";
 import { keyId } from "../lib/pki/spki.ts";
 import type { Invitation } from "../lib/records/message.ts";
+import type { ActRef } from "../lib/records/primitives.ts";
 import { parseEntry } from "../lib/records/statement.ts";
 import type { Acts, RecordedAct } from "../services/ledger/acts.ts";
 import { keepCrl } from "../services/parties/crl.ts";
 import { sha256Hex } from "../services/ledger/sha256.ts";
 import { readBody } from "../services/parties/envelope.ts";
-import { checkGrant, type CheckedGrant } from "../services/parties/grant-check.ts";
+import { checkGrant, checkRenewal, type CheckedGrant } from "../services/parties/grant-check.ts";
 import { contactOf, type Identity } from "../services/parties/identity.ts";
 import { nonceDigest } from "../services/parties/join.ts";
+import { acceptanceStep } from "../services/parties/acceptance-act.ts";
 import { makeKeyset } from "../services/parties/keyset.ts";
 import { enqueue } from "../services/parties/outbox.ts";
 import { author, openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
 import { storeCaCertificate } from "../store/authority.ts";
 import { inTransaction, type Db } from "../store/db.ts";
-import { currentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
+import { currentGrant, findCurrentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
 import { storeBlob } from "../store/ledger.ts";
 import { findInbox } from "../store/messages.ts";
 import {
@@ -94,14 +96,13 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
       nonceSha256: nonceDigest(invitation.nonce),
     };
     const pinnedRoot = (await rootPin(db))?.sha256;
+    const held = await findCurrentGrant(db);
+    if (held !== undefined) checkRenewal(held, act.act.fields);
     const checked = await checkGrant(act.act.fields, upstream, request, { pinnedRoot, now: now(), verify: nodeVerify });
     return { parent: peer.party, checked, act, upstream };
   }
 
-  const named = (leafHash: string) => ({
-    workflowId: workflowIds.acceptance(identity.party),
-    stepKey: `acceptance/${leafHash}`,
-  });
+  const named = (leafHash: string) => acceptanceStep(identity.party, leafHash);
 
   /** The acceptance of the message's grant, if it is recorded: what it accepted isn't asked about again. */
   async function recordedAcceptance(message: string): Promise<RecordedAct | undefined> {
@@ -123,7 +124,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
         ...named(act.ref.leafHash),
         subject: [{ name: identity.party, digest: { sha256: keyId(fromBase64(keyset.keyset.ca)) } }],
         grant: act.ref,
-        prev: [keyset.ref, act.ref],
+        prev: [keyset.ref, act.ref, ...(await earlier(act.act.fields.supersedes))],
         fields: { keyset: keyset.ref, chainSha256: checked.chainSha256 },
       },
       identity.act,
@@ -135,6 +136,14 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
         await setEnrolment(tx, parent, { state: "accepted", delegation: message });
       },
     );
+  }
+
+  /** A renewed grant rests on the acceptance of the one it takes the place of. */
+  async function earlier(superseded: ActRef | undefined): Promise<ActRef[]> {
+    if (superseded === undefined) return [];
+    const { workflowId, stepKey } = named(superseded.leafHash);
+    const accepted = await acts.find(workflowId, stepKey);
+    return accepted === undefined ? [] : [{ origin: identity.origin, leafHash: accepted.leafHash }];
   }
 
   return withFailures<AcceptanceActivities>({

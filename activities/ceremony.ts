@@ -1,4 +1,4 @@
-import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import type { CeremonyActivities } from "../contracts/parties.ts";
 import type { CaKey, Token } from "../hsm/index.ts";
 import { equalBytes } from "../lib/domain/bytes.ts";
@@ -6,13 +6,14 @@ import { CountersignError } from "../lib/domain/errors.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
 import { canonicalJson } from "../lib/domain/json.ts";
 import { parseCertificate, parseTbsCertificate, type Certificate } from "../lib/pki/certificate.ts";
-import { issuerFromCertificate, selfIssuer, validityFor } from "../lib/pki/issuer.ts";
-import { PROFILES, profileNamed } from "../lib/pki/profiles.ts";
+import { selfIssuer } from "../lib/pki/issuer.ts";
+import { PROFILES } from "../lib/pki/profiles.ts";
 import { newSerial } from "../lib/pki/serial.ts";
 import { keyAlgorithmOf, keyId } from "../lib/pki/spki.ts";
 import { buildTbs } from "../lib/pki/tbs.ts";
 import { wholeSeconds } from "../lib/pki/time.ts";
 import { parseCeremony, type CeremonyDocument } from "../lib/records/ceremony.ts";
+import { signVerification } from "../services/hub/verification.ts";
 import { crlName, requireIntent, signIntent } from "../services/parties/ca.ts";
 import { keepCrl } from "../services/parties/crl.ts";
 import { prepareChild, signChild, type Issuer } from "../services/parties/delegate.ts";
@@ -163,36 +164,13 @@ export function ceremonyActivities(deps: CeremonyDeps): CeremonyActivities {
       const { hub } = document;
       if (!hub) return { hub: null };
       const key = await rootKey();
-      const issuer = issuerFromCertificate(await rootCertificate());
-      const profile = profileNamed("hub-verification");
-      const id = hubIntent(hub.name);
-      await storeIntent(db, {
-        id,
-        kind: "hub-verification",
-        profile: profile.name,
-        issuerKeyId: keyId(key.spki),
-        subjectKeyId: null,
+      await signVerification(db, key, await rootCertificate(), {
+        id: hubIntent(hub.name),
+        code: hub.code,
         request: hub,
-        tbs: buildTbs(profile, {
-          issuer,
-          serial: newSerial(randomBytes),
-          ...validityFor(profile, now(), issuer),
-          subject: { commonName: hub.code },
-          spki: forgottenKey(),
-        }),
+        now: now(),
       });
-      const intent = await requireIntent(db, id);
-      if (parseTbsCertificate(intent.tbs).subject.cn !== hub.code) {
-        throw new CountersignError("state-conflict", `another code of ${hub.name} was signed for already`);
-      }
-      await signIntent(db, id, key, issuer, { kind: "hub-verification", profile: profile.name });
       return { hub: hub.name };
     },
   });
-}
-
-/** The verification certificate proves what signed it; nobody needs its own private key, so nobody keeps it. */
-function forgottenKey(): Uint8Array {
-  const { publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  return new Uint8Array(publicKey.export({ type: "spki", format: "der" }));
 }

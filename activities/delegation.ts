@@ -67,7 +67,7 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
         requireCaToken();
         await prepareChild(db, child, onlineIssuer(await currentGrant(db), identity.publicUrl), now());
       }
-      return { intent: delegationIntent(child) };
+      return { intent: delegationIntent(row) };
     },
 
     async signDelegation({ child }) {
@@ -83,15 +83,20 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
       const [issuer] = await issuers();
       if (!issuer) throw new CountersignError("grant-missing", "this site has no CA certificate yet");
       const { grant, prev } = await standing();
+      const { origin } = identity;
       const act = await acts.recordSigned(
         {
           type: "delegation",
           workflowId: workflowIds.delegation(child),
-          stepKey: "delegation/1",
+          stepKey: `delegation/${row.revision}`,
           subject: [{ name: child, digest: { sha256: sha256Hex(fromBase64(row.keyset.ca)) } }],
           ...(grant === undefined ? {} : { grant }),
-          prev: [prev, { origin: row.keysetOrigin, leafHash: row.keysetLeafHash }],
-          fields: grantFields(row, parseCertificate(issuer).spki, grant),
+          prev: [
+            prev,
+            { origin: row.keysetOrigin, leafHash: row.keysetLeafHash },
+            ...(row.supersededLeafHash === null ? [] : [{ origin, leafHash: row.supersededLeafHash }]),
+          ],
+          fields: grantFields(row, { origin, issuerSpki: parseCertificate(issuer).spki, parentGrant: grant }),
         },
         identity.act,
       );

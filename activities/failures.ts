@@ -1,5 +1,5 @@
 import { ApplicationFailure } from "@temporalio/common";
-import { errorCodeOf, isCountersignError } from "../lib/domain/errors.ts";
+import { type CountersignError, errorCodeOf, isCountersignError } from "../lib/domain/errors.ts";
 
 /**
  * A thrown error as Temporal keeps it: the type is our code. What a second try can't change (bad input, a refusal,
@@ -12,10 +12,16 @@ export function asFailure(error: unknown): ApplicationFailure {
     type: errorCodeOf(error),
     message: error instanceof Error ? error.message : String(error),
     nonRetryable: final,
+    ...(waits(error) ? { nextRetryDelay: `${error.details["retryAfterSeconds"]} seconds` } : {}),
     ...(isCountersignError(error) ? { details: [error.details] } : {}),
     // A refusal says all there is to say; of a fault, the log needs the place where it happened.
     ...(error instanceof Error && !final ? { cause: error } : {}),
   });
+}
+
+/** Who throttles us says for how long it wants to be left alone. */
+function waits(error: unknown): error is CountersignError & { details: { retryAfterSeconds: number } } {
+  return isCountersignError(error) && typeof error.details["retryAfterSeconds"] === "number";
 }
 
 /** The same activities, each throwing {@link asFailure}. */

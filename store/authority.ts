@@ -58,12 +58,13 @@ export interface CaCertificate {
   readonly certificate: Uint8Array;
 }
 
+/** A root's stays; an online CA's is that of its present grant. */
 export async function storeCaCertificate(q: Queryable, ca: CaCertificate): Promise<void> {
-  await q.query("INSERT INTO ca_certificate (key_id, role, certificate) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", [
-    ca.keyId,
-    ca.role,
-    ca.certificate,
-  ]);
+  await q.query(
+    `INSERT INTO ca_certificate (key_id, role, certificate) VALUES ($1, $2, $3)
+     ON CONFLICT (key_id) DO UPDATE SET certificate = excluded.certificate WHERE ca_certificate.role = 'ca'`,
+    [ca.keyId, ca.role, ca.certificate],
+  );
 }
 
 /** The certificate of this site's own CA: the root's at the top, the online CA's below. */

@@ -32,12 +32,18 @@ export interface Delegation extends JoinedChild {
   readonly errorCode: string | null;
   readonly errorMessage: string | null;
   readonly joined: Date;
+  /** of the grant; the fields above are of this one */
+  readonly revision: number;
+  /** the act of the revision before, and the certificate in it */
+  readonly supersededLeafHash: string | null;
+  readonly supersededCertificate: Uint8Array | null;
 }
 
 const COLUMNS = `child, state, invitation, nonce_sha256 AS "nonceSha256", csr, csr_sha256 AS "csrSha256", keyset,
   keyset_origin AS "keysetOrigin", keyset_leaf_hash AS "keysetLeafHash", keyset_entry AS "keysetEntry", infrastructure,
   terms, signer, certificate, act_origin AS "actOrigin", act_leaf_hash AS "actLeafHash", act_entry AS "actEntry",
-  acceptance_leaf_hash AS "acceptanceLeafHash", error_code AS "errorCode", error_message AS "errorMessage", joined`;
+  acceptance_leaf_hash AS "acceptanceLeafHash", error_code AS "errorCode", error_message AS "errorMessage", joined,
+  revision, superseded_leaf_hash AS "supersededLeafHash", superseded_certificate AS "supersededCertificate"`;
 
 export async function findDelegation(q: Queryable, child: string): Promise<Delegation | undefined> {
   const { rows } = await q.query<Delegation>(`SELECT ${COLUMNS} FROM delegation WHERE child = $1`, [child]);
@@ -108,6 +114,66 @@ export async function requestDelegation(
      WHERE child = $1`,
     [child, JSON.stringify(terms), signer],
   );
+}
+
+/**
+ * Begins the grant's next revision: a new certificate for the same key. One that is under way, or was refused, is the one
+ * that is asked for.
+ * @param notAfter until when the grant is to last; as before when left out
+ * @throws CountersignError `not-found`, `state-conflict` when there is nothing to renew here
+ */
+export async function requestRenewal(tx: Tx, child: string, notAfter: string | undefined): Promise<void> {
+  const row = await lockDelegation(tx, child);
+  const again = row.revision > 1 && row.state !== "accepted";
+  if (row.terms === null || row.signer !== "site" || (row.state !== "accepted" && !again)) {
+    throw new CountersignError(
+      "state-conflict",
+      `there is no accepted grant to ${child} that this site's own CA signed: nothing to renew`,
+    );
+  }
+  const terms = { ...row.terms, notAfter: notAfter ?? row.terms.notAfter };
+  if (again && row.state !== "refused") {
+    if (terms.notAfter === row.terms.notAfter) return;
+    throw new CountersignError("state-conflict", `${child} is being renewed until ${row.terms.notAfter} already`);
+  }
+  if (again) {
+    const sql = `UPDATE delegation SET state = 'requested', error_code = NULL, error_message = NULL WHERE child = $1`;
+    await tx.query(sql, [child]);
+    return;
+  }
+  await assertStanding(tx, row);
+  await tx.query(
+    `INSERT INTO delegation_superseded (child, revision, leaf_hash, certificate)
+     SELECT child, revision, act_leaf_hash, certificate FROM delegation WHERE child = $1`,
+    [child],
+  );
+  await tx.query(
+    `UPDATE delegation SET state = 'requested', revision = revision + 1, terms = $2,
+       superseded_leaf_hash = act_leaf_hash, superseded_certificate = certificate, certificate = NULL,
+       act_origin = NULL, act_leaf_hash = NULL, act_entry = NULL, acceptance_leaf_hash = NULL, acceptance_entry = NULL,
+       error_code = NULL, error_message = NULL
+     WHERE child = $1`,
+    [child, JSON.stringify(terms)],
+  );
+}
+
+/** Nobody is given anew what was taken from him. */
+async function assertStanding(tx: Tx, { child, actLeafHash }: Delegation): Promise<void> {
+  const { rows } = await tx.query<{ effect: string }>(
+    "SELECT effect FROM revocation WHERE certificate_leaf = $1 AND error_code IS NULL ORDER BY step DESC LIMIT 1",
+    [actLeafHash],
+  );
+  if (rows[0] === undefined || rows[0].effect === "lift") return;
+  throw new CountersignError("state-conflict", `the CA certificate of ${child} is revoked or held: it isn't renewed`);
+}
+
+/** A child's earlier certificates with the acts that hold them, the first one first. */
+export async function supersededCertificates(
+  q: Queryable,
+  child: string,
+): Promise<{ leafHash: string; certificate: Uint8Array }[]> {
+  const sql = `SELECT leaf_hash AS "leafHash", certificate FROM delegation_superseded WHERE child = $1 ORDER BY revision`;
+  return (await q.query<{ leafHash: string; certificate: Uint8Array }>(sql, [child])).rows;
 }
 
 /** The first certificate stays; gives back the one that is kept. */

@@ -3,6 +3,9 @@ import type { Grant } from "../lib/records/grant.ts";
 import type { ActRef } from "../lib/records/primitives.ts";
 import type { Queryable, Tx } from "./db.ts";
 
+/** Says that this site has accepted a grant. */
+export const GRANT_CHANNEL = "grant_accepted";
+
 /** The grant under which this site signs, as its parent's signed act says it. */
 export interface CurrentGrant {
   readonly ref: ActRef;
@@ -43,6 +46,16 @@ export async function findCurrentGrant(q: Queryable): Promise<CurrentGrant | und
 export async function acceptedGrants(q: Queryable): Promise<ActRef[]> {
   const { rows } = await q.query<{ origin: string; leaf_hash: string }>("SELECT origin, leaf_hash FROM grant_received");
   return rows.map((row) => ({ origin: row.origin, leafHash: row.leaf_hash }));
+}
+
+/** By the grant's act, this site's CA certificate under it and what is above, DER, the root left out. */
+export async function grantedChains(q: Queryable): Promise<Map<string, Uint8Array[]>> {
+  const { rows } = await q.query<Pick<Row, "leaf_hash" | "certificate" | "upstream">>(
+    "SELECT leaf_hash, certificate, upstream FROM grant_received",
+  );
+  return new Map(
+    rows.map(({ leaf_hash, certificate, upstream }) => [leaf_hash, [certificate, ...upstream.slice(0, -1)]]),
+  );
 }
 
 /** @throws CountersignError `grant-missing` */
@@ -108,6 +121,7 @@ export async function storeGrant(
       spent.rows[0]?.used ?? 0,
     ],
   );
+  await tx.query("SELECT pg_notify($1, '')", [GRANT_CHANNEL]);
 }
 
 /** The root this site trusts, DER. */

@@ -28,9 +28,11 @@ export async function listEnrollmentGroups(db: Queryable): Promise<EnrollmentGro
   return (await db.query<EnrollmentGroup>(`SELECT ${COLUMNS} FROM hub_enrollment_group ORDER BY name`)).rows;
 }
 
-export async function enrollmentGroupOf(db: Queryable, caName: string): Promise<EnrollmentGroup | undefined> {
-  const sql = `SELECT ${COLUMNS} FROM hub_enrollment_group WHERE ca_name = $1`;
-  return (await db.query<EnrollmentGroup>(sql, [caName])).rows[0];
+/** That of any of a CA's certificates is that of all; where there are several, one that is disabled decides. */
+export async function enrollmentGroupOf(db: Queryable, lineage: string): Promise<EnrollmentGroup | undefined> {
+  const sql = `SELECT ${COLUMNS} FROM hub_enrollment_group
+    WHERE ca_name IN (SELECT name FROM hub_ca WHERE lineage = $1) ORDER BY state = 'enabled', name LIMIT 1`;
+  return (await db.query<EnrollmentGroup>(sql, [lineage])).rows[0];
 }
 
 export async function setEnrollmentGroup(

@@ -23,33 +23,65 @@ export interface HubCa {
   enrolment: "first-connect" | "registered";
   /** What becomes of a device whose certificate no followed ledger holds. */
   unlogged: "allow" | "alarm" | "refuse";
+  /** The name of the first of this CA's certificates: devices belong to all of them. */
+  lineage: string;
 }
 
 const CA_COLUMNS = `name, state, certificate, sha256, code, code_expires_at AS "codeExpiresAt",
-  created_at AS "createdAt", verified_at AS "verifiedAt", disabled_at AS "disabledAt", enrolment, unlogged`;
+  created_at AS "createdAt", verified_at AS "verifiedAt", disabled_at AS "disabledAt", enrolment, unlogged, lineage`;
 
 /**
  * Adds an unverified CA or, when the name is there unverified already, gives it the new code if the old one has
  * expired: asking twice gives the same code, so that a ceremony's input stays true.
- * @throws CountersignError `already-exists` when it is verified, `state-conflict` when another certificate was uploaded
+ * @param offer.succeeds a verified CA whose devices this one has too, under the terms of its enrolment
+ * @throws CountersignError `already-exists` when it is verified, `state-conflict` when another certificate was uploaded,
+ *   `not-found` when there is no such predecessor
  */
 export async function offerCa(
   db: Queryable,
-  offer: { name: string; code: string; codeExpiresAt: Date; certificate?: Uint8Array; sha256?: string },
+  offer: {
+    name: string;
+    code: string;
+    codeExpiresAt: Date;
+    certificate?: Uint8Array;
+    sha256?: string;
+    succeeds?: string | undefined;
+  },
 ): Promise<HubCa> {
+  const earlier = offer.succeeds === undefined ? undefined : await findCa(db, offer.succeeds);
+  if (offer.succeeds !== undefined && earlier?.state !== "verified") {
+    throw new CountersignError("not-found", `the hub has no verified CA ${offer.succeeds} to be succeeded`);
+  }
+  const taken = await db.query("SELECT 1 FROM hub_ca WHERE lineage = $1 AND name <> $1", [offer.name]);
+  if (earlier === undefined && taken.rowCount !== 0) {
+    throw new CountersignError(
+      "state-conflict",
+      `${offer.name} names a CA whose later certificates are here: take another`,
+    );
+  }
   const { rows } = await db.query<HubCa>(
-    `INSERT INTO hub_ca (name, state, certificate, sha256, code, code_expires_at)
-     VALUES ($1, 'unverified', $2, $3, $4, $5)
+    `INSERT INTO hub_ca (name, state, certificate, sha256, code, code_expires_at, lineage, enrolment, unlogged)
+     VALUES ($1, 'unverified', $2, $3, $4, $5, coalesce($6, $1), coalesce($7, 'first-connect'), coalesce($8, 'alarm'))
      ON CONFLICT (name) DO UPDATE SET
        code = CASE WHEN hub_ca.code_expires_at > now() THEN hub_ca.code ELSE excluded.code END,
        code_expires_at = CASE WHEN hub_ca.code_expires_at > now()
          THEN hub_ca.code_expires_at ELSE excluded.code_expires_at END,
        certificate = coalesce(hub_ca.certificate, excluded.certificate),
-       sha256 = coalesce(hub_ca.sha256, excluded.sha256)
+       sha256 = coalesce(hub_ca.sha256, excluded.sha256),
+       lineage = excluded.lineage
      WHERE hub_ca.state = 'unverified'
        AND (hub_ca.sha256 IS NULL OR excluded.sha256 IS NULL OR hub_ca.sha256 = excluded.sha256)
      RETURNING ${CA_COLUMNS}`,
-    [offer.name, offer.certificate ?? null, offer.sha256 ?? null, offer.code, offer.codeExpiresAt],
+    [
+      offer.name,
+      offer.certificate ?? null,
+      offer.sha256 ?? null,
+      offer.code,
+      offer.codeExpiresAt,
+      earlier?.lineage ?? null,
+      earlier?.enrolment ?? null,
+      earlier?.unlogged ?? null,
+    ],
   );
   const row = rows[0];
   if (row !== undefined) return row;
@@ -162,17 +194,22 @@ export interface HubDevice {
   state: "enabled" | "disabled";
   createdAt: Date;
   caName: string | null;
+  /** of its CA */
+  lineage: string | null;
   firstConnectedAt: Date | null;
   lastConnectedAt: Date | null;
   chain: ChainLink[] | null;
 }
 
 const DEVICE_COLUMNS = `device_id AS "deviceId", state, created_at AS "createdAt", ca_name AS "caName",
-  first_connected_at AS "firstConnectedAt", last_connected_at AS "lastConnectedAt", chain`;
+  first_connected_at AS "firstConnectedAt", last_connected_at AS "lastConnectedAt", chain,
+  (SELECT lineage FROM hub_ca WHERE hub_ca.name = hub_device.ca_name) AS lineage`;
 
 export interface ValidatedConnect {
   deviceId: string;
   caName: string;
+  /** of that CA */
+  lineage: string;
   keySha256: string;
   chain: readonly ChainLink[];
   enrolment: HubCa["enrolment"];
@@ -233,7 +270,10 @@ async function upsertDevices(db: Queryable, connects: readonly ValidatedConnect[
        chain = excluded.chain,
        key_sha256 = excluded.key_sha256,
        hub_process = excluded.hub_process
-     WHERE hub_device.state = 'enabled' AND coalesce(hub_device.ca_name, excluded.ca_name) = excluded.ca_name
+     WHERE hub_device.state = 'enabled'
+       AND (hub_device.ca_name IS NULL OR hub_device.ca_name = excluded.ca_name
+         OR (SELECT lineage FROM hub_ca WHERE name = hub_device.ca_name)
+            = (SELECT lineage FROM hub_ca WHERE name = excluded.ca_name))
        AND coalesce(hub_device.key_sha256, excluded.key_sha256) = excluded.key_sha256
      RETURNING device_id AS "deviceId"`,
     values: [
@@ -258,7 +298,7 @@ async function whyRefused(db: Queryable, connect: ValidatedConnect): Promise<Cou
     return new CountersignError("hub-device-unregistered", message);
   }
   const whose =
-    existing.caName === connect.caName
+    existing.lineage === connect.lineage
       ? "with another key: if its board was replaced, remove the device here first"
       : `of another registered CA (${existing.caName ?? "?"})`;
   const message = `the ID ${connect.deviceId} belongs to a device ${whose}`;

@@ -65,6 +65,8 @@ export interface InjectionCandidate {
   readonly spkiSha256: string;
   readonly csr: Uint8Array;
   readonly certificate: Uint8Array;
+  /** the grant that it was certified under, by its act */
+  readonly grantLeaf: string;
 }
 
 /**
@@ -82,7 +84,7 @@ export async function nextCandidates(
   // A page of devices at a time, and only then their certificates: joined in one statement, a plan may read those of the
   // whole lot for every page.
   for (let after = 0; found.length < limit;) {
-    const page = await q.query<Omit<InjectionCandidate, "certificate">>(
+    const page = await q.query<Omit<InjectionCandidate, "certificate" | "grantLeaf">>(
       `SELECT d.id AS device, d.slot, d.spki_sha256 AS "spkiSha256", d.csr FROM device d
        WHERE d.lot = $1 AND d.held AND d.stage IN ('certified', 'installed') AND d.slot > $3
          AND NOT EXISTS (SELECT 1 FROM injection j WHERE j.device = d.id AND (j.leaf_hash IS NOT NULL OR j.run = $4))
@@ -95,8 +97,8 @@ export async function nextCandidates(
       page.rows.map(({ device }) => device),
     );
     for (const row of page.rows) {
-      const certificate = released.get(row.device);
-      if (certificate !== undefined && found.length < limit) found.push({ ...row, certificate });
+      const certified = released.get(row.device);
+      if (certified !== undefined && found.length < limit) found.push({ ...row, ...certified });
     }
     if (page.rows.length < limit) break;
     after = page.rows.at(-1)!.slot;

@@ -203,16 +203,24 @@ export async function releasedDevices(q: Queryable, profile: string, devices: re
   return new Set((await releasedCertificates(q, profile, devices)).keys());
 }
 
-/** By device, the certificates (DER) of these devices that may be shown. */
+export interface ReleasedCertificate {
+  /** DER */
+  readonly certificate: Uint8Array;
+  /** the grant it was certified under, by its act */
+  readonly grantLeaf: string;
+}
+
+/** By device, the certificates of these devices that may be shown. */
 export async function releasedCertificates(
   q: Queryable,
   profile: string,
   devices: readonly string[],
-): Promise<Map<string, Uint8Array>> {
+): Promise<Map<string, ReleasedCertificate>> {
   if (devices.length === 0) return new Map();
-  const { rows } = await q.query<{ device: string; certificate: Uint8Array }>(
-    "SELECT device, certificate FROM released_issuance WHERE profile = $1 AND device = ANY($2)",
+  const { rows } = await q.query<ReleasedCertificate & { device: string }>(
+    `SELECT device, certificate, grant_leaf AS "grantLeaf" FROM released_issuance
+     WHERE profile = $1 AND device = ANY($2)`,
     [profile, devices],
   );
-  return new Map(rows.map((row) => [row.device, row.certificate]));
+  return new Map(rows.map(({ device, ...released }) => [device, released]));
 }

@@ -8,3 +8,5 @@ export { delegation } from "./delegation.ts";
 export { hubRegistration } from "./hub-registration.ts";
 export { revocation } from "./revocation.ts";
 export { rootCeremony } from "./root-ceremony.ts";
+export { hubChange } from "./hub-change.ts";
+export { hubLine } from "./hub-line.ts";

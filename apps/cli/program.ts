@@ -5,6 +5,7 @@ import { registerBench } from "./commands/bench.ts";
 import { registerCeremony } from "./commands/ceremony.ts";
 import { registerChain } from "./commands/chain.ts";
 import { registerDevice } from "./commands/device.ts";
+import { registerExpiring } from "./commands/expiring.ts";
 import { registerFirmware } from "./commands/firmware.ts";
 import { registerGroup } from "./commands/group.ts";
 import { registerHandoff } from "./commands/handoff.ts";
@@ -39,6 +40,7 @@ const COMMANDS = [
   registerMonitor,
   registerOpenings,
   registerHub,
+  registerExpiring,
   registerReconcile,
   registerRevoke,
   registerRecovery,

@@ -72,10 +72,14 @@ export class Admission {
    * The same judgement without letting in: whose device this is. Nothing is recorded.
    * @throws CountersignError as `admit`, all but what only its record in the hub can tell
    */
-  async identify(chain: readonly Uint8Array[], claimed: string, at: Date): Promise<{ caName: string }> {
+  async identify(
+    chain: readonly Uint8Array[],
+    claimed: string,
+    at: Date,
+  ): Promise<{ caName: string; lineage: string }> {
     const { certificates, path, ca } = await this.#validate(chain, claimed, at);
     const { custody } = await this.registry.custodyOf(claimed);
-    const facts = withCustody(factsOfPath(certificates, ca.name), path[0]?.keyId, custody);
+    const facts = withCustody(factsOfPath(certificates, ca.lineage), path[0]?.keyId, custody);
     const denial = this.registry.denial(path, facts, at);
     if (denial !== undefined) throw denial;
     await this.#monitor?.judge(
@@ -83,7 +87,7 @@ export class Admission {
       path.map((link) => link.sha256),
       ca,
     );
-    return { caName: ca.name };
+    return { caName: ca.name, lineage: ca.lineage };
   }
 
   async #validate(chain: readonly Uint8Array[], claimed: string, at: Date) {
@@ -130,7 +134,7 @@ export class Admission {
     // A group that asks for it may have been loaded meanwhile.
     while (this.registry.asksCustody && !known.asked) known = await this.registry.custodyOf(claimed);
     // From here on a change that is loaded ends the connection; what was loaded before is asked here.
-    entry.ofChain = factsOfPath(certificates, ca.name);
+    entry.ofChain = factsOfPath(certificates, ca.lineage);
     entry.facts = withCustody(entry.ofChain, path[0]?.keyId, known.custody);
     entry.path = path;
     const denial = this.registry.denial(path, entry.facts, at);
@@ -143,6 +147,7 @@ export class Admission {
     await this.#admissions.ask({
       deviceId: claimed,
       caName: ca.name,
+      lineage: ca.lineage,
       keySha256: path[0]!.keyId,
       chain: certificates.map((one, i) => chainLink(one, path[i]!)),
       enrolment: this.#enrolment(entry, ca.enrolment),

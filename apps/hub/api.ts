@@ -28,7 +28,7 @@ import { offer, verify } from "./registration.ts";
 export const CaName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, "1 to 64 of A-Z a-z 0-9 . _ -");
 const DeviceId = z.string().regex(DEVICE_ID, "not a device ID");
 export const Pem = z.string().min(1).max(20_000);
-const OfferBody = z.strictObject({ name: CaName, certificate: Pem.optional() });
+const OfferBody = z.strictObject({ name: CaName, certificate: Pem.optional(), succeeds: CaName.optional() });
 const VerifyBody = z.strictObject({ ca: Pem, verification: Pem });
 export const CaParams = z.strictObject({ name: CaName });
 export const DeviceParams = z.strictObject({ id: DeviceId });
@@ -122,9 +122,9 @@ export function managementApi(
 
 /** The code is shown while it is of use: to operators only, who must put it into a certificate. */
 export function shownCa(ca: HubCa): Record<string, unknown> {
-  const { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment, unlogged } = ca;
+  const { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment, unlogged, lineage } = ca;
   const open = state === "unverified" ? { code: ca.code, codeExpiresAt: ca.codeExpiresAt } : {};
-  return { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment, unlogged, ...open };
+  return { name, state, sha256, createdAt, verifiedAt, disabledAt, enrolment, unlogged, lineage, ...open };
 }
 
 export function found<T>(value: T | undefined, what: string): T {

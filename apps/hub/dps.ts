@@ -135,8 +135,8 @@ export async function listenDps(options: DpsOptions): Promise<{ readonly port: n
 
   /** Judged again: what was revoked since the connect counts. */
   async function enroll({ visitor, registrationId = "" }: Session): Promise<Record<string, unknown>> {
-    const { caName } = await options.admission.identify(visitor.chain, registrationId, new Date());
-    const group = await enrollmentGroupOf(db, caName);
+    const { caName, lineage } = await options.admission.identify(visitor.chain, registrationId, new Date());
+    const group = await enrollmentGroupOf(db, lineage);
     if (group?.state !== "enabled") {
       throw new CountersignError("hub-refused", `the CA ${caName} has no enabled enrollment group`);
     }
@@ -145,7 +145,7 @@ export async function listenDps(options: DpsOptions): Promise<{ readonly port: n
     if (device?.state === "disabled") {
       throw new CountersignError("hub-device-disabled", `the device ${registrationId} is disabled on this hub`);
     }
-    if (device !== undefined && device.caName !== null && device.caName !== caName) {
+    if (device !== undefined && device.lineage !== null && device.lineage !== lineage) {
       throw new CountersignError("hub-device-mismatch", `the ID ${registrationId} belongs to another CA's device`);
     }
     const now = new Date().toISOString();

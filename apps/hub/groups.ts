@@ -52,7 +52,10 @@ export function withCustody(ofChain: DeviceFacts, key: string | undefined, custo
   return { ...known, ...ofChain, under: [...(ofChain.under ?? []), ...(custody.facts.under ?? [])] };
 }
 
-/** @param path validated, leaf first, the registered CA last */
+/**
+ * @param path validated, leaf first, the registered CA last
+ * @param ca its lineage: no group ends because a CA was renewed
+ */
 export function factsOfPath(path: readonly Certificate[], ca: string): DeviceFacts {
   const [leaf, ...above] = path;
   const under = above.flatMap((one) => one.subject.cn ?? []);
@@ -70,7 +73,7 @@ export function factsOfDevice(device: HubDevice): DeviceFacts {
   const [leaf, ...above] = device.chain ?? [];
   return {
     device: device.deviceId,
-    ca: device.caName ?? undefined,
+    ca: device.lineage ?? undefined,
     issuer: above[0]?.commonName ?? undefined,
     under: above.flatMap((one) => one.commonName ?? []),
     serial: leaf?.serial,

@@ -18,7 +18,7 @@ const MAX_CAS = 100;
  */
 export async function offer(
   db: Db,
-  request: { name: string; certificate?: string | undefined },
+  request: { name: string; certificate?: string | undefined; succeeds?: string | undefined },
   code: { hours: number; now: Date },
 ): Promise<HubCa> {
   const ca = request.certificate === undefined ? undefined : caCertificate(request.certificate, code.now);
@@ -29,6 +29,7 @@ export async function offer(
     name: request.name,
     code: randomBytes(24).toString("hex"),
     codeExpiresAt: new Date(code.now.getTime() + code.hours * 3_600_000),
+    succeeds: request.succeeds,
     ...(ca === undefined ? {} : { certificate: ca.der, sha256: sha256(ca.der) }),
   });
 }

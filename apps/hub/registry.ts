@@ -31,6 +31,7 @@ export interface RegisteredCa {
   readonly disabled: boolean;
   readonly enrolment: HubCa["enrolment"];
   readonly unlogged: HubCa["unlogged"];
+  readonly lineage: string;
 }
 
 interface KnownCrl {
@@ -324,9 +325,9 @@ export function linkOf(certificate: Certificate): Link {
 
 function registered(ca: HubCa): RegisteredCa[] {
   if (ca.state !== "verified" || ca.certificate === null || ca.sha256 === null) return [];
-  const { name, sha256, disabledAt, enrolment, unlogged } = ca;
+  const { name, sha256, disabledAt, enrolment, unlogged, lineage } = ca;
   const certificate = parseCertificate(ca.certificate);
-  return [{ name, sha256, certificate, disabled: disabledAt !== null, enrolment, unlogged }];
+  return [{ name, sha256, certificate, disabled: disabledAt !== null, enrolment, unlogged, lineage }];
 }
 
 function revoked(index: number, why: string): CountersignError {

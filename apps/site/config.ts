@@ -1,7 +1,9 @@
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
+import { EMBEDDED_HUB } from "../../contracts/hubs.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
+import { azureHubSettings, resolveAzureHub } from "../../services/hub/azure/settings.ts";
 import { httpUrl, httpsUrl, origin, partyId } from "../../lib/records/primitives.ts";
 
 /**
@@ -103,6 +105,16 @@ export const siteConfigSchema = z.strictObject({
     .array(z.strictObject({ url: httpsUrl, caFile: path }))
     .max(16)
     .default([]),
+  /** Azure IoT Hubs that this site's online CA is registered at, each by the name that commands call it */
+  hubs: z
+    .record(
+      z
+        .string()
+        .regex(/^[a-z0-9][a-z0-9-]{0,31}$/)
+        .refine((name) => name !== EMBEDDED_HUB, "is the name of this program's own hub"),
+      azureHubSettings,
+    )
+    .default({}),
   witness: z
     .strictObject({
       /**
@@ -165,7 +177,7 @@ export type CeremonyConfig = z.output<typeof ceremonyConfigSchema>;
 /** @throws CountersignError `component-missing` when the file isn't there, `input-invalid` when it doesn't hold */
 export function loadSiteConfig(file: string): SiteConfig {
   const { config, at } = read(file, siteConfigSchema);
-  const { hsm, gateway, hub, witness } = config;
+  const { hsm, gateway, hub, hubs, witness } = config;
   const tokenAt = (t: z.output<typeof token>) => ({ ...t, pinFile: at(t.pinFile) });
   return {
     ...config,
@@ -189,6 +201,7 @@ export function loadSiteConfig(file: string): SiteConfig {
     ...(hub === undefined
       ? {}
       : { hub: { url: hub.url, caFile: at(hub.caFile), certFile: at(hub.certFile), keyFile: at(hub.keyFile) } }),
+    hubs: Object.fromEntries(Object.entries(hubs).map(([name, one]) => [name, resolveAzureHub(one, at)])),
     notify: config.notify.map(({ url, caFile }) => ({ url, caFile: at(caFile) })),
     witness: {
       ...(witness.policyFile === undefined ? {} : { policyFile: at(witness.policyFile) }),

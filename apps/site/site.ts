@@ -4,6 +4,7 @@ import { ceremonyRecordActivities } from "../../activities/ceremony-record.ts";
 import { custodyActivities } from "../../activities/custody.ts";
 import { delegationActivities } from "../../activities/delegation.ts";
 import { firmwareActivities } from "../../activities/firmware.ts";
+import { hubLineActivities } from "../../activities/hub-line.ts";
 import { hubRegistrationActivities } from "../../activities/hub-registration.ts";
 import { issuingActivities } from "../../activities/issuing.ts";
 import { revocationActivities } from "../../activities/revocation.ts";
@@ -12,7 +13,7 @@ import { nodeVerify, type Token } from "../../hsm/index.ts";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { parseCertificate, parseCertificatesPem } from "../../lib/pki/certificate.ts";
 import type { CustodyContext } from "../../services/custody/context.ts";
-import type { HubAccess } from "../../services/hub/management.ts";
+import type { HubRegistry } from "../../services/hub/registry.ts";
 import type { IssuingContext } from "../../services/issuing/context.ts";
 import { actKey, Acts, createLedger, Sequencer } from "../../services/ledger/index.ts";
 import { Applier } from "../../services/parties/applier.ts";
@@ -29,6 +30,7 @@ import type { Cosigned } from "../../services/witness/release.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
 import { acceptedGrants, findCurrentGrant } from "../../store/grants.ts";
 import { startGateway, type Gateway } from "../gateway/gateway.ts";
+import { registerHubs } from "../gateway/routes/hubs.ts";
 import { registerLots } from "../gateway/routes/lots.ts";
 import { registerReconcile } from "../gateway/routes/reconcile.ts";
 import type { Logger } from "../http/logger.ts";
@@ -37,6 +39,9 @@ import type { SiteConfig } from "./config.ts";
 import { type HealthParts, siteComponents, siteMetrics } from "./health.ts";
 import type { IssuingProcesses } from "./issuing/issuing-processes.ts";
 import { startIssuing } from "./issuing/start.ts";
+import { watchExpiry } from "./expiry.ts";
+import { keepHubs } from "./hub-keeper.ts";
+import { hubAccess, plannedHub, siteHubs } from "./hubs.ts";
 import { messageHandlers, onRefusedMessage } from "./messages.ts";
 import { assertLedgerWhole, ledgerGuard } from "./ledger-guard.ts";
 import { keepReconciled } from "./reconciler.ts";
@@ -184,6 +189,7 @@ async function launch(
     imagesDir: config.imagesDir,
   };
   const accounted = caToken === undefined ? undefined : accountedToken(caToken, db);
+  const hubs = siteHubs(config);
   const issuing = issuingContext(config, { db, acts, caToken, processes });
   const temporal = await startTemporalSide(
     {
@@ -191,7 +197,7 @@ async function launch(
       taskQueue: QUEUES.site,
       activities: siteActivities(config, {
         ...{ db, acts, identity, caToken: accounted, issuing, custody, cosigned },
-        logger,
+        ...{ logger, hubs },
       }),
       logger,
     },
@@ -227,6 +233,9 @@ async function launch(
     fault: (error) => logger.error({ err: error }, "what isn't kept any longer can't be taken away; it is tried again"),
   });
   started.add("retention", pruning);
+
+  started.add("hubs", await keepHubs({ db, hubs: new Set(hubs.keys()), workflows: workflow, logger }));
+  started.add("expiry", watchExpiry(db, identity, logger));
 
   const health: HealthParts = {
     db,
@@ -269,6 +278,7 @@ async function launch(
     [
       (app) => registerLots(app, { db, identity, workflows: workflow, custody }),
       (app) => registerReconcile(app, reconciling),
+      (app) => registerHubs(app, { db, workflows: workflow, hubs, planned: (name) => plannedHub(config, name) }),
     ],
   );
   started.add("gateway", () => gateway.close());
@@ -304,6 +314,7 @@ interface Parts {
   readonly custody: CustodyContext;
   readonly cosigned: Cosigned;
   readonly logger: Logger;
+  readonly hubs: ReadonlyMap<string, HubRegistry>;
 }
 
 function issuingContext(
@@ -325,7 +336,7 @@ function issuingContext(
 }
 
 function siteActivities(config: SiteConfig, parts: Parts): object {
-  const { db, acts, identity, caToken, issuing, custody, cosigned, logger } = parts;
+  const { db, acts, identity, caToken, issuing, custody, cosigned, logger, hubs } = parts;
   const hub = hubAccess(config);
   return {
     ...delegationActivities({ db, identity, acts, caToken }),
@@ -337,16 +348,11 @@ function siteActivities(config: SiteConfig, parts: Parts): object {
       notify: config.notify.map(({ url, caFile }) => ({ url, ca: readFileSync(caFile, "utf8") })),
       onFault: (url, error) => logger.warn({ err: error, hub: url }, "a hub isn't told of a revocation yet"),
     }),
+    ...hubLineActivities({ db, identity, acts, caToken, hubs }),
     ...custodyActivities(custody),
     ...issuingActivities(issuing),
     ...firmwareActivities(custody),
   };
-}
-
-function hubAccess({ hub }: SiteConfig): HubAccess | undefined {
-  if (hub === undefined) return undefined;
-  const [ca, cert, key] = [hub.caFile, hub.certFile, hub.keyFile].map((file) => readFileSync(file, "utf8"));
-  return { url: hub.url, ca: ca ?? "", cert: cert ?? "", key: key ?? "" };
 }
 
 /** Renews the online CA's CRL at the start and hourly, when its time has come. Gives the way to stop. */

@@ -19,7 +19,7 @@ import { Findings } from "./audit/finding.ts";
 import { formFault } from "./audit/form.ts";
 import { checkManifestSigner } from "./audit/issuance.ts";
 import { standingRevocations } from "./audit/revocation.ts";
-import { wrong, type AuditState, type PartyState, type Placed } from "./audit/state.ts";
+import { refKey, wrong, type AuditState, type PartyState, type Placed } from "./audit/state.ts";
 import { checkSignature } from "./audit/trust.ts";
 import type { SignedCheckpoint } from "./checkpoint.ts";
 import { purposeOf, type PassportEvidence } from "./passport-evidence.ts";
@@ -195,7 +195,8 @@ async function check(
     const { act } = parsed;
     if (act.type === "certified") {
       const { certificate, profile } = act.fields;
-      certified = { by: party, der: fromBase64(certificate), purpose: purposeOf(profile.name) };
+      const { chain } = (act.grant && state.grants.get(refKey(act.grant))) ?? party;
+      certified = { by: party, der: fromBase64(certificate), chain, purpose: purposeOf(profile.name) };
     }
     if (act.type === "installed") committed.add(act.fields.place).add(act.fields.time);
     if ("intake" in act.fields && act.fields.intake.kind === "manifest") batches.add(act.fields.intake.digest);
@@ -386,6 +387,8 @@ function onReleasedOne(
 interface Certified {
   readonly by: PartyState;
   readonly der: Uint8Array;
+  /** its issuers when it was certified, the root last */
+  readonly chain: readonly Certificate[];
   readonly purpose: string;
 }
 
@@ -396,7 +399,7 @@ function checkChains(passport: PassportEvidence, device: DeviceState, certified:
     throw new Refusal("custody-broken", "nothing shows the device in the list of its last handoff");
   }
   const { by, der, purpose } = certified;
-  const expected = [der, ...by.chain.slice(0, -1).map((c) => c.der)];
+  const expected = [der, ...certified.chain.slice(0, -1).map((c) => c.der)];
   const chain = passport.chains[0]!;
   const same =
     passport.chains.length === 1 &&

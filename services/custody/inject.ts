@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { inTransaction } from "../../store/db.ts";
 import { advanceDevices } from "../../store/devices.ts";
-import { currentGrant, type CurrentGrant } from "../../store/grants.ts";
+import { currentGrant, grantedChains, type CurrentGrant } from "../../store/grants.ts";
 import {
   findRun,
   finishRun,
@@ -75,7 +75,7 @@ export async function injectNext(
     byLayout.set(layout, [...(byLayout.get(layout) ?? []), candidate]);
   }
   for (const [layout, devices] of byLayout) {
-    const staged = await stageInto(context, lot, grant, layout, devices, onProgress);
+    const staged = await stageInto(context, lot, layout, devices, onProgress);
     onProgress?.();
     let keys: string[];
     try {
@@ -100,14 +100,14 @@ async function batchSize({ firmwareDir }: CustodyContext, layouts: readonly Pinn
 async function stageInto(
   context: CustodyContext,
   lot: Lot,
-  grant: CurrentGrant,
   layout: PinnedLayout,
   devices: readonly InjectionCandidate[],
   onProgress: (() => void) | undefined,
 ): Promise<StagedBatch> {
   const outDir = join(context.imagesDir, lot.id);
   await mkdir(outDir, { recursive: true, mode: 0o700 });
-  const above = [grant.certificate, ...grant.upstream.slice(0, -1)];
+  // As it was certified: the CA's certificate may have been renewed since.
+  const above = await grantedChains(context.db);
   return await stageBatch({
     format: layout.format,
     templatePath: join(context.firmwareDir, layout.template.name),
@@ -120,7 +120,7 @@ async function stageInto(
       deviceId: device.device,
       lot: lot.id,
       slot: device.slot,
-      chainDer: [device.certificate, ...above],
+      chainDer: [device.certificate, ...(above.get(device.grantLeaf) ?? [])],
       spkiSha256: device.spkiSha256,
     })),
   });

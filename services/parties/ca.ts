@@ -33,7 +33,7 @@ export interface ChildCaRequest {
   readonly issuer: Certificate;
   readonly upstream: readonly Certificate[];
   readonly publicUrl: string;
-  readonly now: Date;
+  readonly notBefore: Date;
 }
 
 /**
@@ -55,7 +55,7 @@ export function childCaTbs(request: ChildCaRequest): Uint8Array {
   return buildTbs(profile, {
     issuer: issuerInfo,
     serial: newSerial(randomBytes),
-    notBefore: wholeSeconds(request.now),
+    notBefore: wholeSeconds(request.notBefore),
     notAfter: issuer.notAfter,
     subject,
     spki: csr.spki,

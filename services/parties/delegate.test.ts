@@ -145,7 +145,7 @@ describe("an online CA", () => {
     await hold(own);
     await ask(terms);
     await expect(prepare()).rejects.toMatchObject({ code });
-    expect(await findIntent(db, delegationIntent("technician-z"))).toBeUndefined();
+    expect(await findIntent(db, delegationIntent({ child: "technician-z", revision: 1 }))).toBeUndefined();
     expect(await used()).toBe(0);
     await expect(issuer().then((by) => signChild(db, "technician-z", by, factory.ca))).rejects.toMatchObject({
       code: "not-found",

@@ -18,7 +18,9 @@ import { checkTerms, profileRefs } from "./terms.ts";
 
 /** The grantor's side of a delegation, the same for the root in its ceremony and for an online CA. */
 
-export const delegationIntent = (child: string): string => `delegation/${child}`;
+export function delegationIntent({ child, revision }: Pick<Delegation, "child" | "revision">): string {
+  return revision === 1 ? `delegation/${child}` : `delegation/${child}/${revision}`;
+}
 
 export interface Issuer {
   readonly signer: "ceremony" | "site";
@@ -50,12 +52,12 @@ export async function prepareChild(db: Db, child: string, issuer: Issuer, now: D
     checkTerms(terms, issuer.grant?.fields, now);
     const csr = parseCsr(row.csr);
     const fresh = await storeIntent(tx, {
-      id: delegationIntent(child),
+      id: delegationIntent(row),
       kind: "intermediate",
       profile: terms.caProfile,
       issuerKeyId: keyId(issuer.certificate.spki),
       subjectKeyId: keyId(csr.spki),
-      request: { child, csrSha256: row.csrSha256, terms },
+      request: intended(row, terms),
       tbs: childCaTbs({
         child,
         csr: row.csr,
@@ -63,10 +65,11 @@ export async function prepareChild(db: Db, child: string, issuer: Issuer, now: D
         issuer: issuer.certificate,
         upstream: issuer.upstream,
         publicUrl: issuer.publicUrl,
-        now,
+        notBefore: beginOf(row, now),
       }),
     });
-    if (fresh && issuer.grant) await debitQuota(tx, terms.quota);
+    // A renewal grants no device that wasn't granted before.
+    if (fresh && issuer.grant && row.revision === 1) await debitQuota(tx, terms.quota);
   });
 }
 
@@ -77,10 +80,10 @@ export async function prepareChild(db: Db, child: string, issuer: Issuer, now: D
 export async function signChild(db: Db, child: string, issuer: Issuer, key: CaKey): Promise<Uint8Array> {
   const row = await getDelegation(db, child);
   const terms = assertRequested(row, issuer.signer);
-  const intent = await requireIntent(db, delegationIntent(child));
+  const intent = await requireIntent(db, delegationIntent(row));
   const tbs = parseTbsCertificate(intent.tbs);
   const csr = parseCsr(row.csr);
-  const request = canonicalJson({ child, csrSha256: row.csrSha256, terms });
+  const request = canonicalJson(intended(row, terms));
   if (
     !equalBytes(tbs.spki, csr.spki) ||
     !equalBytes(tbs.subject.der, buildName(requestedSubject(csr.subject))) ||
@@ -94,15 +97,28 @@ export async function signChild(db: Db, child: string, issuer: Issuer, key: CaKe
   return inTransaction(db, (tx) => storeChildCertificate(tx, child, certificate));
 }
 
+function intended({ child, csrSha256, revision }: Delegation, terms: GrantTerms) {
+  return { child, csrSha256, terms, ...(revision === 1 ? {} : { revision }) };
+}
+
+/** A renewed certificate begins where the last one did: what was signed under that one nests in this one too. */
+function beginOf({ supersededCertificate }: Delegation, now: Date): Date {
+  return supersededCertificate === null ? now : parseCertificate(supersededCertificate).notBefore;
+}
+
 /** The grant's fields: what the `delegation` act says. */
-export function grantFields(row: Delegation, issuerSpki: Uint8Array, parentGrant: ActRef | undefined): Grant {
+export function grantFields(
+  row: Delegation,
+  { origin, issuerSpki, parentGrant }: { origin: string; issuerSpki: Uint8Array; parentGrant: ActRef | undefined },
+): Grant {
   if (row.terms === null || row.certificate === null) {
     throw new CountersignError("state-conflict", `the certificate of ${row.child} isn't signed yet`);
   }
   const { terms } = row;
   return {
     id: `${row.child}-1`,
-    revision: 1,
+    revision: row.revision,
+    ...(row.supersededLeafHash === null ? {} : { supersedes: { origin, leafHash: row.supersededLeafHash } }),
     ...(parentGrant === undefined ? {} : { parentGrant }),
     issuer: toBase64(issuerSpki),
     child: row.child,

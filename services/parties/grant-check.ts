@@ -6,9 +6,30 @@ import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts
 import { parseCsr } from "../../lib/pki/csr.ts";
 import { validatePath } from "../../lib/pki/path.ts";
 import type { Grant } from "../../lib/records/grant.ts";
+import type { ActRef } from "../../lib/records/primitives.ts";
 import type { Keyset } from "../../lib/records/keyset.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
 import { checkWindow } from "./terms.ts";
+
+/** What a renewal may change: the certificate, and how long the grant lasts. */
+const RENEWED = ["revision", "supersedes", "parentGrant", "certificate", "notAfter"] as const;
+
+/**
+ * A grant in the place of the current one: its next revision, with nothing taken away and nothing added but time.
+ * @throws CountersignError `grant-mismatch`
+ */
+export function checkRenewal(held: { readonly ref: ActRef; readonly fields: Grant }, next: Grant): void {
+  const { supersedes } = next;
+  const names = supersedes?.origin === held.ref.origin && supersedes.leafHash === held.ref.leafHash;
+  if (!names || next.revision !== held.fields.revision + 1) {
+    throw new CountersignError("grant-mismatch", `the grant ${next.id} isn't the next revision of the one in force`);
+  }
+  const fixed = (grant: Grant): Uint8Array =>
+    canonicalJson(Object.fromEntries(Object.entries(grant).filter(([name]) => !RENEWED.some((one) => one === name))));
+  if (!equalBytes(fixed(held.fields), fixed(next)) || next.notAfter < held.fields.notAfter) {
+    throw new CountersignError("grant-mismatch", `revision ${next.revision} of ${next.id} changes more than its time`);
+  }
+}
 
 export interface OwnRequest {
   readonly party: string;

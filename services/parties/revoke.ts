@@ -6,7 +6,7 @@ import { REVOCATION_REASONS, type ActFields } from "../../lib/records/acts.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { findCaCertificate } from "../../store/authority.ts";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
-import { findDelegation, lockDelegation } from "../../store/delegations.ts";
+import { findDelegation, lockDelegation, supersededCertificates } from "../../store/delegations.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import {
   actBefore,
@@ -88,28 +88,24 @@ async function certificatesOf(
   { id, kind }: { id: string; kind?: RevocationTarget | undefined },
 ): Promise<OwnCertificate[]> {
   const devices = kind === "ca" ? [] : await lockDeviceCertificates(tx, id);
-  const child = kind === "device" ? undefined : await childCa(tx, id);
-  if (devices.length > 0 && child !== undefined) {
+  const child = kind === "device" ? [] : await childCas(tx, id);
+  if (devices.length > 0 && child.length > 0) {
     throw new CountersignError("input-invalid", `${id} is a device and a child of this site: say which`);
   }
-  return child === undefined ? devices : [child];
+  return child.length === 0 ? devices : child;
 }
 
-async function childCa(tx: Tx, child: string): Promise<OwnCertificate | undefined> {
-  if ((await findDelegation(tx, child)) === undefined) return undefined;
+/** All of a child's CA certificates: those that were renewed are for the same key. */
+async function childCas(tx: Tx, child: string): Promise<OwnCertificate[]> {
+  if ((await findDelegation(tx, child)) === undefined) return [];
   const { certificate, actLeafHash } = await lockDelegation(tx, child);
   const own = await findCaCertificate(tx);
-  if (certificate === null || actLeafHash === null || own === undefined) return undefined;
-  const { spki, serial } = parseCertificate(certificate);
-  return {
-    target: "ca",
-    subject: child,
-    subjectKeyId: keyId(spki),
-    certificate,
-    issuerKeyId: own.keyId,
-    serial,
-    leafHash: actLeafHash,
-  };
+  if (own === undefined) return [];
+  const last = certificate === null || actLeafHash === null ? [] : [{ certificate, leafHash: actLeafHash }];
+  return [...(await supersededCertificates(tx, child)), ...last].map((one) => {
+    const { spki, serial } = parseCertificate(one.certificate);
+    return { target: "ca", subject: child, subjectKeyId: keyId(spki), issuerKeyId: own.keyId, serial, ...one };
+  });
 }
 
 async function next(tx: Tx, one: OwnCertificate, { effect, reason, invalidity, by }: RevocationOrder) {

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import type { HubCaShown } from "../hub-client.ts";
 import { print, printJson, table } from "../output.ts";
+import { changeElsewhere, elsewhereOptions, type Elsewhere } from "./hub-elsewhere.ts";
 import { readPem, withHub } from "./hub.ts";
 
 interface Json {
@@ -45,17 +46,17 @@ export function registerHubRevocation(hub: Command, ca: Command): void {
     .action((name: string, policy: string, options: Json) =>
       withHub(async (client) => shownCa(await client.setUnlogged(name, policy), options)),
     );
-  ca.command("remove")
-    .argument("<name>", "the CA's name on the hub")
+  elsewhereOptions(ca.command("remove").argument("<name>", "the CA's name on the hub"))
     .description("forget a CA that has no devices here")
     .option("--json", "machine-readable")
     .addHelpText("after", "\nExample:\n  $ countersign hub ca remove company-x")
-    .action((name: string, options: Json) =>
-      withHub(async (client) => {
+    .action((name: string, options: Elsewhere) => {
+      if (options.hub !== undefined) return changeElsewhere(options, { kind: "remove-ca", subject: name });
+      return withHub(async (client) => {
         await client.removeCa(name);
         if (options.json) printJson({ name, removed: true });
-      }),
-    );
+      });
+    });
   registerBlocks(hub.command("block").description("certificates and keys that are kept out, wherever in a chain"));
   registerCrls(hub.command("crl").description("revocation lists the hub follows"));
 }

@@ -6,6 +6,14 @@ import { print, printJson, table } from "../output.ts";
 import { registerHubGroups } from "./hub-groups.ts";
 import { registerHubPassports } from "./hub-passports.ts";
 import { registerHubRevocation } from "./hub-revocation.ts";
+import {
+  changeElsewhere,
+  elsewhereOptions,
+  listCasElsewhere,
+  registerElsewhere,
+  showElsewhere,
+  type Elsewhere,
+} from "./hub-elsewhere.ts";
 import { SiteClient } from "../site-client.ts";
 import { registerHubStatus } from "./hub-status.ts";
 import { registerHubEnrollment } from "./hub-enrollment.ts";
@@ -72,37 +80,47 @@ export function registerHub(program: Command): void {
       }),
     );
 
-  ca.command("list")
+  elsewhereOptions(ca.command("register").argument("<name>", "name the CA gets on the hub"))
+    .description("register a site's own CA: uploaded, the hub's codes signed by its HSM key, verified; renewals follow")
+    .option("--json", "machine-readable")
+    .addHelpText(
+      "after",
+      "\nExample:\n  $ countersign hub ca register factory-y --site factory-y --hub azure" +
+        "\n  $ countersign hub ca register factory-y --site factory-y --hub azure --dry-run",
+    )
+    .action((name: string, options: Elsewhere) => registerElsewhere(name, options));
+
+  elsewhereOptions(ca.command("list"), false)
     .description("the CAs the hub knows")
     .addHelpText("after", "\nExample:\n  $ countersign hub ca list")
     .option("--json", "machine-readable")
-    .action((options: Json) =>
-      withHub(async (client) => {
+    .action((options: Elsewhere) => {
+      if (options.hub !== undefined) return listCasElsewhere(options);
+      return withHub(async (client) => {
         const cas = await client.cas();
         if (options.json) return printJson(cas);
         print(table([["NAME", "STATE", "ENROLMENT", "SHA-256"], ...cas.map(caRow)]));
-      }),
-    );
+      });
+    });
 
   registerHubRevocation(hub, ca);
   registerHubGroups(hub);
   registerHubStatus(hub);
   registerHubPassports(hub);
   const device = hub.command("device").description("the devices the hub knows");
-  device
-    .command("create")
-    .argument("<id>", "device ID")
+  elsewhereOptions(device.command("create").argument("<id>", "device ID"))
     .description("make a device known before its first connect (a first connect does so by itself)")
     .addHelpText("after", "\nExample:\n  $ countersign hub device create dev-1-0001")
     .option("--json", "machine-readable")
     .option("--auth-method <method>", "as in Azure's command line; x509_ca is the only one", "x509_ca")
-    .action((id: string, options: Json & { authMethod: string }) => {
+    .action((id: string, options: Elsewhere & { authMethod: string }) => {
       if (options.authMethod !== "x509_ca") {
         throw new CountersignError(
           "usage",
           "devices are known by certificates of a registered CA: --auth-method x509_ca",
         );
       }
+      if (options.hub !== undefined) return changeElsewhere(options, { kind: "create-device", subject: id });
       return withHub(async (client) => shown(await client.createDevice(id), options));
     });
   device
@@ -118,36 +136,37 @@ export function registerHub(program: Command): void {
         print(table([["DEVICE", "STATE", "CA", "FIRST CONNECT"], ...devices.map(deviceRow)]));
       }),
     );
-  device
-    .command("show")
-    .argument("<id>", "device ID")
+  elsewhereOptions(device.command("show").argument("<id>", "device ID"), false)
     .description("one device: state, chain, first connect, telemetry")
     .option("--json", "machine-readable")
     .addHelpText("after", "\nExample:\n  countersign hub device show dev-1-0001\n")
-    .action((id: string, options: Json) => withHub(async (client) => shown(await client.device(id), options)));
+    .action((id: string, options: Elsewhere) =>
+      options.hub === undefined
+        ? withHub(async (client) => shown(await client.device(id), options))
+        : showElsewhere(`devices/${encodeURIComponent(id)}`, options),
+    );
   for (const verb of ["disable", "enable"] as const) {
-    device
-      .command(verb)
-      .argument("<id>", "device ID")
+    elsewhereOptions(device.command(verb).argument("<id>", "device ID"))
       .description(verb === "disable" ? "end its connection and let it in no more" : "let it in again")
       .addHelpText("after", `\nExample:\n  $ countersign hub device ${verb} dev-1-0001`)
       .option("--json", "machine-readable")
-      .action((id: string, options: Json) =>
-        withHub(async (client) => shown(await client.setDevice(id, verb), options)),
+      .action((id: string, options: Elsewhere) =>
+        options.hub === undefined
+          ? withHub(async (client) => shown(await client.setDevice(id, verb), options))
+          : changeElsewhere(options, { kind: `${verb}-device`, subject: id }),
       );
   }
-  device
-    .command("remove")
-    .argument("<id>", "device ID")
+  elsewhereOptions(device.command("remove").argument("<id>", "device ID"))
     .description("forget a device (it may come back by connecting; to keep it out, disable it)")
     .option("--json", "machine-readable")
     .addHelpText("after", "\nExample:\n  $ countersign hub device remove dev-1-0001")
-    .action((id: string, options: Json) =>
-      withHub(async (client) => {
+    .action((id: string, options: Elsewhere) => {
+      if (options.hub !== undefined) return changeElsewhere(options, { kind: "remove-device", subject: id });
+      return withHub(async (client) => {
         await client.removeDevice(id);
         if (options.json) printJson({ deviceId: id, removed: true });
-      }),
-    );
+      });
+    });
   registerHubTraffic(device);
   registerHubEnrollment(hub);
 }

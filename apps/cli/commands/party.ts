@@ -26,6 +26,7 @@ interface DelegationView {
   child: string;
   state: "joined" | "issued" | "accepted" | "refused";
   csrSha256: string;
+  revision?: number;
   error?: { code: string; message: string };
 }
 interface SiteView {
@@ -110,6 +111,30 @@ export function registerParty(program: Command): void {
       }),
     );
 
+  withSite(party.command("renew").argument("<id>", "the child"))
+    .description(
+      "sign a child's CA certificate anew, for the same key; its hubs get the new one, the old one stays good",
+    )
+    .option("--until <time>", "until when its grant lasts from now on, RFC 3339; as before unless given")
+    .addHelpText("after", "\nExample:\n  $ countersign party renew technician-z --site factory-y")
+    .action((id: string, options: SiteOption & { until?: string }) =>
+      withClient(options.site, async (client) => {
+        const notAfter = options.until === undefined ? {} : { notAfter: instant(options.until) };
+        const path = `/api/v1/delegations/${encodeURIComponent(id)}`;
+        const { revision } = await client.post<DelegationView>(`${path}/renewals`, notAfter);
+        const done = await client.poll<DelegationView>(
+          path,
+          ({ state }) => state === "accepted" || state === "refused",
+          { timeoutMs: WAIT_MS, what: `the renewal of ${id}` },
+        );
+        if (done.state === "refused") {
+          throw new CountersignError("state-conflict", `${id} isn't renewed: ${done.error?.message ?? "refused"}`);
+        }
+        if (options.json) return printJson(done);
+        print(`${id} accepted revision ${revision ?? "?"} of its grant, with a new certificate`);
+      }),
+    );
+
   program
     .command("delegate")
     .description("let a party that joined sign devices under this site's own grant")
@@ -155,6 +180,12 @@ function delegator({ from, site }: { from?: string; site?: string }): string {
   const id = from ?? site;
   if (id === undefined) throw new CountersignError("usage", "name the delegating site with --from");
   return id;
+}
+
+function instant(text: string): string {
+  const time = new Date(text);
+  if (!Number.isNaN(time.getTime())) return time.toISOString();
+  throw new CountersignError("usage", `${JSON.stringify(text)} is no time, such as 2031-01-01T00:00:00Z`);
 }
 
 function days(text: string): number {

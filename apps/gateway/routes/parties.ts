@@ -8,8 +8,9 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import { keyAlgorithmOf, keyId } from "../../../lib/pki/spki.ts";
 import { parseCsr } from "../../../lib/pki/csr.ts";
 import { delegationRequest, invitation as invitationSchema, type Invitation } from "../../../lib/records/message.ts";
-import { partyId } from "../../../lib/records/primitives.ts";
+import { partyId, timestamp } from "../../../lib/records/primitives.ts";
 import { contactOf } from "../../../services/parties/identity.ts";
+import { alertOf, expiring } from "../../../services/parties/expiring.ts";
 import { assertOriginFree, nonceDigest } from "../../../services/parties/join.ts";
 import { checkTerms } from "../../../services/parties/terms.ts";
 import { inTransaction } from "../../../store/db.ts";
@@ -18,6 +19,7 @@ import {
   getDelegation,
   listDelegations,
   requestDelegation,
+  requestRenewal,
   type Delegation,
 } from "../../../store/delegations.ts";
 import { findCurrentGrant } from "../../../store/grants.ts";
@@ -42,6 +44,7 @@ const DAY_MS = 86_400_000;
 
 const inviteBody = z.strictObject({ to: partyId, days: z.int().min(1).max(90).default(7) });
 const joinBody = z.strictObject({ invitation: invitationSchema });
+const renewalBody = z.strictObject({ notAfter: timestamp.optional() });
 const partyParams = z.strictObject({ id: partyId });
 
 /** Inviting, joining, delegating: `/api/v1/invitations|joins|parties|delegations`, for operators. */
@@ -131,6 +134,37 @@ export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
     return reply.code(202).send(delegationView(await getDelegation(db, to)));
   });
 
+  /** The child's CA certificate anew, for the same key and under the same terms; only the end may be later. */
+  app.post("/api/v1/delegations/:id/renewals", operator, async (request, reply) => {
+    const { id } = parseInput(partyParams, request.params, "path");
+    const { notAfter } = parseInput(renewalBody, request.body, "request body");
+    if (!deps.onlineCa)
+      throw new CountersignError("unauthorized", "this site's CA is offline: it renews in a ceremony");
+    const own = await findCurrentGrant(db);
+    if (!own) throw new CountersignError("grant-missing", "this site holds no grant yet, so it can't renew one");
+    const { terms } = await getDelegation(db, id);
+    if (terms && notAfter !== undefined && notAfter < terms.notAfter) {
+      throw new CountersignError("input-invalid", `the grant to ${id} lasts until ${terms.notAfter} already`);
+    }
+    if (terms) checkTerms({ ...terms, notAfter: notAfter ?? terms.notAfter }, own.fields, new Date());
+    await inTransaction(db, (tx) => requestRenewal(tx, id, notAfter));
+    await deps.workflows.signalWithStart("delegation", {
+      workflowId: workflowIds.delegation(id),
+      taskQueue: QUEUES.site,
+      args: [{ child: id }],
+      workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
+      signal: asked,
+    });
+    request.log.info({ to: id }, "renewing");
+    return reply.code(202).send(delegationView(await getDelegation(db, id)));
+  });
+
+  app.get("/api/v1/expiring", operator, async () => {
+    const now = new Date();
+    const items = await expiring(db, identity);
+    return { items: items.map((one) => ({ ...one, alert: alertOf(one, now) ?? null })) };
+  });
+
   app.get("/api/v1/delegations/:id", operator, async (request) => {
     const { id } = parseInput(partyParams, request.params, "path");
     return delegationView(await getDelegation(db, id));
@@ -172,6 +206,7 @@ function delegationView(row: Delegation): Record<string, unknown> {
     caKeyId: keyId(csr.spki),
     caKey: csr.keyAlgorithm,
     joined: row.joined.toISOString(),
+    revision: row.revision,
     ...(row.terms === null ? {} : { grant: row.terms, signer: row.signer }),
     ...(row.actLeafHash === null ? {} : { act: { origin: row.actOrigin, leafHash: row.actLeafHash } }),
     ...errorView(row.errorCode, row.errorMessage),

@@ -13,7 +13,9 @@ export function formFault({ act, ...rest }: ParsedEntry, party: PartyState, stat
   const named = subjectOf(act);
   if (named !== undefined && act.subject[0]!.name !== named)
     return `its subject is ${act.subject[0]!.name}, not ${named}`;
-  const own = act.type === "acceptance" || !act.grant || (party.grant && refKey(act.grant) === refKey(party.grant.ref));
+  // One that a renewal superseded, too: what was begun under it is recorded after it.
+  const grant = act.grant && state.grants.get(refKey(act.grant));
+  const own = act.type === "acceptance" || !act.grant || (grant?.accepted === true && grant.fields.child === party.id);
   if (!own) return "it names a grant that isn't the one its party accepted";
   const bare = act.type === "keyset" || act.type === "ceremony" || party.id === state.rootParty;
   if (!bare && !act.grant) return "it names no grant, and only the root's party acts without one";

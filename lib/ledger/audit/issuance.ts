@@ -49,13 +49,13 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   lot.certified.add(slot);
   party.certified++;
   noteTime(at, party);
-  checkGrant(at, party, state, name);
+  const issuers = checkGrant(at, party, state, name)?.chain ?? party.chain;
   if (at.act.fields.purpose !== "initial" || at.act.fields.renews)
     wrong(state, at, "certificate-invalid", "it renews a certificate that nothing shows", name);
   if (profile.sha256 !== lot.terms.profile.sha256)
     wrong(state, at, "certificate-invalid", "the profile is not the lot's", name);
   const device = heldDevice(at, party, state);
-  const certificate = await checkCertificate(at, lot, party, state);
+  const certificate = await checkCertificate(at, lot, issuers, party, state);
   if (!device || !certificate) return;
   if (lot.terms.attestation !== undefined && !device.attested)
     wrong(state, at, "attestation-missing", "the lot asks for an attestation, and the device has none", name);
@@ -66,7 +66,7 @@ export async function onCertified(at: Placed<"certified">, party: PartyState, st
   await checkIntake(at, "certify", csrItem(device.csrSha256), device.csrSha256, party, state);
   const act = state.seen.find({ origin: party.log.name, leafHash: at.leafHash });
   const serial = state.serials.find(serialKey(party, certificate));
-  device.setCertificate({ issuer: party.id, act, serial, certificate, chain: party.chain }, state.sha256);
+  device.setCertificate({ issuer: party.id, act, serial, certificate, chain: issuers }, state.sha256);
 }
 
 function noteTime({ act, index }: Placed<"certified">, party: PartyState): void {
@@ -107,6 +107,7 @@ const serialKey = (party: PartyState, { serial }: Certificate): string => `${par
 async function checkCertificate(
   at: Placed<"certified">,
   { settings }: LotState,
+  issuers: readonly Certificate[],
   party: PartyState,
   state: AuditState,
 ): Promise<Certificate | undefined> {
@@ -119,13 +120,13 @@ async function checkCertificate(
     wrong(state, at, "certificate-invalid", error.message, name);
     return undefined;
   }
-  const chain = [certificate, ...party.chain].map((c) => c.der);
+  const chain = [certificate, ...issuers].map((c) => c.der);
   const path = await validatePath({ chain, roots: [state.root.der], at: new Date(at.act.time), verify: state.verify });
   if (!path.ok) wrong(state, at, "certificate-invalid", `the chain doesn't verify: ${path.message}`, name);
   if (certificate.subject.cn !== name) {
     wrong(state, at, "certificate-invalid", `it names ${String(certificate.subject.cn)}`, name);
   }
-  const issuer = party.chain[0];
+  const issuer = issuers[0];
   const { profile } = at.act.fields;
   const fault =
     issuer &&

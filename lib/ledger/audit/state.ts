@@ -30,6 +30,8 @@ export interface GrantState {
   /** the child's CA certificate first, the root last */
   readonly chain: readonly Certificate[];
   accepted: boolean;
+  /** a later revision was granted */
+  renewed?: true;
 }
 
 export interface PartyState {

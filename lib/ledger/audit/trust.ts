@@ -1,5 +1,7 @@
 import { concatBytes, equalBytes, fromBase64, toBase64 } from "../../domain/bytes.ts";
 import { sha256Hex } from "../../domain/hash.ts";
+import { canonicalJson } from "../../domain/json.ts";
+import type { Grant } from "../../records/grant.ts";
 import { isCountersignError } from "../../domain/errors.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
 import { checkCsr, parseCsr } from "../../pki/csr.ts";
@@ -140,7 +142,9 @@ export async function onDelegation(at: Placed<"delegation">, party: PartyState, 
   const ref = { origin: party.log.name, leafHash: at.leafHash };
   const exceeded = beyondOwnGrant(at, party, state);
   if (exceeded) wrong(state, at, "grant-exceeded", exceeded, fields.child);
-  party.delegated += fields.quota;
+  const renewal = renewalFault(at, party, state);
+  if (renewal !== undefined) wrong(state, at, "grant-exceeded", renewal, fields.child);
+  if (fields.supersedes === undefined) party.delegated += fields.quota;
   if (party.grant && party.delegated + party.certified > party.grant.fields.quota) {
     wrong(
       state,
@@ -230,6 +234,26 @@ function beyondOwnGrant(at: Placed<"delegation">, party: PartyState, state: Audi
   return undefined;
 }
 
+/** What a renewal may change: the certificate, and how long the grant lasts. */
+const RENEWED: readonly string[] = ["revision", "supersedes", "parentGrant", "certificate", "notAfter"];
+
+/** A revision of a grant gives nothing but time, and only one follows another. */
+function renewalFault(at: Placed<"delegation">, party: PartyState, state: AuditState): string | undefined {
+  const { fields } = at.act;
+  if (fields.supersedes === undefined) return fields.revision === 1 ? undefined : "it doesn't say which one it revises";
+  const before = state.grants.get(refKey(fields.supersedes));
+  if (before?.by !== party.id || before.fields.child !== fields.child || !before.accepted) {
+    return "it revises no grant of this party that its child accepted";
+  }
+  if (before.renewed || fields.revision !== before.fields.revision + 1) return "it isn't the next revision";
+  before.renewed = true;
+  const fixed = (grant: Grant): Uint8Array =>
+    canonicalJson(Object.fromEntries(Object.entries(grant).filter(([name]) => !RENEWED.includes(name))));
+  if (!equalBytes(fixed(before.fields), fixed(fields)))
+    return "the revision changes more than the certificate and its time";
+  return fields.notAfter < before.fields.notAfter ? "the revision takes time away" : undefined;
+}
+
 export function onAcceptance(at: Placed<"acceptance">, party: PartyState, state: AuditState): void {
   const grant = at.act.grant && state.grants.get(refKey(at.act.grant));
   if (!grant || grant.fields.child !== party.id) {
@@ -245,7 +269,10 @@ export function onAcceptance(at: Placed<"acceptance">, party: PartyState, state:
     return wrong(state, at, "certificate-invalid", "it accepts another chain than the grant's");
   }
   // A grant takes effect by its child's own signature: what a stranger delegates to a party changes nothing about it.
-  if (party.chain.length > 0) {
+  const { supersedes } = grant.fields;
+  const renews =
+    supersedes !== undefined && party.grant !== undefined && refKey(supersedes) === refKey(party.grant.ref);
+  if (party.chain.length > 0 && !renews) {
     return wrong(state, at, "grant-exceeded", "the party has accepted another grant, or is the root's own");
   }
   grant.accepted = true;

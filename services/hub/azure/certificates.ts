@@ -111,6 +111,12 @@ export function azureCertificates(rest: Rest, base: string, place: string): CaRe
       const found = await find(name);
       if (found === undefined) return false;
       const answer = await rest({ method: "DELETE", path: at(name), ifMatch: tagOf(found) });
+      if (answer.status === 409) {
+        throw new CountersignError(
+          "state-conflict",
+          `${place}: ${name} is in use there, by an enrollment group perhaps`,
+        );
+      }
       if (answer.status !== 404) assertDone(answer);
       return true;
     },

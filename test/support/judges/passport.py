@@ -540,7 +540,8 @@ class Verifier:
         if grant is None:
             need(kind in ("keyset", "ceremony") or party.id == self.root_party, "without a grant")
         elif kind != "acceptance":
-            need(party.grant and key_of(grant) == party.grant["key"], "not under its party's grant")
+            held = self.grants.get(key_of(grant))
+            need(held and held["accepted"] and held["fields"]["child"] == party.id, "not under its party's grant")
         names = [*predicate["prev"], *([grant] if grant else [])]
         names += [fields[k] for k in ("counterpart", "parentGrant") if k in fields]
         if kind == "acceptance":
@@ -622,7 +623,18 @@ class Verifier:
     def on_delegation(self, party, fields, key, time, grant, **_):
         own = party.grant and party.grant["fields"]
         need(own or party.id == self.root_party, "the party has no grant itself")
-        party.delegated += fields["quota"]
+        if "supersedes" in fields:
+            before = self.grants.get(key_of(fields["supersedes"]))
+            need(before and before["accepted"] and before["by"] == party.id, "it revises no grant of this party's")
+            was = before["fields"]
+            need("renewed" not in before and fields["revision"] == was["revision"] + 1, "not the next revision")
+            before["renewed"] = True
+            renewed = ("revision", "supersedes", "parentGrant", "certificate", "notAfter")
+            fixed = [{k: v for k, v in one.items() if k not in renewed} for one in (was, fields)]
+            need(fixed[0] == fixed[1] and fields["notAfter"] >= was["notAfter"], "the revision changes its terms")
+        else:
+            need(fields["revision"] == 1, "a revision of nothing")
+            party.delegated += fields["quota"]
         if own:
             need(own["notBefore"] <= time <= own["notAfter"], "its own grant isn't in force")
             need(key_of(fields.get("parentGrant")) == party.grant["key"], "another parent grant")
@@ -644,7 +656,7 @@ class Verifier:
         valid_path(chain, self.root, time)
         need(fields["child"] in self.parties, "no ledger of the child")
         self.check_keyset(fields["keyset"], self.parties[fields["child"]])
-        self.grants[key] = {"key": key, "fields": fields, "chain": chain, "accepted": False}
+        self.grants[key] = {"key": key, "by": party.id, "fields": fields, "chain": chain, "accepted": False}
 
     def on_acceptance(self, party, fields, grant, **_):
         given = self.grants.get(key_of(grant))
@@ -653,7 +665,8 @@ class Verifier:
         need(given["fields"]["keyset"] == party.keyset, "the grant pins other keys")
         ders = [one.public_bytes(serialization.Encoding.DER) for one in given["chain"]]
         need(sha_hex(b"".join(ders)) == fields["chainSha256"], "another chain")
-        need(not party.chain, "a second grant")
+        follows = given["fields"].get("supersedes")
+        need(not party.chain or (follows and party.grant and key_of(follows) == party.grant["key"]), "a second grant")
         given["accepted"], party.grant, party.chain = True, given, given["chain"]
 
     def on_lot_opened(self, party, fields, time, **_):
@@ -758,7 +771,7 @@ class Verifier:
         device = self.held(party, fields, subject, key, prev)
         need("certificate" not in device, "certified twice")
         certificate = read_certificate(unbase64(fields["certificate"]))
-        valid_path([certificate, *party.chain], self.root, time)
+        valid_path([certificate, *given["chain"]], self.root, time)
         names = [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         need(names == [device["id"]], "the certificate's name")
         need(sha_hex(spki_of(certificate)) == device["key"], "the certificate's key")
@@ -772,7 +785,7 @@ class Verifier:
         where = fields["intent"]["index"], intent["count"], fields["intent"]["path"], intent["tbsRoot"]
         in_list(sha(certificate.tbs_certificate_bytes), *where, "not what was intended")
         self.check_intake("certify", ["csr", device["csr"]], manifest, fields, device["csr"])
-        chain = [certificate, *party.chain]
+        chain = [certificate, *given["chain"]]
         device["certificate"] = [one.public_bytes(serialization.Encoding.DER) for one in chain]
         device["certified"] = key
         device["purpose"] = "ldevid" if profile["name"] == "ldevid" else "idevid"

@@ -1,0 +1,144 @@
+import type { HubChange, HubChanged, HubChangeActivities, HubLineActivities } from "../contracts/hubs.ts";
+import { hubWorkflowIds } from "../contracts/hubs.ts";
+import { utf8 } from "../lib/domain/bytes.ts";
+import { CountersignError } from "../lib/domain/errors.ts";
+import { sha256Hex } from "../lib/domain/hash.ts";
+import { parseCertificate } from "../lib/pki/certificate.ts";
+import { keyId } from "../lib/pki/spki.ts";
+import { editHub } from "../services/hub/change.ts";
+import type { HubRegistry } from "../services/hub/registry.ts";
+import { signVerification } from "../services/hub/verification.ts";
+import type { Acts } from "../services/ledger/acts.ts";
+import { standingAct } from "../services/parties/acceptance-act.ts";
+import type { Identity } from "../services/parties/identity.ts";
+import type { CaToken } from "../services/reconcile/accounted.ts";
+import type { Db } from "../store/db.ts";
+import { currentGrant } from "../store/grants.ts";
+import {
+  addLineEnrollment,
+  getHubLineCa,
+  hubLineCa,
+  lineEnrollments,
+  listHubLineCas,
+  noteHubCode,
+  removeLineEnrollment,
+  setHubLineCa,
+  type HubLine,
+} from "../store/hub-lines.ts";
+import { withFailures } from "./failures.ts";
+
+export interface HubLineDeps {
+  readonly db: Db;
+  readonly identity: Identity;
+  readonly acts: Acts;
+  readonly caToken: CaToken | undefined;
+  readonly hubs: ReadonlyMap<string, HubRegistry>;
+  readonly now?: () => Date;
+}
+
+/** This site's online CA at its hubs, and what operators change there. */
+export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubChangeActivities {
+  const { db, identity, acts, hubs } = deps;
+  const now = (): Date => deps.now?.() ?? new Date();
+
+  function registry(hub: string): HubRegistry {
+    const found = hubs.get(hub);
+    if (found) return found;
+    throw new CountersignError("not-found", `this site has no hub ${hub} in its configuration`);
+  }
+
+  async function present(line: HubLine) {
+    const { certificate } = await currentGrant(db);
+    return hubLineCa(db, line, { certificate, sha256: sha256Hex(certificate) });
+  }
+
+  async function caKey() {
+    if (deps.caToken) return deps.caToken.caKey("ca");
+    throw new CountersignError("unauthorized", "this site's CA is offline: register it by its ceremony");
+  }
+
+  return withFailures<HubLineActivities & HubChangeActivities>({
+    async registerCa(line) {
+      const { cas } = registry(line.hub);
+      const ca = await present(line);
+      const earlier = (await listHubLineCas(db, line)).filter(({ ordinal }) => ordinal < ca.ordinal).at(-1);
+      const offered = { name: ca.name, certificate: ca.certificate, succeeds: earlier?.name };
+      const certificate = parseCertificate(ca.certificate);
+      for (const place of cas) {
+        const offer = await place.offer(offered);
+        if (offer === undefined) continue;
+        const { code } = offer;
+        const verification = await signVerification(db, await caKey(), certificate, {
+          id: `hub-verification/${keyId(certificate.spki)}/${ca.caSha256.slice(0, 16)}/${code}`,
+          code,
+          request: { hub: line.hub, place: place.place, name: ca.name },
+          now: now(),
+        });
+        // Before it is proven: a run that finds it proven must know what was signed for it.
+        await noteHubCode(db, line.hub, ca.name, place.place, sha256Hex(utf8(code)));
+        await place.verify(offered, offer, verification);
+      }
+      return { name: ca.name, caSha256: ca.caSha256 };
+    },
+
+    async followEnrollments(line) {
+      const { enrollments } = registry(line.hub);
+      const groups = await lineEnrollments(db, line);
+      if (enrollments === undefined || groups.length === 0) return;
+      const names = await namesOf(line);
+      for (const group of groups) await enrollments.put(group, names);
+    },
+
+    async recordCaRegistration({ hub, name }) {
+      const ca = await getHubLineCa(db, hub, name);
+      const { spki } = parseCertificate(ca.certificate);
+      const grant = await currentGrant(db);
+      const prev = await standingAct(acts, identity.party, grant.ref);
+      for (const [place, codeSha256] of Object.entries(ca.codes)) {
+        await acts.recordSigned(
+          {
+            type: "hub-registered",
+            workflowId: hubWorkflowIds.line(hub, ca.line),
+            stepKey: `registered/${place}/${ca.caSha256}`,
+            subject: [{ name: identity.party, digest: { sha256: sha256Hex(spki) } }],
+            grant: grant.ref,
+            prev: [{ origin: identity.origin, leafHash: prev }],
+            fields: { hub: `${hub}/${place}/${name}`.slice(0, 128), caSha256: ca.caSha256, codeSha256 },
+          },
+          identity.act,
+        );
+      }
+      await setHubLineCa(db, hub, name, { state: "registered" });
+    },
+
+    async refuseCaRegistration({ hub, line, refusal }) {
+      const last = (await listHubLineCas(db, { hub, line })).at(-1);
+      if (last) await setHubLineCa(db, hub, last.name, { state: "refused", refusal });
+    },
+
+    changeHub: ({ hub, change }) => changed(hub, change),
+  });
+
+  /** The certificates of a line that a group takes: the present one, and the one before it. */
+  async function namesOf(line: HubLine): Promise<string[]> {
+    const cas = (await listHubLineCas(db, line)).filter(({ state }) => state !== "retired");
+    const names = cas.map(({ name }) => name).reverse();
+    if (names.length > 0) return names.slice(0, 2);
+    throw new CountersignError("not-found", `${line.line} isn't registered at ${line.hub}`);
+  }
+
+  async function changed(hub: string, change: HubChange): Promise<HubChanged> {
+    const { kind, subject } = change;
+    if (kind === "put-enrollment") {
+      const line = { hub, line: change.line };
+      const done = await editHub(registry(hub), { kind, subject, cas: await namesOf(line) });
+      await addLineEnrollment(db, line, subject);
+      return done;
+    }
+    // Before the hub forgets it: no renewal takes it for the one that goes on.
+    if (kind === "remove-ca") await setHubLineCa(db, hub, subject, { state: "retired" });
+    const done = await editHub(registry(hub), { kind, subject });
+    if (kind === "remove-enrollment") await removeLineEnrollment(db, hub, subject);
+    return done;
+  }
+}

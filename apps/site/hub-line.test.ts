@@ -1,0 +1,444 @@
+import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { Agent, request } from "node:https";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
+import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import { parseCsr } from "../../lib/pki/csr.ts";
+import { issuerFromCertificate, selfIssuer } from "../../lib/pki/issuer.ts";
+import { lintTbs } from "../../lib/pki/lint.ts";
+import { pemEncode } from "../../lib/pki/pem.ts";
+import { PROFILES } from "../../lib/pki/profiles.ts";
+import { newSerial } from "../../lib/pki/serial.ts";
+import { buildTbs } from "../../lib/pki/tbs.ts";
+import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
+import type { Grant } from "../../lib/records/grant.ts";
+import type { Body, Invitation } from "../../lib/records/message.ts";
+import { parseEntry } from "../../lib/records/statement.ts";
+import { authorityFor, planCertificate } from "../../services/issuing/authority.ts";
+import { sha256Hex } from "../../services/ledger/sha256.ts";
+import { ENVELOPE_MEDIA_TYPE, readBody, readWire } from "../../services/parties/envelope.ts";
+import { contactOf } from "../../services/parties/identity.ts";
+import { nonceDigest } from "../../services/parties/join.ts";
+import { profileRefs } from "../../services/parties/terms.ts";
+import { currentGrant } from "../../store/grants.ts";
+import { AZURE, startAzureRecorder, type AzureRecorder } from "../../test/support/azure-recorder.ts";
+import { startTestHub, type TestHub } from "../../test/support/hub-process.ts";
+import { findPkcs11Module, softhsmDir, tempDir, testDatabase, testTemporal } from "../../test/support/index.ts";
+import { Correspondent, makeTestParty, signedAct, type TestParty } from "../../test/support/parties.ts";
+import { connectDevice } from "../device/connect.ts";
+import { createLogger } from "../http/logger.ts";
+import { createServer, type HttpsServer } from "../http/server.ts";
+import { loadSiteConfig, type SiteConfig } from "./config.ts";
+import { initSite } from "./init.ts";
+import { Site } from "./site.ts";
+import { freePort } from "./stack/ports.ts";
+import { openConfigured } from "./tokens.ts";
+
+/**
+ * A real site with its CA in SoftHSM, this program's own hub as a process, and a recorder in Azure's place. The parent
+ * renews the site's CA certificate; nobody touches a hub.
+ */
+
+let hub: TestHub;
+let azure: AzureRecorder;
+let site: Site;
+let config: SiteConfig;
+let parent: TestParty;
+let inbox: HttpsServer;
+let letters: Correspondent;
+let root: Certificate;
+let asked: Body<"join">;
+let invitation: Invitation;
+let first: { leafHash: string; fields: Grant };
+
+beforeAll(async () => {
+  const hsm = softhsmDir();
+  [hub, azure] = await Promise.all([startTestHub(), startAzureRecorder()]);
+  const port = await freePort();
+  parent = await makeTestParty(hsm, "company-x", {
+    gateway: `https://127.0.0.1:${port}`,
+    public: "http://127.0.0.1:9",
+  });
+  root = await makeRoot();
+  letters = new Correspondent(parent, "factory-y");
+  inbox = createServer({
+    tls: { key: readFileSync(parent.server.keyFile, "utf8"), cert: readFileSync(parent.server.certFile, "utf8") },
+    logger: createLogger({ name: "parent", level: "silent" }),
+  });
+  inbox.addContentTypeParser(ENVELOPE_MEDIA_TYPE, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
+  inbox.post("/inbox", async ({ body }) => {
+    const { message, body: inner } = readWire(body as Uint8Array);
+    if (message.type === "join") asked = readBody("join", inner);
+    return { id: message.id, sequence: message.sequence, state: "stored" };
+  });
+  await inbox.listen({ host: "127.0.0.1", port });
+  config = await writeConfig();
+  site = await Site.start(config, createLogger({ name: "factory-y", level: "silent" }), (error) => {
+    throw error;
+  });
+  invitation = {
+    schema: 1,
+    id: "7d1f0c5a-3b1e-4f3e-8f60-19d2f1a0b6c4",
+    to: "factory-y",
+    from: contactOf(parent.identity),
+    nonce: randomBytes(32).toString("base64url"),
+    expires: new Date(Date.now() + 600_000).toISOString(),
+  };
+}, 120_000);
+afterAll(async () => {
+  await site?.stop();
+  await Promise.all([inbox?.close(), parent?.close(), hub?.stop(), azure?.close()]);
+});
+
+async function writeConfig(): Promise<SiteConfig> {
+  const folder = tempDir("factory-y");
+  mkdirSync(join(folder, "secrets"));
+  const url = new URL((await testDatabase()).url);
+  const home = join(hub.home, "hub");
+  const secrets = {
+    "db.password": decodeURIComponent(url.password),
+    "azure.secret": AZURE.secret,
+    "hub.key": AZURE.hubKey,
+    "dps.key": AZURE.dpsKey,
+    "azure-ca.pem": azure.ca.pem,
+  };
+  for (const [name, text] of Object.entries(secrets)) {
+    writeFileSync(join(folder, "secrets", name), text, { mode: 0o600 });
+  }
+  url.password = "";
+  const [port, publicPort] = [await freePort(), await freePort()];
+  const token = (label: string) => ({ uri: `pkcs11:token=${label}`, pinFile: `secrets/${label}.pin` });
+  const file = join(folder, "site.json");
+  const settings = {
+    schema: "countersign/site/v1",
+    party: "factory-y",
+    name: "Factory-Y",
+    role: "factory",
+    origin: "countersign.example/factory-y",
+    organization: "Factory-Y",
+    database: { url: url.href, passwordFile: "secrets/db.password" },
+    temporal: await testTemporal(),
+    hsm: { module: findPkcs11Module(), tokens: { site: token("line-y"), ca: token("line-y-ca") } },
+    gateway: {
+      port,
+      publicPort,
+      url: `https://127.0.0.1:${port}`,
+      publicUrl: `http://127.0.0.1:${publicPort}`,
+      tls: { keyFile: "infra/gateway.key", certFile: "infra/gateway.pem", clientCaFile: "infra/ca.pem" },
+    },
+    hub: {
+      url: `https://127.0.0.1:${hub.apiPort}`,
+      caFile: join(home, "ca.pem"),
+      certFile: join(home, "operator.pem"),
+      keyFile: join(home, "operator.key"),
+    },
+    hubs: {
+      azure: {
+        kind: "azure",
+        subscription: AZURE.subscription,
+        resourceGroup: AZURE.resourceGroup,
+        principal: { tenant: AZURE.tenant, clientId: AZURE.clientId, secretFile: "secrets/azure.secret" },
+        iotHub: { name: AZURE.hub, url: azure.url, access: { keyFile: "secrets/hub.key" } },
+        provisioning: { name: AZURE.dps, url: azure.url, access: { keyFile: "secrets/dps.key" } },
+        management: azure.url,
+        login: azure.url,
+        caFile: "secrets/azure-ca.pem",
+      },
+    },
+    imagesDir: "images",
+    firmwareDir: "firmware",
+  };
+  writeFileSync(file, JSON.stringify(settings));
+  await initSite(file);
+  return loadSiteConfig(file);
+}
+
+async function makeRoot(): Promise<Certificate> {
+  const subject = { organization: "Company-X", commonName: "Company-X Root" };
+  const validity = { notBefore: wholeSeconds(new Date(Date.now() - 60_000)), notAfter: NO_EXPIRY };
+  const { spki } = parent.ca;
+  const issuer = selfIssuer({ name: subject, spki, ...validity });
+  const tbs = buildTbs(PROFILES.root, { issuer, serial: newSerial(randomBytes), ...validity, subject, spki });
+  return parseCertificate(await parent.ca.signCertificate(lintTbs(tbs, PROFILES.root, issuer)));
+}
+
+/** The site's CA certificate, each time another one for the same key. */
+async function signCa(): Promise<Uint8Array> {
+  const { spki } = parseCsr(fromBase64(asked.csr));
+  const profile = PROFILES["intermediate-embedded"];
+  const issuer = issuerFromCertificate(root);
+  const tbs = buildTbs(profile, {
+    issuer,
+    serial: newSerial(randomBytes),
+    notBefore: wholeSeconds(new Date(root.notBefore)),
+    notAfter: NO_EXPIRY,
+    subject: { organization: "Factory-Y", commonName: "Factory-Y CA" },
+    spki,
+    pathLen: 1,
+  });
+  return parent.ca.signCertificate(lintTbs(tbs, profile, issuer));
+}
+
+async function terms(change: Partial<Grant>): Promise<Grant> {
+  const { act } = parseEntry(fromBase64(asked.keyset));
+  if (act.type !== "keyset") throw new Error("no keyset");
+  return {
+    id: "factory-y-1",
+    revision: 1,
+    issuer: toBase64(root.spki),
+    child: "factory-y",
+    keyset: act.fields.keyset,
+    certificate: "",
+    csrSha256: sha256Hex(fromBase64(asked.csr)),
+    nonceSha256: nonceDigest(invitation.nonce),
+    idPrefixes: ["dev-"],
+    profiles: profileRefs(["ldevid"]),
+    quota: 10,
+    notBefore: "2020-01-01T00:00:00.000Z",
+    notAfter: "2040-01-01T00:00:00.000Z",
+    pathLen: 1,
+    depth: 1,
+    mayBuild: true,
+    approvals: { threshold: 0 },
+    ...change,
+  };
+}
+
+/** Sends a grant as the parent would; whether it is taken is the site's to say. */
+async function delegate(fields: Grant): Promise<{ leafHash: string; fields: Grant }> {
+  const subject = [{ name: "factory-y", digest: { sha256: "0".repeat(64) } }];
+  const { entry, leafHash } = await signedAct(parent, { type: "delegation", subject, prev: [], fields });
+  const { wire } = await letters.write("delegation", { act: toBase64(entry), upstream: [toBase64(root.der)] });
+  expect(await call("POST", "/inbox", wire, ENVELOPE_MEDIA_TYPE)).toMatchObject({ status: 200 });
+  return { leafHash, fields };
+}
+
+const renewalOf = async (before: typeof first, change: Partial<Grant> = {}): Promise<Grant> => ({
+  ...before.fields,
+  revision: before.fields.revision + 1,
+  supersedes: { origin: parent.identity.origin, leafHash: before.leafHash },
+  certificate: toBase64(await signCa()),
+  ...change,
+});
+
+async function grantId(): Promise<string | undefined> {
+  return (await currentGrant(site.db).catch(() => undefined))?.ref.leafHash;
+}
+
+// oxlint-disable-next-line typescript/no-explicit-any -- tests look at answers field by field, that is their check
+async function call(method: string, path: string, body?: unknown, type = "application/json"): Promise<any> {
+  const infra = join(config.gateway.tls.clientCaFile, "..");
+  const file = (name: string): string => readFileSync(join(infra, name), "utf8");
+  const agent = new Agent({ ca: file("ca.pem"), cert: file("operator.pem"), key: file("operator.key") });
+  return new Promise((done, fail) => {
+    const headers = body === undefined ? {} : { "content-type": type };
+    const sent = request(new URL(path, config.gateway.url), { method, agent, headers }, (response) => {
+      let text = "";
+      response.setEncoding("utf8").on("data", (part: string) => (text += part));
+      response.on("end", () => {
+        agent.destroy();
+        done({ status: response.statusCode ?? 0, body: text === "" ? {} : JSON.parse(text) });
+      });
+    });
+    sent.on("error", fail).end(body instanceof Uint8Array ? body : JSON.stringify(body));
+  });
+}
+
+interface Device {
+  id: string;
+  key: string;
+  /** the leaf and the CA certificate that was in force when it was made */
+  chain: string;
+}
+
+/** A device as the line makes it: its certificate signed by the CA's key in the token. */
+async function makeDevice(id: string): Promise<Device> {
+  const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  const grant = await currentGrant(site.db);
+  const spki = new Uint8Array(publicKey.export({ type: "spki", format: "der" }));
+  const { linted } = planCertificate(authorityFor(grant, "ldevid"), id, spki, new Date());
+  const token = await openConfigured({ ...config.hsm, sessions: 1 }, config.hsm.tokens.ca!);
+  try {
+    const leaf = await (await token.caKey("ca")).signCertificate(linted);
+    const chain = [leaf, grant.certificate].map((der) => pemEncode("CERTIFICATE", der)).join("");
+    return { id, key: privateKey.export({ type: "pkcs8", format: "pem" }) as string, chain };
+  } finally {
+    await token.close();
+  }
+}
+
+const connect = ({ id, key, chain }: Device) =>
+  connectDevice({
+    deviceId: id,
+    hub: hub.address,
+    ca: hub.infraCa.pem,
+    chain,
+    credentials: { key },
+    messages: 1,
+    timeoutMs: 10_000,
+  });
+
+async function settled(path: string): Promise<unknown> {
+  const look = async (): Promise<string> => (await call("GET", path)).body.state;
+  await expect.poll(look, { timeout: 30_000 }).not.toBe("requested");
+  return (await call("GET", path)).body;
+}
+
+async function change(kind: string, subject: string, more: object = {}): Promise<unknown> {
+  const asking = { change: { kind, subject, ...more } };
+  expect(await call("POST", "/api/v1/hubs/azure/changes", asking)).toMatchObject({ status: 202 });
+  return settled(`/api/v1/hubs/azure/changes/${kind}/${subject}`);
+}
+
+async function registered(): Promise<string[]> {
+  const { rows } = await site.db.query<{ entry: Uint8Array }>(
+    "SELECT entry FROM ledger_act JOIN ledger_leaf USING (retry_key) ORDER BY leaf_index",
+  );
+  const acts = rows.map(({ entry }) => parseEntry(entry).act);
+  return acts.flatMap((act) => (act.type === "hub-registered" ? [act.fields.hub] : [])).sort();
+}
+
+const azureState = () =>
+  Object.fromEntries([...azure.certificates.values()].map(({ name, properties }) => [name, properties["isVerified"]]));
+
+describe("a site's CA at its hubs", () => {
+  let old: Device;
+  let second: typeof first;
+
+  it("has a certificate from its parent", async () => {
+    expect(await call("POST", "/api/v1/joins", { invitation })).toMatchObject({ status: 202 });
+    await expect.poll(() => asked, { timeout: 20_000 }).toBeDefined();
+    first = await delegate(await terms({ certificate: toBase64(await signCa()) }));
+    await expect.poll(grantId, { timeout: 20_000 }).toBe(first.leafHash);
+  }, 60_000);
+
+  it("is registered at each by its HSM key, with one request of an operator", async () => {
+    for (const name of ["embedded", "azure"]) {
+      expect(await call("POST", `/api/v1/hubs/${name}/lines`, { line: "factory-y" })).toMatchObject({ status: 202 });
+    }
+    for (const name of ["embedded", "azure"]) {
+      expect(await settled(`/api/v1/hubs/${name}/lines/factory-y`)).toMatchObject({
+        state: "registered",
+        name: "factory-y",
+        cas: [{ name: "factory-y", state: "registered" }],
+      });
+    }
+    expect([...azure.certificates.values()].map(({ properties }) => properties["isVerified"])).toEqual([true, true]);
+    await expect
+      .poll(registered, { timeout: 20_000 })
+      .toEqual([
+        `azure/IoT Hub ${AZURE.hub}/factory-y`,
+        `azure/provisioning service ${AZURE.dps}/factory-y`,
+        "embedded/the hub/factory-y",
+      ]);
+    old = await makeDevice("dev-old");
+    await connect(old);
+  }, 90_000);
+
+  it("provisions, creates and disables devices at Azure, through a throttled answer and a lost one", async () => {
+    expect(await change("put-enrollment", "lot-7", { line: "factory-y" })).toMatchObject({
+      state: "done",
+      answer: { name: "lot-7", cas: ["factory-y"], state: "enabled" },
+    });
+    azure.faults.push({
+      on: ({ method, path }) => method === "PUT" && path === "/devices/dev-old",
+      answer: { status: 429, headers: { "retry-after": "2" } },
+    });
+    const since = Date.now();
+    expect(await change("create-device", "dev-old")).toMatchObject({ state: "done", answer: { state: "enabled" } });
+    expect(Date.now() - since).toBeGreaterThanOrEqual(2_000);
+    azure.faults.push({
+      on: ({ method, path }) => method === "PUT" && path === "/devices/dev-old",
+      after: true,
+      answer: "cut",
+    });
+    expect(await change("disable-device", "dev-old")).toMatchObject({ state: "done", answer: { state: "disabled" } });
+    expect(azure.devices.get("dev-old")).toMatchObject({ status: "disabled" });
+    expect(await change("enable-device", "dev-none")).toMatchObject({ state: "refused", code: "not-found" });
+  }, 90_000);
+
+  it("says what it would send, and asks for no more than it may", async () => {
+    const before = azure.requests.length;
+    const { body } = await call("POST", "/api/v1/hubs/azure/lines", { line: "other", dryRun: true });
+    expect(body.requests.map(({ method }: { method: string }) => method).join(" ")).toBe(
+      "GET PUT POST POST GET PUT POST POST",
+    );
+    expect(azure.requests.length).toBe(before);
+    for (const [path, asking] of [
+      ["/api/v1/hubs/azure/changes", { change: { kind: "disable-device", subject: "../x" } }],
+      ["/api/v1/hubs/azure/changes", { change: { kind: "drop-everything", subject: "x" } }],
+      ["/api/v1/hubs/nowhere/lines", { line: "factory-y" }],
+    ] as const) {
+      expect((await call("POST", path, asking)).status).toBeGreaterThanOrEqual(400);
+    }
+  });
+
+  it("takes no renewal that changes more than its certificate and its time", async () => {
+    const others: Partial<Grant>[] = [
+      { revision: 3 },
+      { supersedes: { origin: parent.identity.origin, leafHash: "0".repeat(64) } },
+      { idPrefixes: ["dev-", "x-"] },
+      { quota: 11 },
+      { notAfter: "2039-01-01T00:00:00.000Z" },
+    ];
+    azure.faults.push({
+      on: ({ method, path }) => method === "POST" && path.endsWith("/factory-y-2/verify"),
+      answer: { status: 503 },
+    });
+    // Taken in order: had one of them been accepted, the right one below would revise another grant than the present one.
+    for (const other of others) await delegate(await renewalOf(first, other));
+    second = await delegate(await renewalOf(first, { notAfter: "2045-01-01T00:00:00.000Z" }));
+    await expect.poll(grantId, { timeout: 30_000 }).toBe(second.leafHash);
+    const { rows } = await site.db.query("SELECT 1 FROM grant_received");
+    expect(rows).toHaveLength(2);
+  }, 120_000);
+
+  it("follows a renewal by itself: the next certificate is registered, the last one stays", async () => {
+    for (const name of ["embedded", "azure"]) {
+      const states = async () => (await call("GET", `/api/v1/hubs/${name}/lines/factory-y`)).body.cas;
+      await expect.poll(states, { timeout: 60_000 }).toMatchObject([
+        { name: "factory-y", state: "registered" },
+        { name: "factory-y-2", state: "registered" },
+      ]);
+    }
+    expect(azureState()).toEqual({ "factory-y": true, "factory-y-2": true });
+    expect(azure.groups.get("lot-7")).toMatchObject({
+      attestation: { x509: { caReferences: { primary: "factory-y-2", secondary: "factory-y" } } },
+    });
+    const { body } = await hub.api("GET", "/api/v1/cas");
+    expect(body["cas"]).toMatchObject([
+      { name: "factory-y", state: "verified", lineage: "factory-y" },
+      { name: "factory-y-2", state: "verified", lineage: "factory-y" },
+    ]);
+    await expect.poll(async () => (await registered()).length, { timeout: 20_000 }).toBe(6);
+
+    const fresh = await makeDevice("dev-fresh");
+    expect(fresh.chain.split("-----BEGIN").at(-1)).not.toBe(old.chain.split("-----BEGIN").at(-1));
+    await connect(fresh);
+    await connect(old);
+    // Its own certificate under the renewed CA's: the chain that a device is given from now on.
+    const [, leaf = ""] = old.chain.split("-----BEGIN");
+    await connect({ ...old, chain: `-----BEGIN${leaf}-----BEGIN${fresh.chain.split("-----BEGIN").at(-1)}` });
+  }, 150_000);
+
+  it("says when what it stands on ends", async () => {
+    const { body } = await call("GET", "/api/v1/expiring");
+    expect(body.items).toContainEqual({
+      what: "grant",
+      subject: "factory-y",
+      notAfter: "2045-01-01T00:00:00.000Z",
+      alert: null,
+    });
+    expect(body.items.map(({ what }: { what: string }) => what)).toEqual(
+      expect.arrayContaining(["ca", "crl", "issuer", "infrastructure-ca"]),
+    );
+  });
+
+  it("lets an operator retire the last certificate, once no device needs it", async () => {
+    expect(await change("put-enrollment", "lot-7", { line: "factory-y" })).toMatchObject({ state: "done" });
+    expect(await change("remove-ca", "factory-y")).toMatchObject({ state: "done", answer: { removed: true } });
+    expect(azureState()).toEqual({ "factory-y-2": true });
+  }, 60_000);
+});
