@@ -1,6 +1,7 @@
 import type { PrevRef } from "../lib/records/primitives.ts";
 import type { Receipt } from "../lib/records/receipt.ts";
 import type { Queryable, Tx } from "./db.ts";
+import { packed } from "./packed.ts";
 
 /** Devices this site has, or had, in its hands. A device id and a key belong together for good, across lots. */
 
@@ -86,25 +87,33 @@ export async function insertDevices(tx: Tx, devices: readonly NewDevice[]): Prom
   return rowCount ?? 0;
 }
 
-/** Moves devices on to their next act. The caller holds their locks. */
+/** Moves devices on to their next act, one of the ledger `origin` each. The caller holds their locks. */
 export async function advanceDevices(
   tx: Tx,
   stage: Stage,
-  devices: readonly { id: string; prev: PrevRef; csr?: Uint8Array }[],
+  origin: string,
+  devices: readonly { id: string; leafHash: string; csr?: Uint8Array }[],
 ): Promise<void> {
   if (devices.length === 0) return;
+  const csrs = packed(devices.map((d) => d.csr ?? NONE));
   await tx.query({
     name: "device-advance",
-    text: `UPDATE device d SET stage = $1, prev = n.p::jsonb, csr = COALESCE(n.c, d.csr)
-      FROM unnest($2::text[], $3::text[], $4::bytea[]) AS n(i, p, c) WHERE d.id = n.i`,
+    text: `UPDATE device d SET stage = $1, prev = jsonb_build_object('origin', $2::text, 'leafHash', n.l),
+        csr = CASE n.s WHEN 0 THEN d.csr ELSE substring($5::bytea FROM n.e - n.s + 1 FOR n.s) END
+      FROM unnest($3::text[], $4::text[], $6::int[], $7::int[]) AS n(i, l, e, s) WHERE d.id = n.i`,
     values: [
       stage,
+      origin,
       devices.map((d) => d.id),
-      devices.map((d) => JSON.stringify(d.prev)),
-      devices.map((d) => d.csr ?? null),
+      devices.map((d) => d.leafHash),
+      csrs.bytes,
+      csrs.ends,
+      csrs.sizes,
     ],
   });
 }
+
+const NONE = new Uint8Array(0);
 
 /** Everything the API shows of a device; the chain only once it is released. */
 export interface DeviceView extends Device {

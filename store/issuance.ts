@@ -2,7 +2,7 @@ import { toHex } from "../lib/domain/bytes.ts";
 import type { Intake } from "../lib/records/manifest.ts";
 import type { ActRef, PrevRef } from "../lib/records/primitives.ts";
 import type { Queryable, Tx } from "./db.ts";
-import { packed } from "./packed.ts";
+import { hexHashes, packed } from "./packed.ts";
 
 /**
  * What is about to be signed, and what was. A row's bytes are fixed before the HSM is asked; `certificate` takes the
@@ -72,7 +72,7 @@ export async function insertIntents(
 
 /** An audit path of hex hashes as it is stored: one hash behind the other. */
 export const pathBytes = (path: readonly string[]): Uint8Array => Buffer.from(path.join(""), "hex");
-const pathOf = (bytes: Uint8Array): string[] => toHex(bytes).match(/.{64}/g) ?? [];
+const pathOf = (bytes: Uint8Array): string[] => hexHashes(toHex(bytes));
 
 export interface Issuance extends NewIntent {
   readonly lot: string;
@@ -138,13 +138,13 @@ export async function findIssuances(q: Queryable, profile: string, devices: read
 
 /** Retry keys (hex) of the certified records of those of these devices that have their certificate. */
 export async function certifiedKeys(q: Queryable, profile: string, devices: readonly string[]): Promise<string[]> {
-  const { rows } = await q.query<{ key: string }>({
+  const { rows } = await q.query<{ keys: string | null }>({
     name: "issuance-keys",
-    text: `SELECT certified_key AS key FROM issuance
+    text: `SELECT string_agg(certified_key, '') AS keys FROM issuance
       WHERE profile = $1 AND device = ANY($2) AND certificate IS NOT NULL`,
     values: [profile, devices],
   });
-  return rows.map((row) => row.key);
+  return hexHashes(rows[0]!.keys);
 }
 
 /**
@@ -161,12 +161,14 @@ export async function lockUnsigned(
     text: `SELECT id, slot, spki_sha256 AS "spkiSha256", prev FROM device WHERE id = ANY($1) ORDER BY id FOR UPDATE`,
     values: [devices],
   });
-  const { rows } = await tx.query<{ device: string }>({
+  const { rows } = await tx.query<{ unsigned: string | null }>({
     name: "issuance-unsigned",
-    text: "SELECT device FROM issuance WHERE profile = $1 AND device = ANY($2) AND certificate IS NULL AND abandoned IS NULL",
+    // No device ID has a space in it.
+    text: `SELECT string_agg(device, ' ') AS unsigned FROM issuance
+      WHERE profile = $1 AND device = ANY($2) AND certificate IS NULL AND abandoned IS NULL`,
     values: [profile, devices],
   });
-  const unsigned = new Set(rows.map((row) => row.device));
+  const unsigned = new Set(rows[0]!.unsigned?.split(" "));
   return new Map(locked.rows.flatMap(({ id, ...rest }) => (unsigned.has(id) ? [[id, rest] as const] : [])));
 }
 

@@ -59,7 +59,8 @@ const move = (tx: Tx, lot: string, slots: number[], stage: Stage) =>
   advanceDevices(
     tx,
     stage,
-    slots.map((slot) => ({ id: `${lot}-${slot}`, prev: ref })),
+    ref.origin,
+    slots.map((slot) => ({ id: `${lot}-${slot}`, leafHash: ref.leafHash })),
   );
 const inject = (tx: Tx, lot: string, slots: number[], good: boolean) =>
   insertInjections(

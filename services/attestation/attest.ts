@@ -163,9 +163,7 @@ export async function recordAttestation(
       fields,
     });
     await insertAttestation(tx, { device: deviceId, evidenceSha256, leafHash: act.leafHash });
-    await advanceDevices(tx, device.stage, [
-      { id: deviceId, prev: { origin: context.acts.origin, leafHash: act.leafHash } },
-    ]);
+    await advanceDevices(tx, device.stage, context.acts.origin, [{ id: deviceId, leafHash: act.leafHash }]);
   });
   return { deviceId, evidence: evidenceSha256 };
 }

@@ -171,9 +171,10 @@ async function recordInjections(
       await advanceDevices(
         tx,
         installed ? "installed" : "injected",
+        acts.origin,
         good.flatMap((result, i) =>
           open.get(result.deviceId)!.installed === installed
-            ? [{ id: result.deviceId, prev: { origin: acts.origin, leafHash: records[i]!.leafHash } }]
+            ? [{ id: result.deviceId, leafHash: records[i]!.leafHash }]
             : [],
         ),
       );

@@ -99,10 +99,8 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
     await advanceDevices(
       tx,
       "installed",
-      fresh.map(({ item }, i) => ({
-        id: item.deviceId,
-        prev: { origin: acts.origin, leafHash: records[i]!.leafHash },
-      })),
+      acts.origin,
+      fresh.map(({ item }, i) => ({ id: item.deviceId, leafHash: records[i]!.leafHash })),
     );
     await insertResults(tx, batchId, refused);
     return [...fresh.map(({ item }) => item), ...again];

@@ -210,11 +210,12 @@ async function storeSigned(
     await advanceDevices(
       tx,
       "certified",
+      acts.origin,
       first.map(({ issuance }, i) => {
         const csr = csrs.get(issuance.device);
         return {
           id: issuance.device,
-          prev: { origin: acts.origin, leafHash: records[i]!.leafHash },
+          leafHash: records[i]!.leafHash,
           ...(csr === undefined ? {} : { csr }),
         };
       }),

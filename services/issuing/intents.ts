@@ -16,7 +16,7 @@ import { inTransactionWithRetry } from "./attempts.ts";
 import { authorityGap, planCertificate, type Authority } from "./authority.ts";
 import { asRefusal } from "./built.ts";
 import { lotWorkflowId, type IssuingContext } from "./context.ts";
-import { refusal, type CheckedItem, type Refused } from "./items.ts";
+import { hexOnce, refusal, type CheckedItem, type Refused } from "./items.ts";
 
 export interface Intended {
   /** every item that has an intent now, this batch's or an earlier one's */
@@ -174,13 +174,14 @@ async function writeIntents(
     blobs: [{ name: "manifest", sha256: batch.manifestSha256, size: batch.manifest.length }],
     fields: { lot: lot.id, manifest: batch.manifestSha256, tbsRoot, count: planned.length },
   });
+  const hexOf = hexOnce();
   const intents = planned.map(({ item, serial, tbs }, index) => ({
     device: item.deviceId,
     csrSha256: item.csrSha256,
     issuerKeyId: authority.issuerKeyId,
     serial,
     tbs,
-    intent: { leafHash: record.leafHash, index, path: paths[index]!.map(toHex) },
+    intent: { leafHash: record.leafHash, index, path: paths[index]!.map(hexOf) },
     intake: item.intake,
   }));
   await insertIntents(tx, { lot: lot.id, profile: lot.profile.name, grant: authority.grant.ref }, intents);

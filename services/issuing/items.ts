@@ -49,6 +49,7 @@ export async function checkItems(
     digests.map((digest) => leafHash(csrItem(digest), nodeSha256)),
     nodeSha256,
   );
+  const hexOf = hexOnce();
   const checked: CheckedItem[] = [];
   const refused: Refused[] = [];
   const open = [...batch.items.keys()].filter((index) => !skip.has(index));
@@ -64,7 +65,7 @@ export async function checkItems(
           kind: "manifest",
           digest: batch.manifestSha256,
           index,
-          path: paths[index]!.map(toHex),
+          path: paths[index]!.map(hexOf),
         } as const;
         return { index, deviceId, csr, intake };
       } catch (error) {
@@ -90,6 +91,16 @@ export async function checkItems(
     onProgress?.();
   }
   return { checked, refused };
+}
+
+/** As toHex, for the paths of one list: they share their nodes, each of which is written once. */
+export function hexOnce(): (hash: Uint8Array) => string {
+  const known = new Map<Uint8Array, string>();
+  return (hash) => {
+    let hex = known.get(hash);
+    if (hex === undefined) known.set(hash, (hex = toHex(hash)));
+    return hex;
+  };
 }
 
 function assertInNamespace(deviceId: string, idPrefixes: readonly string[] | undefined): void {
