@@ -1,6 +1,7 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { ErrorCode } from "../lib/domain/error-codes.ts";
 import type { Queryable, Tx } from "./db.ts";
+import { ints, texts } from "./packed.ts";
 
 /** What a station or technician handed in, and what became of each item. A batch's row never changes but for `state`. */
 
@@ -158,8 +159,8 @@ export async function insertResults(tx: Tx, batch: string, results: readonly Ite
       SELECT $1, * FROM unnest($2::int[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING`,
     values: [
       batch,
-      results.map((r) => r.index),
-      results.map((r) => r.device ?? null),
+      ints(results.map((r) => r.index)),
+      texts(results.map((r) => r.device ?? null)),
       results.map((r) => r.error?.code ?? null),
       results.map((r) => r.error?.message.slice(0, 500) ?? null),
     ],

@@ -1,7 +1,7 @@
 import type { PrevRef } from "../lib/records/primitives.ts";
 import type { Receipt } from "../lib/records/receipt.ts";
 import type { Queryable, Tx } from "./db.ts";
-import { packed } from "./packed.ts";
+import { packed, texts } from "./packed.ts";
 
 /** Devices this site has, or had, in its hands. A device id and a key belong together for good, across lots. */
 
@@ -42,7 +42,7 @@ export async function lockDevices(tx: Tx, ids: readonly string[], keys: readonly
   const { rows } = await tx.query<Row>({
     name: "device-lock",
     text: `SELECT ${COLUMNS} FROM device WHERE id = ANY($1) OR spki_sha256 = ANY($2) ORDER BY id FOR UPDATE`,
-    values: [ids, keys],
+    values: [texts(ids), texts(keys)],
   });
   return rows.map(fromRow);
 }
@@ -104,8 +104,8 @@ export async function advanceDevices(
     values: [
       stage,
       origin,
-      devices.map((d) => d.id),
-      devices.map((d) => d.leafHash),
+      texts(devices.map((d) => d.id)),
+      texts(devices.map((d) => d.leafHash)),
       csrs.bytes,
       csrs.ends,
       csrs.sizes,

@@ -2,7 +2,7 @@ import { toHex } from "../lib/domain/bytes.ts";
 import type { Intake } from "../lib/records/manifest.ts";
 import type { ActRef, PrevRef } from "../lib/records/primitives.ts";
 import type { Queryable, Tx } from "./db.ts";
-import { hexHashes, packed } from "./packed.ts";
+import { hexHashes, ints, packed, texts } from "./packed.ts";
 
 /**
  * What is about to be signed, and what was. A row's bytes are fixed before the HSM is asked; `certificate` takes the
@@ -52,11 +52,11 @@ export async function insertIntents(
       first.issuerKeyId,
       first.intent.leafHash,
       first.intake.digest,
-      intents.map((i) => i.device),
-      intents.map((i) => i.csrSha256),
-      intents.map((i) => i.serial),
-      intents.map((i) => i.intent.index),
-      intents.map((i) => i.intake.index),
+      texts(intents.map((i) => i.device)),
+      texts(intents.map((i) => i.csrSha256)),
+      texts(intents.map((i) => i.serial)),
+      ints(intents.map((i) => i.intent.index)),
+      ints(intents.map((i) => i.intake.index)),
       tbs.bytes,
       tbs.ends,
       tbs.sizes,
@@ -131,7 +131,7 @@ export async function findIssuances(q: Queryable, profile: string, devices: read
   const { rows } = await q.query<Row>({
     name: "issuance-find",
     text: `SELECT ${COLUMNS} FROM issuance WHERE profile = $1 AND device = ANY($2)`,
-    values: [profile, devices],
+    values: [profile, texts(devices)],
   });
   return rows.map(fromRow);
 }
@@ -142,7 +142,7 @@ export async function certifiedKeys(q: Queryable, profile: string, devices: read
     name: "issuance-keys",
     text: `SELECT string_agg(certified_key, '') AS keys FROM issuance
       WHERE profile = $1 AND device = ANY($2) AND certificate IS NOT NULL`,
-    values: [profile, devices],
+    values: [profile, texts(devices)],
   });
   return hexHashes(rows[0]!.keys);
 }
@@ -159,14 +159,14 @@ export async function lockUnsigned(
   const locked = await tx.query<{ id: string; slot: number; spkiSha256: string; prev: PrevRef }>({
     name: "issuance-lock",
     text: `SELECT id, slot, spki_sha256 AS "spkiSha256", prev FROM device WHERE id = ANY($1) ORDER BY id FOR UPDATE`,
-    values: [devices],
+    values: [texts(devices)],
   });
   const { rows } = await tx.query<{ unsigned: string | null }>({
     name: "issuance-unsigned",
     // No device ID has a space in it.
     text: `SELECT string_agg(device, ' ') AS unsigned FROM issuance
       WHERE profile = $1 AND device = ANY($2) AND certificate IS NULL AND abandoned IS NULL`,
-    values: [profile, devices],
+    values: [profile, texts(devices)],
   });
   const unsigned = new Set(rows[0]!.unsigned?.split(" "));
   return new Map(locked.rows.flatMap(({ id, ...rest }) => (unsigned.has(id) ? [[id, rest] as const] : [])));
@@ -190,12 +190,12 @@ export async function storeCertificates(
       WHERE i.device = n.d AND i.profile = $1`,
     values: [
       profile,
-      certified.map((c) => c.device),
+      texts(certified.map((c) => c.device)),
       certificates.bytes,
       certificates.ends,
       certificates.sizes,
-      certified.map((c) => c.retryKey),
-      certified.map((c) => c.leafHash),
+      texts(certified.map((c) => c.retryKey)),
+      texts(certified.map((c) => c.leafHash)),
     ],
   });
 }

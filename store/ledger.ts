@@ -1,6 +1,6 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import { onceCommitted, type Queryable, type Tx } from "./db.ts";
-import { hexHashes, packed, packedHashes } from "./packed.ts";
+import { hexHashes, packed, packedHashes, texts } from "./packed.ts";
 
 /**
  * The ledger's tables. Ordering rules live here, in the statements: the first stored entry wins, the head moves by
@@ -111,7 +111,7 @@ export async function insertLines(tx: Tx, lines: readonly NewLine[], announce?: 
       ) SELECT encode(string_agg(retry_key, ''::bytea), 'hex') AS keys FROM stored`,
     values: [
       packedHashes(sorted.map((l) => l.retryKey)),
-      sorted.map((l) => l.type),
+      texts(sorted.map((l) => l.type)),
       entries.bytes,
       entries.ends,
       entries.sizes,

@@ -6,16 +6,32 @@
 /** Of any size: the slice of row n is `substring($bytes::bytea FROM e - s + 1 FOR s)` with its end e and size s. */
 export interface Packed {
   readonly bytes: Buffer;
-  readonly ends: number[];
-  readonly sizes: number[];
+  /** int[] parameters, both */
+  readonly ends: string;
+  readonly sizes: string;
 }
 
 export function packed(values: readonly Uint8Array[]): Packed {
   const ends: number[] = [];
   let end = 0;
   for (const { length } of values) ends.push((end += length));
-  return { bytes: Buffer.concat(values, end), ends, sizes: values.map(({ length }) => length) };
+  return { bytes: Buffer.concat(values, end), ends: ints(ends), sizes: ints(values.map(({ length }) => length)) };
 }
+
+/**
+ * A text[] parameter. Names, digests and codes as one literal: the driver quotes and escapes value by value, with patterns,
+ * which costs as much as the rest of a statement. What has to be escaped, or is missing, is left to it.
+ */
+export function texts(values: readonly (string | null)[]): string | readonly (string | null)[] {
+  const inside = values.join('","');
+  let quotes = 0;
+  for (let at = inside.indexOf('"'); at !== -1; at = inside.indexOf('"', at + 1)) quotes++;
+  const plain = quotes === 2 * (values.length - 1) && !inside.includes("\\") && !values.includes(null);
+  return plain && values.length > 0 ? `{"${inside}"}` : values;
+}
+
+/** An int[] parameter. */
+export const ints = (values: readonly number[]): string => `{${values.join(",")}}`;
 
 /** What came as the hex of SHA-256 values, one behind the other; null stands for none, as an aggregate gives it. */
 export function hexHashes(hex: string | null): string[] {

@@ -5,14 +5,32 @@
  * What is refused is decided by this file in either case.
  */
 interface NativeCodec {
-  from(text: string, encoding: "hex" | "base64"): Uint8Array;
+  from(text: string, encoding: "hex" | "base64" | "utf8"): Uint8Array;
   from(buffer: ArrayBufferLike, offset: number, length: number): { toString(encoding: "hex" | "base64"): string };
+  allocUnsafe(length: number): Uint8Array;
   compare(a: Uint8Array, b: Uint8Array): number;
 }
 const native = (globalThis as { Buffer?: NativeCodec }).Buffer;
 const view = (codec: NativeCodec, bytes: Uint8Array) => codec.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-/** A plain array of its own: Buffer's pool and methods stay inside. */
-const plain = (bytes: Uint8Array): Uint8Array => new Uint8Array(bytes);
+/** Of bytes that nobody else has: a plain array without Buffer's methods, small ones out of Buffer's pool. */
+function plain(bytes: Uint8Array): Uint8Array {
+  if (bytes.length <= INSIDE_BYTES) return new Uint8Array(bytes);
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+}
+
+/** What fits here lies inside the engine's own heap; beyond it a platform's pool is much cheaper than memory of one's own. */
+const INSIDE_BYTES = 64;
+const POOLED_BYTES = 4096;
+
+/**
+ * Bytes that the caller writes to the last one before anybody else sees them. What they lie in may be shared: `buffer` is
+ * nobody's to transfer or write to.
+ */
+export function blankBytes(length: number): Uint8Array {
+  if (native === undefined || length <= INSIDE_BYTES || length > POOLED_BYTES) return new Uint8Array(length);
+  const { buffer, byteOffset } = native.allocUnsafe(length);
+  return new Uint8Array(buffer, byteOffset, length);
+}
 
 const HEX = Array.from({ length: 256 }, (_, i) => i.toString(16).padStart(2, "0"));
 
@@ -35,7 +53,7 @@ export function fromHex(hex: string): Uint8Array {
 export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
   let length = 0;
   for (const part of parts) length += part.length;
-  const out = new Uint8Array(length);
+  const out = blankBytes(length);
   let offset = 0;
   for (const part of parts) {
     out.set(part, offset);
@@ -55,7 +73,7 @@ const encoder = new TextEncoder();
 const strictDecoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 export function utf8(text: string): Uint8Array {
-  return encoder.encode(text);
+  return native === undefined ? encoder.encode(text) : plain(native.from(text, "utf8"));
 }
 
 /** @throws TypeError when `bytes` isn't well-formed UTF-8 */

@@ -1,4 +1,4 @@
-import { concatBytes } from "../domain/bytes.ts";
+import { blankBytes, concatBytes } from "../domain/bytes.ts";
 import { contextTag, TAG } from "./der.ts";
 
 /** DER writing: each function returns one complete element. Callers give well-formed values; nothing here validates. */
@@ -9,7 +9,7 @@ export function encodeElement(tag: number, ...parts: readonly Uint8Array[]): Uin
   let octets = 0;
   if (length >= 0x80) for (let rest = length; rest > 0; rest = Math.floor(rest / 256)) octets++;
   let at = 2 + octets;
-  const out = new Uint8Array(at + length);
+  const out = blankBytes(at + length);
   out[0] = tag;
   out[1] = octets === 0 ? length : 0x80 | octets;
   for (let i = octets, rest = length; i > 0; i--, rest = Math.floor(rest / 256)) out[1 + i] = rest % 256;

@@ -39,6 +39,42 @@ export interface DerElement {
   readonly contentOffset: number;
 }
 
+/** An element in its place. Its views are made when they are asked for: of most elements one, of some none. */
+class Element implements DerElement {
+  readonly tag: number;
+  readonly base: number;
+  readonly bytes: Uint8Array;
+  readonly start: number;
+  readonly contentStart: number;
+  readonly end: number;
+  #content: Uint8Array | undefined;
+
+  constructor(tag: number, base: number, bytes: Uint8Array, start: number, contentStart: number, end: number) {
+    this.tag = tag;
+    this.base = base;
+    this.bytes = bytes;
+    this.start = start;
+    this.contentStart = contentStart;
+    this.end = end;
+  }
+
+  get content(): Uint8Array {
+    return (this.#content ??= this.bytes.subarray(this.contentStart, this.end));
+  }
+
+  get raw(): Uint8Array {
+    return this.bytes.subarray(this.start, this.end);
+  }
+
+  get offset(): number {
+    return this.base + this.start;
+  }
+
+  get contentOffset(): number {
+    return this.base + this.contentStart;
+  }
+}
+
 export function derError(message: string, offset: number): CountersignError {
   return new CountersignError("der-invalid", `${message} (DER offset ${offset})`, { details: { offset } });
 }
@@ -53,12 +89,18 @@ const MAX_OID_OCTETS = 64;
 export class DerReader {
   readonly #bytes: Uint8Array;
   readonly #base: number;
-  #position = 0;
+  readonly #end: number;
+  #position: number;
 
-  /** @param base where `bytes` starts in the outermost input, for error messages */
-  constructor(bytes: Uint8Array, base = 0) {
+  /**
+   * @param base where `bytes` starts in the outermost input, for error messages
+   * @param start and `end`: the window of `bytes` that is read
+   */
+  constructor(bytes: Uint8Array, base = 0, start = 0, end = bytes.length) {
     this.#bytes = bytes;
     this.#base = base;
+    this.#position = start;
+    this.#end = end;
   }
 
   get offset(): number {
@@ -66,12 +108,12 @@ export class DerReader {
   }
 
   get atEnd(): boolean {
-    return this.#position >= this.#bytes.length;
+    return this.#position >= this.#end;
   }
 
   /** The next identifier octet, or undefined at the end. */
   peek(): number | undefined {
-    return this.#bytes[this.#position];
+    return this.atEnd ? undefined : this.#bytes[this.#position];
   }
 
   fail(message: string): CountersignError {
@@ -81,9 +123,10 @@ export class DerReader {
   /** The next element, of any tag or of `tag`. */
   read(tag?: number): DerElement {
     const bytes = this.#bytes;
+    const window = this.#end;
     const start = this.#position;
-    const found = bytes[start];
-    if (found === undefined) throw this.fail("data ends where an element should start");
+    if (start >= window) throw this.fail("data ends where an element should start");
+    const found = bytes[start]!;
     if (tag !== undefined && found !== tag) throw this.fail(`tag ${hex(found)} where ${hex(tag)} should be`);
     if ((found & 0x1f) === 0x1f) throw this.fail("multi-octet tag");
     if ((found & 0xc0) === 0) {
@@ -92,27 +135,21 @@ export class DerReader {
       if (number === 0 || mustBeConstructed !== ((found & 0x20) !== 0)) throw this.fail(`tag ${hex(found)} is not DER`);
     }
     let position = start + 1;
-    let length = bytes[position++];
-    if (length === undefined) throw this.fail("data ends inside a length");
+    if (position >= window) throw this.fail("data ends inside a length");
+    let length = bytes[position++]!;
     if (length === 0x80) throw this.fail("indefinite length");
     if (length > 0x80) {
       const octets = length & 0x7f;
       if (octets > 4) throw this.fail("length of more than 4 octets");
-      if (position + octets > bytes.length) throw this.fail("data ends inside a length");
+      if (position + octets > window) throw this.fail("data ends inside a length");
       length = 0;
       for (let i = 0; i < octets; i++) length = length * 256 + bytes[position++]!;
       if (length < 0x80 || length < 2 ** (8 * (octets - 1))) throw this.fail("length not in its shortest form");
     }
     const end = position + length;
-    if (end > bytes.length) throw this.fail("element runs past the end of its parent");
+    if (end > window) throw this.fail("element runs past the end of its parent");
     this.#position = end;
-    return {
-      tag: found,
-      content: bytes.subarray(position, end),
-      raw: bytes.subarray(start, end),
-      offset: this.#base + start,
-      contentOffset: this.#base + position,
-    };
+    return new Element(found, this.#base, bytes, start, position, end);
   }
 
   readOptional(tag: number): DerElement | undefined {
@@ -214,6 +251,9 @@ export class DerReader {
 
 /** A reader over an element's content. */
 export function inside(element: DerElement): DerReader {
+  if (element instanceof Element) {
+    return new DerReader(element.bytes, element.base, element.contentStart, element.end);
+  }
   return new DerReader(element.content, element.contentOffset);
 }
 
