@@ -36,6 +36,9 @@ export function hubNotes({ cores, load, servers }: HubBench): string[] {
           .join(", ")}`,
     ),
     ...servers.map(memory),
+    ...servers.flatMap(({ name, failed, failure }) =>
+      failed === 0 ? [] : [`${name}: ${failed} didn't get through, the last of them: ${failure}`],
+    ),
   ];
 }
 

@@ -41,6 +41,9 @@ export interface ServerBench {
   readonly name: string;
   readonly connects: HubPhase;
   readonly publishes: HubPhase;
+  /** devices that didn't get through, in all that was measured, and why the last of them */
+  readonly failed: number;
+  readonly failure: string | undefined;
   readonly held: {
     readonly devices: number;
     /** bytes by part, before they came and with all connected */
@@ -160,8 +163,11 @@ async function measure(
     const all = memoryOf(server.parts);
     await load.release();
     const { name } = server;
+    const results = [...rounds.get(name)!.connects, ...rounds.get(name)!.publishes].map(({ result }) => result);
     measured.push({
       name,
+      failed: [...results, held].reduce((sum, { failed }) => sum + failed, 0),
+      failure: [...results, held].findLast(({ failure }) => failure !== undefined)?.failure,
       connects: together(rounds.get(name)!.connects),
       publishes: together(rounds.get(name)!.publishes),
       held: { devices: held.done, before: Object.fromEntries(before), with: Object.fromEntries(all) },

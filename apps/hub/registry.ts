@@ -136,20 +136,22 @@ export class Registry {
   async recheck(deviceIds: readonly string[]): Promise<void> {
     const here = deviceIds.filter((id) => this.live.of(id).length > 0);
     if (here.length === 0) return;
-    // Whose answer is still on its way from the database is looked at again when it is here.
-    for (const id of here) for (const entry of this.live.of(id)) entry.touched ||= !entry.admitted;
+    // Whose answer is still on its way from the database is looked at again when it is here. It isn't judged now even if
+    // it comes in meanwhile: the database was asked before.
+    const asked: LiveEntry[] = [];
+    for (const entry of here.flatMap((id) => this.live.of(id))) {
+      if (entry.admitted) asked.push(entry);
+      else entry.touched = true;
+    }
     const [enabled, custody] = await Promise.all([
       enabledAmong(this.#db, here, this.processId),
       this.#custodyAmong(here),
     ]);
     const now = new Date();
-    for (const id of here) {
-      if (enabled.has(id)) {
-        for (const entry of this.live.of(id)) if (entry.admitted) this.#judge(entry, this.#state.groups, custody, now);
-        continue;
-      }
-      for (const entry of this.live.of(id))
-        if (entry.admitted) this.#end(entry, "disabled, removed, or connected to another process of the hub");
+    for (const entry of asked) {
+      if (entry.connection.destroyed) continue;
+      if (enabled.has(entry.deviceId)) this.#judge(entry, this.#state.groups, custody, now);
+      else this.#end(entry, "disabled, removed, or connected to another process of the hub");
     }
   }
 
