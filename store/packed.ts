@@ -43,3 +43,14 @@ export function packedHashes(hashes: readonly Uint8Array[]): Buffer {
   if (hashes.some(({ length }) => length !== 32)) throw new RangeError("a SHA-256 value has 32 bytes");
   return Buffer.concat(hashes, 32 * hashes.length);
 }
+
+/**
+ * Hashes `h`, packed as $1, of which there are $2. What joins them does it by one look into an index each (a lateral
+ * subquery with a limit): the planner takes a digest to be in many rows, until the table was analysed, and would read all
+ * of it for some hundred.
+ */
+export const HASHES = "(SELECT substring($1::bytea FROM 32 * o - 31 FOR 32) AS h FROM generate_series(1, $2::int) o) g";
+
+/** Hashes in hex as `HASHES` takes them. */
+export const packedHex = (hashes: readonly string[]): Buffer =>
+  packedHashes(hashes.map((hex) => Buffer.from(hex, "hex")));
