@@ -7,6 +7,7 @@ import { fromBase64, fromHex, toBase64, toHex } from "../../lib/domain/bytes.ts"
 import { attestationRecord } from "../../lib/records/attestation.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { batchAnswers } from "../../store/batches.ts";
+import { inTransaction } from "../../store/db.ts";
 import { readBlob } from "../../store/ledger.ts";
 import { lotSite, ownLot, testDevices, type LotSite } from "../../test/support/lot-site.ts";
 import { softTpm, type SoftTpm } from "../../test/support/swtpm.ts";
@@ -15,6 +16,7 @@ import { submitCsrs } from "../intake/submit.ts";
 import { recordBuilt } from "../issuing/built.ts";
 import { issueBatch } from "../issuing/certify.ts";
 import { lotWorkflowId } from "../issuing/context.ts";
+import { applyAct } from "../recovery/effects.ts";
 import { challengeDevice, recordAttestation } from "./attest.ts";
 
 let site: LotSite;
@@ -88,6 +90,26 @@ it("certifies a device once its TPM has certified its key, and logs the evidence
   const certified = await site.acts.find(lotWorkflowId(lot), `certified/ldevid/${device.id}`);
   expect(parseEntry(certified!.entry).act.prev).toEqual([{ origin: site.origin, leafHash: entry.leafHash }]);
   await expect(challenged(lot, device)).rejects.toMatchObject({ code: "already-exists" });
+});
+
+it("comes back from the ledger where a database was set back", async () => {
+  const lot = await openLot();
+  const device = await built(lot);
+  const challenge = await challenged(lot, device);
+  await recordAttestation(site.custody, lot, challenge.id, await answerOf(tpm, device, challenge));
+  const { entry, leafHash } = (await site.acts.find(lotWorkflowId(lot), `attested/${device.id}`))!;
+  const builtAct = (await site.acts.find(lotWorkflowId(lot), `built/${device.id}`))!;
+  const prev = JSON.stringify({ origin: site.origin, leafHash: builtAct.leafHash });
+  await site.db.query("DELETE FROM attestation WHERE device = $1", [device.id]);
+  await site.db.query("UPDATE device SET prev = $2 WHERE id = $1", [device.id, prev]);
+  expect(await post("certify", lot, device.csr)).toMatchObject({ code: "attestation-required" });
+
+  const logged = { act: parseEntry(entry).act, entry, leafHash };
+  const context = { party: site.party, imagesDir: "", blob: async () => new Uint8Array() };
+  expect(await inTransaction(site.db, (tx) => applyAct(tx, logged, context))).toBe(true);
+  expect(await post("certify", lot, device.csr)).toMatchObject({ code: null });
+  const certified = await site.acts.find(lotWorkflowId(lot), `certified/ldevid/${device.id}`);
+  expect(parseEntry(certified!.entry).act.prev).toEqual([{ origin: site.origin, leafHash }]);
 });
 
 it("takes one answer a challenge, good or bad, and in time", async () => {

@@ -31,7 +31,9 @@ export interface IssueOptions {
   notAfter?: Date;
   /** Extended key usage OIDs. */
   eku?: string[];
-  san?: { type: "dns" | "ip"; value: string }[];
+  san?: { type: "dns" | "ip" | "dn"; value: string }[];
+  /** A key that agrees on others and signs nothing. */
+  keyAgreement?: boolean;
 }
 
 export const CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
@@ -50,9 +52,10 @@ export async function testCertificate(subject: string, options: IssueOptions = {
   const { KeyUsageFlags } = x509;
   const caUsage =
     KeyUsageFlags.keyCertSign | KeyUsageFlags.cRLSign | (options.digitalSignature ? KeyUsageFlags.digitalSignature : 0);
+  const leafUsage = options.keyAgreement === true ? KeyUsageFlags.keyAgreement : KeyUsageFlags.digitalSignature;
   const extensions: x509.Extension[] = [
     new x509.BasicConstraintsExtension(options.ca === true, options.pathLength, true),
-    new x509.KeyUsagesExtension(options.ca === true ? caUsage : KeyUsageFlags.digitalSignature, true),
+    new x509.KeyUsagesExtension(options.ca === true ? caUsage : leafUsage, true),
     await x509.SubjectKeyIdentifierExtension.create(publicKey),
   ];
   if (options.issuer !== undefined) {

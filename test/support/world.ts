@@ -180,6 +180,16 @@ export interface WorldOptions {
   readonly settings?: { readonly y?: readonly Uint8Array[]; readonly z?: readonly Uint8Array[] };
   /** how the technician's certificates differ from the profile's defaults */
   readonly certificate?: Parameters<typeof issue>[4];
+  /** what the lot's opening says of attestation; and of each device what its `attested` act says, if it has one */
+  readonly attestation?: {
+    readonly demand?: NonNullable<ActFields<"lot-opened">["attestation"]>;
+    of(device: {
+      readonly id: string;
+      readonly lot: string;
+      readonly slot: number;
+      readonly key: TestKey;
+    }): Promise<{ fields: ActFields<"attested">; evidence: Uint8Array } | undefined>;
+  };
 }
 
 export async function testWorld(count: number, options: WorldOptions = {}): Promise<TestWorld> {
@@ -259,6 +269,7 @@ export async function testWorld(count: number, options: WorldOptions = {}): Prom
     slots: count,
     profile,
     layouts: [{ format: "raw" as const, sha256: sha("layout"), template: { name: "blank.bin", sha256: sha("blank") } }],
+    ...(options.attestation?.demand === undefined ? {} : { attestation: options.attestation.demand }),
   };
   const lotSubject: Subject = { name: lot, digest: { sha256: sha(lot) } };
   const { settings = {}, certificate = {} } = options;
@@ -320,6 +331,18 @@ export async function testWorld(count: number, options: WorldOptions = {}): Prom
     { prev: [released, zLot], grant: zGrant },
   );
 
+  // What each device is certified after: the receipt, or its attestation.
+  const before: PrevRef[] = [];
+  for (const [i, d] of devices.entries()) {
+    const receipt = { ...received, listIndex: i, path: list.paths[i]!.map(toHex) };
+    const attested = await options.attestation?.of({ ...d, lot });
+    if (attested === undefined) before.push(receipt);
+    else {
+      const blobs = [z.blob("attestation", attested.evidence)];
+      before.push(z.line("attested", subjectOf(d), attested.fields, { grant: zGrant, prev: [receipt], blobs }));
+    }
+  }
+
   // Certificates.
   const certifyIntakes = await z.manifest("certify", lot, csrItems);
   const certificates = devices.map((d) =>
@@ -345,7 +368,7 @@ export async function testWorld(count: number, options: WorldOptions = {}): Prom
         intake: certifyIntakes[i]!,
         intent: { leafHash: intent.leafHash, index: i, path: tbs.paths[i]!.map(toHex) },
       },
-      { grant: zGrant, prev: [{ ...received, listIndex: i, path: list.paths[i]!.map(toHex) }] },
+      { grant: zGrant, prev: [before[i]!] },
     ),
   );
 

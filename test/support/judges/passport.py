@@ -533,7 +533,7 @@ class Verifier:
             "delegation": fields.get("child"),
             **dict.fromkeys(("lot-opened", "intent"), fields.get("lot")),
             **dict.fromkeys(("handoff-released", "handoff-received"), fields.get("id")),
-            **dict.fromkeys(("built", "certified", "injected", "installed", "revoked"), subject["name"]),
+            **dict.fromkeys(("built", "attested", "certified", "injected", "installed", "revoked"), subject["name"]),
         }
         need(subject["name"] == named.get(kind, party.id), "about another subject")
         grant = predicate.get("grant")
@@ -675,7 +675,8 @@ class Verifier:
             own = party.grant and party.grant["fields"]
             need(own and own["mayBuild"] and own["notBefore"] <= time <= own["notAfter"], "it may not build")
         lot = self.lots.setdefault(fields["lot"], {"terms": fields, "by": set()})
-        same = all(lot["terms"][k] == fields[k] for k in ("slots", "builder", "issuer", "profile", "layouts"))
+        terms = "slots", "builder", "issuer", "profile", "layouts", "attestation"
+        same = all(lot["terms"].get(k) == fields.get(k) for k in terms)
         need(same and party.id not in lot["by"], "opened twice, or on other terms")
         lot["by"].add(party.id)
 
@@ -754,6 +755,16 @@ class Verifier:
         self.open_lot(fields["lot"], party)
         self.intents[key] = fields
 
+    def on_attested(self, act, party, fields, key, subject, prev, **_):
+        lot = self.open_lot(fields["lot"], party)
+        need(lot["issuer"] == party.id and "attestation" in lot, "not the issuer, or not asked for")
+        device = self.held(party, fields, subject, key, prev)
+        need("certificate" not in device and "attested" not in device, "attested too late, or twice")
+        need(fields["tpm"]["root"] in lot["attestation"]["vendorRoots"], "another vendor's TPM")
+        blobs = act["statement"]["predicate"]["blobs"]
+        need([b["sha256"] for b in blobs if b["name"] == "attestation"] == [fields["evidence"]], "another evidence")
+        device["attested"] = True
+
     def on_certified(self, act, party, fields, key, subject, prev, grant, time, manifest, **_):
         lot = self.open_lot(fields["lot"], party)
         need(lot["issuer"] == party.id, "not the issuer")
@@ -770,6 +781,7 @@ class Verifier:
         need(fields["purpose"] == "initial" and "renews" not in fields, "a renewal")
         device = self.held(party, fields, subject, key, prev)
         need("certificate" not in device, "certified twice")
+        need("attestation" not in lot or "attested" in device, "not attested")
         certificate = read_certificate(unbase64(fields["certificate"]))
         valid_path([certificate, *given["chain"]], self.root, time)
         names = [one.value for one in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
