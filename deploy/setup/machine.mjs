@@ -30,11 +30,11 @@ function opensslEngine() {
   );
 }
 
-function tpmModule() {
-  const folders = [...multiarch(), "/usr/lib64"];
-  return firstExisting(
-    folders.flatMap((folder) => [join(folder, "pkcs11"), folder]).map((f) => join(f, "libtpm2_pkcs11.so")),
-  );
+/** The module over a TPM 2, and the one that OpenSSL's engine reaches it through. */
+function hasTpmModules() {
+  const folders = [...multiarch(), "/usr/lib64"].map((folder) => join(folder, "pkcs11"));
+  const there = (name) => firstExisting(folders.map((folder) => join(folder, name))) !== null;
+  return there("libtpm2_pkcs11.so") && there("p11-kit-client.so");
 }
 
 /** The paths that the program reads from .cache/machine.json. */
@@ -137,7 +137,7 @@ export function needs(purpose, { temporal, firmware }) {
         met:
           ["swtpm", "swtpm_setup", "swtpm_localca", "tpm2_makecredential", "p11-kit"].every(
             (name) => which(name) !== null,
-          ) && tpmModule() !== null,
+          ) && hasTpmModules(),
         apt: [
           "swtpm",
           "swtpm-tools",

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { ACT_CLASSES, ACT_FIELDS, ACT_TYPES, type ActType } from "./acts.ts";
+import { attestationRecord } from "./attestation.ts";
 import { dsseEnvelope } from "./dsse.ts";
 import { manifest } from "./manifest.ts";
 import { BODIES, invitation, message } from "./message.ts";
@@ -21,6 +22,7 @@ export function recordSchemas(): Map<string, unknown> {
     schemas.set(`records/message-${type}.json`, schemaOf(body, `Body of a ${type} message`));
   }
   schemas.set("records/invitation.json", schemaOf(invitation, "Invitation to become a child"));
+  schemas.set("records/attestation.json", schemaOf(attestationRecord, "Evidence of a device's attestation"));
   schemas.set("records/receipt.json", schemaOf(receipt, "Injection receipt"));
   schemas.set("records/passport.json", schemaOf(passport, "Device passport"));
   schemas.set("records/openings.json", schemaOf(openings, "Salted values of a device, as its holder shows them"));
