@@ -125,30 +125,38 @@ function verification(ca: HubCa): Html {
 }
 
 function enrolmentForm(ca: HubCa): Html {
-  const option = (value: string, text: string): Html =>
-    ca.enrolment === value
-      ? html`<option value="${value}" selected>${text}</option>`
-      : html`<option value="${value}">${text}</option>`;
-  return html`<form method="post" action="/cas/${ca.name}/enrolment">
-    <label for="enrolment">A device's first connect</label>
-    <select id="enrolment" name="enrolment">
-      ${option("first-connect", "creates it")} ${option("registered", "needs it created before")}
-    </select>
-    <button>Set</button>
-  </form>`;
+  const choices = { "first-connect": "creates it", registered: "needs it created before" };
+  const label = "A device's first connect";
+  return choice(
+    `/cas/${ca.name}/enrolment`,
+    { name: "enrolment", label, choices, now: ca.enrolment },
+    "Set first connect",
+  );
 }
 
 function unloggedForm(ca: HubCa): Html {
-  const option = (value: string, text: string): Html =>
-    ca.unlogged === value
+  const choices = { allow: "is let in", alarm: "is let in, with an alarm", refuse: "is refused" };
+  const label = "A certificate that no followed ledger holds";
+  return choice(`/cas/${ca.name}/unlogged`, { name: "unlogged", label, choices, now: ca.unlogged }, "Set unlogged");
+}
+
+/** @param button says what it sets, for who hears the page's buttons alone */
+function choice(
+  action: string,
+  field: { name: string; label: string; choices: Readonly<Record<string, string>>; now: string },
+  button: string,
+): Html {
+  const options = Object.entries(field.choices).map(([value, text]) =>
+    value === field.now
       ? html`<option value="${value}" selected>${text}</option>`
-      : html`<option value="${value}">${text}</option>`;
-  return html`<form method="post" action="/cas/${ca.name}/unlogged">
-    <label for="unlogged">A certificate that no followed ledger holds</label>
-    <select id="unlogged" name="unlogged">
-      ${option("allow", "is let in")} ${option("alarm", "is let in, with an alarm")} ${option("refuse", "is refused")}
+      : html`<option value="${value}">${text}</option>`,
+  );
+  return html`<form method="post" action="${action}">
+    <label for="${field.name}">${field.label}</label>
+    <select id="${field.name}" name="${field.name}">
+      ${options}
     </select>
-    <button>Set</button>
+    <button>${button}</button>
   </form>`;
 }
 

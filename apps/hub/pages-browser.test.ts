@@ -99,8 +99,11 @@ describe("the hub's pages in a browser", () => {
     await expect(page.locator("#code").count()).resolves.toBe(0);
 
     await page.getByLabel("A device's first connect").selectOption({ label: "needs it created before" });
-    await click("Set");
+    await click("Set first connect");
     expect(await said("New devices")).toBe("only those created here before");
+    await page.getByLabel("A certificate that no followed ledger holds").selectOption({ label: "is refused" });
+    await click("Set unlogged");
+    expect((await hub.api("GET", "/api/v1/cas/tutorial")).body).toMatchObject({ unlogged: "refuse" });
     await click("Disable");
     expect(await said("State")).toBe("Disabled");
     await click("Enable");
@@ -166,7 +169,7 @@ describe("the hub's pages in a browser", () => {
     await tabTo("New code");
     await tabTo("A device's first connect");
     await page.keyboard.press("ArrowDown");
-    await tabTo("Set");
+    await tabTo("Set first connect");
     await page.keyboard.press("Enter");
     await expect.poll(() => said("New devices")).toBe("only those created here before");
     await tabTo("Remove");
@@ -188,6 +191,8 @@ describe("the hub's pages in a browser", () => {
       expect(used.length).toBeGreaterThan(2);
       // Without a name it would be `- button` and nothing behind.
       for (const one of used) expect(await one.ariaSnapshot()).toMatch(/^- \w+ "[^"]+"/);
+      const buttons = await page.locator("button").allInnerTexts();
+      expect(new Set(buttons).size).toBe(buttons.length);
       expect(new Set(loaded)).toEqual(new Set([path, "/style.css"]));
       page.removeAllListeners("request");
     }

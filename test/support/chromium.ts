@@ -25,7 +25,7 @@ export async function visit(context: BrowserContext): Promise<Visit> {
   const complaints: string[] = [];
   page.on("console", (message) => complaints.push(message.text()));
   page.on("pageerror", (error) => complaints.push(error.message));
-  page.setDefaultTimeout(10_000);
+  page.setDefaultTimeout(20_000);
   return { page, complaints };
 }
 
