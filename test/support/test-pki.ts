@@ -32,6 +32,8 @@ export interface IssueOptions {
   /** Extended key usage OIDs. */
   eku?: string[];
   san?: { type: "dns" | "ip" | "dn"; value: string }[];
+  /** The alternative names are critical, as they are where the subject is empty. */
+  criticalSan?: boolean;
   /** A key that agrees on others and signs nothing. */
   keyAgreement?: boolean;
 }
@@ -62,7 +64,8 @@ export async function testCertificate(subject: string, options: IssueOptions = {
     extensions.push(await x509.AuthorityKeyIdentifierExtension.create(options.issuer.keys.publicKey));
   }
   if (options.eku !== undefined) extensions.push(new x509.ExtendedKeyUsageExtension(options.eku));
-  if (options.san !== undefined) extensions.push(new x509.SubjectAlternativeNameExtension(options.san));
+  if (options.san !== undefined)
+    extensions.push(new x509.SubjectAlternativeNameExtension(options.san, options.criticalSan));
   const certificate = await x509.X509CertificateGenerator.create({
     serialNumber: `01${randomBytes(12).toString("hex")}`,
     subject,
