@@ -18,19 +18,22 @@ const MAX_ROUNDS = 20;
  * Makes the CA's next CRL when there is none, when half of the current one's time is over, or when it doesn't list what
  * is recorded as revoked or held. What it is to list is read anew for each number, after the CRL that it follows: of two
  * that run at once none takes back what the other one has published.
+ * @param reviewed serial numbers: nothing is signed that doesn't list exactly these
  * @returns the CRL that lists everything recorded before the call
+ * @throws CountersignError `state-conflict` when something else was reviewed
  */
 export async function keepCrl(
   db: Db,
   key: CaKey,
   ca: Certificate,
-  { now, days = CRL_DAYS }: { now: Date; days?: number },
+  { now, days = CRL_DAYS, reviewed }: { now: Date; days?: number; reviewed?: ReadonlySet<string> },
 ): Promise<StoredCrl> {
   const caKeyId = keyId(ca.spki);
   for (let round = 0; round < MAX_ROUNDS; round++) {
     const recorded = await unpublishedActs(db, caKeyId);
     const held = await currentCrl(db, crlName(caKeyId));
     const revoked = await toList(db, caKeyId, now);
+    if (reviewed !== undefined) assertReviewed(revoked, reviewed);
     if (held !== undefined && isFresh(held, now) && lists(held, revoked)) {
       await markPublished(db, recorded, held.number);
       return held;
@@ -59,4 +62,14 @@ async function toList(db: Db, caKeyId: string, now: Date): Promise<CrlEntryParam
 function lists({ der }: StoredCrl, wanted: readonly CrlEntryParams[]): boolean {
   const { revoked } = parseCrl(der);
   return revoked.size === wanted.length && wanted.every(({ serial, reason }) => revoked.get(serial)?.reason === reason);
+}
+
+/** What is recorded is rows, which others may have written: where people decide, what they reviewed has the last word. */
+function assertReviewed(revoked: readonly CrlEntryParams[], reviewed: ReadonlySet<string>): void {
+  if (revoked.length === reviewed.size && revoked.every(({ serial }) => reviewed.has(serial))) return;
+  const recorded = revoked.map(({ serial }) => serial).join(", ") || "nothing";
+  throw new CountersignError(
+    "state-conflict",
+    `recorded as revoked are ${recorded}, reviewed were ${[...reviewed].join(", ") || "none"}: nothing was signed`,
+  );
 }

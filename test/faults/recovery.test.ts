@@ -5,7 +5,11 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { playCustody, type CustodyResult } from "../../apps/cli/scenario/custody.ts";
 import { Stack } from "../../apps/site/stack/stack.ts";
 import { removeState } from "../../apps/site/stack/state.ts";
+import { parseCrl, type Crl } from "../../lib/pki/crl.ts";
+import { pemDecode } from "../../lib/pki/pem.ts";
 import { countersign, type Run } from "../scenarios/countersign.ts";
+
+const crlOf = (pem: string): Crl => parseCrl(pemDecode(pem, "X509 CRL")[0]!);
 
 /**
  * The whole stack, by the commands that an operator has: a lot, a backup, another lot, the backup restored. Every party's
@@ -28,9 +32,14 @@ describe("a stack whose database is restored from a backup", () => {
     process.env["HUB_PORT"] ??= "0";
     stack = await Stack.start({ home });
     await lot("first");
+    expect(await say("revoke", "--lot", "lot-1", "--hold")).toMatchObject({ code: 0 });
     const backup = await say("backup", "--to", join(dir, "backup"), "--json");
     expect(backup).toMatchObject({ code: 0 });
     await lot("second");
+    const revoked = await say("revoke", "--lot", "lot-1", "--reason", "superseded", "--json");
+    expect(revoked, revoked.stderr).toMatchObject({ code: 0 });
+    const last = await readFile(join(dir, "second", "parties", "technician-z", "crl.pem"), "utf8");
+    expect(crlOf(last).revoked.size).toBe(4);
   }, 300_000);
   afterAll(async () => {
     await stack?.stop();
@@ -88,6 +97,16 @@ describe("a stack whose database is restored from a backup", () => {
     };
     expect(report).toMatchObject({ devices: 12, findings: [] });
     for (const { acts } of report.parties) expect(acts["recovered"]).toBe(1);
+    // What was held at the backup and revoked after it is revoked again, by the ledger, in a CRL of a higher number.
+    const [before, after] = await Promise.all(
+      ["second", "third"].map(async (out) =>
+        crlOf(await readFile(join(dir, out, "parties", "technician-z", "crl.pem"), "utf8")),
+      ),
+    );
+    expect([...before!.revoked.values()].map(({ reason }) => reason)).toEqual(Array(4).fill("certificateHold"));
+    expect([...after!.revoked.values()].map(({ reason }) => reason)).toEqual(Array(4).fill("superseded"));
+    expect(after!.number!).toBeGreaterThan(before!.number!);
+    expect(report.parties.find(({ id }) => id === "technician-z")!.acts["revoked"]).toBe(8);
     // A second copy of one serial number or slot would be a finding; here are the twelve.
     expect(report.parties.find(({ id }) => id === "technician-z")!.acts["certified"]).toBe(12);
     const summary = JSON.parse(await readFile(join(third, "summary.json"), "utf8")) as { devices: number };

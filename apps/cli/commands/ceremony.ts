@@ -7,8 +7,9 @@ import { sha256Hex } from "../../../lib/domain/hash.ts";
 import { parseCeremony } from "../../../lib/records/ceremony.ts";
 import { grantTerms, type GrantTerms } from "../../../lib/records/grant.ts";
 import { draftCeremony, type DraftOptions } from "../ceremony-draft.ts";
-import { runCeremony } from "../ceremony-run.ts";
+import { runCeremony, signRootCrl } from "../ceremony-run.ts";
 import { HubClient } from "../hub-client.ts";
+import { wholeNumber } from "../lot-view.ts";
 import { print, printJson, table } from "../output.ts";
 import { SiteClient } from "../site-client.ts";
 
@@ -88,6 +89,26 @@ export function registerCeremony(program: Command): void {
       print(`root ${result.rootSha256}`);
       print(`delegated to ${result.children.join(", ") || "nobody"}`);
       if (result.hub !== null) print(`signed the hub's verification certificate for ${result.hub}`);
+    });
+
+  ceremony
+    .command("crl")
+    .argument("[serial...]", "serial numbers that it lists, as reviewed; nothing else is signed")
+    .description("open the root's token in a process of its own, sign the root's next CRL, close it")
+    .option("--days <n>", "how long it holds", wholeNumber, 365)
+    .option("--site <id>", "the root's site", DEFAULT_SITE)
+    .option("--config <file>", "the ceremony's configuration, when it isn't beside the site")
+    .option("--json", "machine-readable")
+    .addHelpText(
+      "after",
+      "\nWhat `countersign revoke` has recorded for the root's children is listed, and has to be named here. One that is\n" +
+        "fresh and lists the same is kept.\n\nExample:\n  $ countersign ceremony crl 3f1c5b7a9d02e4f6",
+    )
+    .action(async (serials: string[], options: { days: number; site: string; config?: string; json?: boolean }) => {
+      const where = options.config === undefined ? {} : { config: options.config };
+      const crl = await signRootCrl(serials, { party: options.site, days: options.days, ...where });
+      if (options.json) return printJson(crl);
+      print(`CRL ${crl.number} until ${crl.nextUpdate}: ${crl.revoked.join(", ") || "nothing is revoked"}`);
     });
 }
 

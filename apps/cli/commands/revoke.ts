@@ -51,7 +51,7 @@ const TOLD_MS = 5_000;
 const HELP = `
 A DEVICE is revoked by the site that certified it, a CA (by its party's ID) by the site that delegated to it; without
 --site all sites of the stack are asked. The act lies in that site's ledger under a signed checkpoint, then its CRL says
-so, then the hub hears of it. What was revoked before is answered as before. The root's own CRL is signed in a ceremony;
+so, then the hub hears of it. What was revoked before is answered as before. The root's own CRL is signed by "ceremony crl";
 until then the hub, of which its party is the operator, is told by a block.
 
 Exit codes: 0 revoked (or would be), 1 something was refused or is nobody's, 3 a site is out of reach.
