@@ -18,6 +18,7 @@ import {
   type HubRegistrationActivities,
   type RevocationActivities,
 } from "../contracts/parties.ts";
+import { hubWorkflowIds, type HubChangeActivities, type HubLineActivities } from "../contracts/hubs.ts";
 import { QUEUES } from "../contracts/queues.ts";
 import { PROJECT_ROOT, testTemporal } from "../test/support/index.ts";
 
@@ -26,7 +27,12 @@ import { PROJECT_ROOT, testTemporal } from "../test/support/index.ts";
  * the real ones.
  */
 
-type Activities = AcceptanceActivities & DelegationActivities & HubRegistrationActivities & RevocationActivities;
+type Activities = AcceptanceActivities &
+  DelegationActivities &
+  HubRegistrationActivities &
+  RevocationActivities &
+  HubLineActivities &
+  HubChangeActivities;
 
 /** What was called, in order. */
 let calls: string[];
@@ -52,6 +58,11 @@ const answers: Activities = {
   proveCaToHub: async () => ({ caSha256: "06" }),
   recordHubRegistration: async () => ({ leafHash: "07" }),
   refuseHubRegistration: async () => undefined,
+  registerCa: async () => ({ name: "factory-y", caSha256: "08" }),
+  followEnrollments: async () => undefined,
+  recordCaRegistration: async () => undefined,
+  refuseCaRegistration: async () => undefined,
+  changeHub: async () => ({ deviceId: "dev-1", state: "disabled" }),
   recordRevocations: async () => ({ left: false }),
   publishRevocations: async () => undefined,
   tellHubs: async () => ({ left: false }),
@@ -241,5 +252,47 @@ describe("revocation", () => {
     const { workflowId } = await order("many");
     await workflows.result(workflowId);
     expect(calls).toEqual(["recordRevocations", "recordRevocations", ...ROUND]);
+  });
+});
+
+describe("a hub that is driven", () => {
+  const busy = (): never => {
+    throw ApplicationFailure.create({ type: "hub-busy", message: "429", nextRetryDelay: "1 second" });
+  };
+
+  it("gets the CA, however busy it is, and says what it refuses", async () => {
+    const line = { hub: "azure", line: "factory-y" };
+    const ask = () =>
+      workflows.signalWithStart("hubLine", {
+        workflowId: hubWorkflowIds.line(line.hub, line.line),
+        taskQueue: QUEUES.site,
+        args: [line],
+        signal: asked,
+      });
+    script = {
+      registerCa: async () => (calls.length === 1 ? busy() : { name: "factory-y", caSha256: "08" }),
+      // The CA was renewed meanwhile.
+      recordCaRegistration: async () => void (calls.length === 4 && (await ask())),
+    };
+    const { workflowId } = await ask();
+    expect(await workflows.result(workflowId)).toEqual({ state: "registered", name: "factory-y", caSha256: "08" });
+    const once = ["registerCa", "followEnrollments", "recordCaRegistration"];
+    expect(calls).toEqual(["registerCa", ...once, ...once]);
+    await saveHistory(workflowId, "hub-line");
+
+    calls = [];
+    script = { registerCa: async () => refuse() };
+    expect(await workflows.result((await ask()).workflowId)).toEqual({ state: "refused", ...refusal });
+    expect(calls).toEqual(["registerCa", "refuseCaRegistration"]);
+  });
+
+  it("is changed once, and again when that is asked for meanwhile", async () => {
+    const input = { hub: "azure", change: { kind: "disable-device" as const, subject: "dev-1" } };
+    const workflowId = hubWorkflowIds.change(input.hub, input.change);
+    script = { changeHub: async () => (calls.length === 1 ? busy() : { deviceId: "dev-1", state: "disabled" }) };
+    await workflows.signalWithStart("hubChange", { workflowId, taskQueue: QUEUES.site, args: [input], signal: asked });
+    expect(await workflows.result(workflowId)).toMatchObject({ state: "done", answer: { state: "disabled" } });
+    expect(calls).toEqual(["changeHub", "changeHub"]);
+    await saveHistory(workflowId, "hub-change");
   });
 });

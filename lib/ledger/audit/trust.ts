@@ -242,9 +242,8 @@ function renewalFault(at: Placed<"delegation">, party: PartyState, state: AuditS
   const { fields } = at.act;
   if (fields.supersedes === undefined) return fields.revision === 1 ? undefined : "it doesn't say which one it revises";
   const before = state.grants.get(refKey(fields.supersedes));
-  if (before?.by !== party.id || before.fields.child !== fields.child || !before.accepted) {
-    return "it revises no grant of this party that its child accepted";
-  }
+  // Whether its child accepted that one is for the child's ledger to say, where this one is accepted after it.
+  if (before?.by !== party.id || before.fields.child !== fields.child) return "it revises no grant of this party's";
   if (before.renewed || fields.revision !== before.fields.revision + 1) return "it isn't the next revision";
   before.renewed = true;
   const fixed = (grant: Grant): Uint8Array =>

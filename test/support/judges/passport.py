@@ -625,7 +625,7 @@ class Verifier:
         need(own or party.id == self.root_party, "the party has no grant itself")
         if "supersedes" in fields:
             before = self.grants.get(key_of(fields["supersedes"]))
-            need(before and before["accepted"] and before["by"] == party.id, "it revises no grant of this party's")
+            need(before and before["by"] == party.id, "it revises no grant of this party's")
             was = before["fields"]
             need("renewed" not in before and fields["revision"] == was["revision"] + 1, "not the next revision")
             before["renewed"] = True

@@ -1,0 +1,114 @@
+import { chmodSync, mkdtempSync, readFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { playCustody } from "../../apps/cli/scenario/custody.ts";
+import { lotDevices, type LotDevice } from "../../apps/cli/scenario/lot.ts";
+import { SiteClient } from "../../apps/cli/site-client.ts";
+import { writeEvidence } from "../../apps/cli/out/evidence.ts";
+import { loadSiteConfig } from "../../apps/site/config.ts";
+import { Stack } from "../../apps/site/stack/stack.ts";
+import { removeState } from "../../apps/site/stack/state.ts";
+import { parseCertificatesPem } from "../../lib/pki/certificate.ts";
+import { pythonJudge } from "../support/python.ts";
+import { countersign, type Run } from "./countersign.ts";
+
+/** Factory-Y renews Technician-Z's CA between two lots, and while one of them is half injected. */
+describe("a renewal in the embedded stack", () => {
+  let dir: string;
+  let home: string;
+  let stack: Stack;
+  let lots: string[];
+  const out = (...path: string[]): string => join(dir, "out", ...path);
+  const say = (...args: string[]): Promise<Run> => countersign(args, { COUNTERSIGN_HOME: home });
+  const caOf = (pem: string) => parseCertificatesPem(pem)[1]!;
+
+  async function devicesOf(lot: string): Promise<LotDevice[]> {
+    const devices: LotDevice[] = [];
+    for await (const device of lotDevices(home, lot)) devices.push(device);
+    return devices;
+  }
+  async function lotIds(): Promise<string[]> {
+    const client = await SiteClient.open("technician-z", { home });
+    const { lots } = await client.get<{ lots: { id: string }[] }>("/api/v1/lots");
+    client.close();
+    return lots.map(({ id }) => id).sort();
+  }
+  /** Every device of every lot, and the ledgers as they are now. */
+  async function exported(to: string): Promise<LotDevice[]> {
+    const devices = (await Promise.all(lots.map(devicesOf))).flat();
+    const { firmwareDir } = loadSiteConfig(join(home, "technician-z", "site.json"));
+    const result = { certified: 4, refused: 0, connected: 0, telemetry: 0, seconds: 1, devicesPerSecond: 1 };
+    await writeEvidence(to, stack.info, devices, result, [], firmwareDir);
+    return devices;
+  }
+
+  beforeAll(async () => {
+    dir = mkdtempSync(join(tmpdir(), "countersign-renew-"));
+    chmodSync(dir, 0o711); // the database runs as an account of its own
+    home = join(dir, "home");
+    process.env["HUB_PORT"] = "0";
+    stack = await Stack.start({ home });
+    await playCustody(stack.info, home, { devices: 2, images: 1 });
+  }, 240_000);
+  afterAll(async () => {
+    await stack?.stop();
+    await removeState(dir);
+  });
+
+  it("is one command at the parent", async () => {
+    const before = (await devicesOf((await lotIds())[0]!))[0]!.chain!;
+    const done = await say("party", "renew", "technician-z", "--site", "factory-y", "--json");
+    expect(done, done.stderr).toMatchObject({ code: 0 });
+    expect(JSON.parse(done.stdout)).toMatchObject({ state: "accepted", revision: 2 });
+    const client = await SiteClient.open("technician-z", { home });
+    const { grant } = await client.get<{ grant: { used: number } }>("/api/v1/site");
+    client.close();
+    expect(grant.used).toBe(2);
+    const refused = await say("party", "renew", "nobody", "--site", "factory-y");
+    expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining("[not-found]") });
+
+    // What was certified before is injected with the chain it was certified with; what comes now gets the new one.
+    const [old] = await lotIds();
+    expect(await say("lot", "inject", old!, "--site", "technician-z")).toMatchObject({ code: 0 });
+    expect(await playCustody(stack.info, home, { devices: 2, images: 2 })).toMatchObject({ connected: 2 });
+    lots = await lotIds();
+    expect(lots).toHaveLength(2);
+    const after = (await devicesOf(lots[1]!))[0]!.chain!;
+    const [was, is] = [caOf(before), caOf(after)];
+    expect(is.der).not.toEqual(was.der);
+    expect([is.spki, is.notBefore, is.subject.der]).toEqual([was.spki, was.notBefore, was.subject.der]);
+  }, 180_000);
+
+  it("holds before audit and verifiers, for the devices of both certificates", async () => {
+    const devices = await exported(out());
+    const pinned = ["--root", out("root.pem"), "--policy", out("policy.json")];
+    const audit = await say("audit", out(), ...pinned, "--json");
+    expect(audit, audit.stdout).toMatchObject({ code: 0 });
+    const { findings } = JSON.parse(audit.stdout) as { findings: unknown[] };
+    expect(findings).toEqual([]);
+    const read = (...path: string[]) => readFileSync(out(...path));
+    const questions = devices.map(({ deviceId }) => ({
+      root: parseCertificatesPem(read("root.pem").toString())[0]!.der,
+      policy: JSON.parse(read("policy.json").toString()) as unknown,
+      passport: read("devices", deviceId, "passport.json").toString("base64"),
+    }));
+    const asked = questions.map((one) => ({ ...one, root: Buffer.from(one.root).toString("base64") }));
+    const theirs = pythonJudge<(typeof asked)[number], { ok: boolean; why?: string }>("passport.py", asked);
+    expect(theirs.map(({ ok, why }) => ({ ok, why }))).toEqual(devices.map(() => ({ ok: true, why: undefined })));
+    for (const { deviceId } of devices) {
+      expect(await say("verify", out("devices", deviceId, "passport.json"), ...pinned)).toMatchObject({ code: 0 });
+      const chain = ["chain", "verify", out("devices", deviceId, "chain.pem"), "--root", out("root.pem")];
+      expect(await say(...chain)).toMatchObject({ code: 0 });
+    }
+  }, 120_000);
+
+  it("is taken back with the certificate that it follows", async () => {
+    const revoked = await say("revoke", "technician-z", "--reason", "cACompromise", "--json");
+    expect(revoked, revoked.stderr).toMatchObject({ code: 0 });
+    const { results } = JSON.parse(revoked.stdout) as { results: { serials: string[] }[] };
+    expect(results[0]!.serials).toHaveLength(2);
+    const again = await say("party", "renew", "technician-z", "--site", "factory-y");
+    expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("revoked") });
+  }, 120_000);
+});
