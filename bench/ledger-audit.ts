@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { nodeSha256 } from "../services/ledger/sha256.ts";
 import { folderFetch } from "../apps/cli/evidence/folder.ts";
+import { keepHeapSmall } from "../apps/cli/evidence/small-heap.ts";
 import { nodeVerifyAside } from "../hsm/index.ts";
 import { fromBase64 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
@@ -34,6 +35,7 @@ const ROUNDS = 5;
 async function audit(dir: string, what: string): Promise<Audited> {
   const work = { tree: auditTree, acts: auditActs, certificates: verifyCertificates }[what];
   if (work === undefined) throw new CountersignError("usage", `no audit of ${what}`);
+  keepHeapSmall();
   const run = await work(dir);
   const before = process.cpuUsage();
   const began = performance.now();

@@ -12,6 +12,7 @@ import { webCryptoVerify } from "../../../lib/pki/verify.ts";
 import { checkDeviceFiles } from "../evidence/files.ts";
 import { assertFolder, folderFetch, readPolicy, readRoot } from "../evidence/folder.ts";
 import { nodeSha256 } from "../evidence/hash.ts";
+import { keepHeapSmall } from "../evidence/small-heap.ts";
 import { writeSplitView } from "../evidence/split-view.ts";
 import { paint, print, printJson, table } from "../output.ts";
 import { startProgress, type Progress } from "../progress.ts";
@@ -51,6 +52,7 @@ export function registerAudit(program: Command): void {
 }
 
 async function auditFolder(dir: string, options: Options & { root: string; policy: string }): Promise<void> {
+  keepHeapSmall();
   const root = await readRoot(options.root);
   const policy = await readPolicy(options.policy);
   await assertFolder(join(dir, "ledger"));
