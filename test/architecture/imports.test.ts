@@ -6,7 +6,6 @@ import { PROJECT_ROOT, tempDir } from "../support/index.ts";
 import { OPTIONS, RULES } from "./dependency-cruiser.ts";
 
 const FOLDERS = ["apps", "workflows", "activities", "services", "contracts", "hsm", "store", "lib", "bench"];
-const PRESENT = FOLDERS.filter((folder) => existsSync(join(PROJECT_ROOT, folder)));
 
 interface Violation {
   readonly rule: string;
@@ -15,26 +14,21 @@ interface Violation {
 }
 
 async function violations(baseDir: string): Promise<Violation[]> {
-  const { output } = await cruise(PRESENT, { ...OPTIONS, baseDir, validate: true, ruleSet: RULES });
+  const present = FOLDERS.filter((folder) => existsSync(join(baseDir, folder)));
+  const { output } = await cruise(present, { ...OPTIONS, baseDir, validate: true, ruleSet: RULES });
   return (output as ICruiseResult).summary.violations.map(({ rule, from, to }) => ({ rule: rule.name, from, to }));
 }
 
-/** The real tree with the given files added, in a folder of its own. */
+/** The given files alone, in a folder of their own, with the packages of the real one: the rule on trial, not the tree. */
 function planted(files: Record<string, string>): string {
-  const copy = tempDir("house");
-  for (const folder of PRESENT) {
-    cpSync(join(PROJECT_ROOT, folder), join(copy, folder), {
-      recursive: true,
-      filter: (path) => !path.endsWith(".test.ts"),
-    });
-  }
-  cpSync(join(PROJECT_ROOT, "package.json"), join(copy, "package.json"));
-  symlinkSync(join(PROJECT_ROOT, "node_modules"), join(copy, "node_modules"));
+  const house = tempDir("house");
+  cpSync(join(PROJECT_ROOT, "package.json"), join(house, "package.json"));
+  symlinkSync(join(PROJECT_ROOT, "node_modules"), join(house, "node_modules"));
   for (const [path, text] of Object.entries(files)) {
-    mkdirSync(dirname(join(copy, path)), { recursive: true });
-    writeFileSync(join(copy, path), text);
+    mkdirSync(dirname(join(house, path)), { recursive: true });
+    writeFileSync(join(house, path), text);
   }
-  return copy;
+  return house;
 }
 
 /**
@@ -94,7 +88,7 @@ const slug = (room: string) => room.replaceAll("/", "-");
 describe("the import rule", () => {
   it("holds in this tree", async () => {
     expect(await violations(PROJECT_ROOT)).toEqual([]);
-  });
+  }, 120_000);
 
   it("allows exactly the table, pair by pair", async () => {
     const files: Record<string, string> = {};
@@ -187,5 +181,5 @@ describe("the import rule", () => {
     expect(missed).toEqual([]);
     // Test files may import anything.
     expect(found.filter(({ from }) => from.endsWith(".test.ts"))).toEqual([]);
-  }, 60_000);
+  }, 120_000);
 });
