@@ -1,9 +1,9 @@
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import { countersign } from "../../test/scenarios/countersign.ts";
-import { tempDir } from "../../test/support/index.ts";
+import { PROJECT_ROOT, tempDir } from "../../test/support/index.ts";
 import { testCertificate } from "../../test/support/test-pki.ts";
 import { buildProgram } from "./program.ts";
 
@@ -22,6 +22,31 @@ describe.each([...runnable(buildProgram(), "countersign")])("%s", (path, command
     command.outputHelp();
     const shown = path === "countersign start" ? "npm start" : path;
     expect(help.split("Example:")[1]).toContain(shown);
+  });
+});
+
+describe("docs/commands.md", () => {
+  const page = readFileSync(join(PROJECT_ROOT, "docs", "commands.md"), "utf8");
+  const commands = new Map(runnable(buildProgram(), "countersign"));
+  // Deepest first.
+  const named = (text: string) => [...commands.keys()].find((path) => `${text} `.startsWith(`${path} `));
+
+  it("names every command", () => {
+    expect([...commands.keys()].filter((path) => !page.includes(path))).toEqual([]);
+  });
+
+  it("names only commands and options that there are", () => {
+    // An example a line; what follows after several blanks is prose.
+    const examples = page.split("\n").flatMap((line) => (line.startsWith("countersign ") ? line.split("; ") : []));
+    expect(examples.length).toBeGreaterThan(80);
+    const unknown = examples.filter((line) => {
+      const [example] = line.split(/ {3,}/);
+      if (!example!.startsWith("countersign ")) return false;
+      const path = named(example!);
+      const known = path === undefined ? [] : commands.get(path)!.options.map(({ long }) => long);
+      return path === undefined || [...example!.matchAll(/--[a-z-]+/g)].some(([option]) => !known.includes(option));
+    });
+    expect(unknown).toEqual([]);
   });
 });
 
