@@ -7,7 +7,14 @@ import { sha256Hex } from "../lib/domain/hash.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
 import type { ActRef } from "../lib/records/primitives.ts";
 import type { Acts } from "../services/ledger/acts.ts";
-import { delegationIntent, grantFields, onlineIssuer, prepareChild, signChild } from "../services/parties/delegate.ts";
+import {
+  delegationIntent,
+  grantFields,
+  lockStanding,
+  onlineIssuer,
+  prepareChild,
+  signChild,
+} from "../services/parties/delegate.ts";
 import { readBody } from "../services/parties/envelope.ts";
 import type { Identity } from "../services/parties/identity.ts";
 import { enqueue } from "../services/parties/outbox.ts";
@@ -99,8 +106,13 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
           fields: grantFields(row, { origin, issuerSpki: parseCertificate(issuer).spki, parentGrant: grant }),
         },
         identity.act,
+        // Together, or not at all: whoever has it revoked finds the certificate recorded, or it never is.
+        async (tx, { leafHash, entry }) => {
+          await lockStanding(tx, child);
+          await storeDelegationAct(tx, child, { origin, leafHash, entry });
+        },
       );
-      await storeDelegationAct(db, child, { origin: identity.origin, leafHash: act.leafHash, entry: act.entry });
+      await storeDelegationAct(db, child, { origin, leafHash: act.leafHash, entry: act.entry });
       return { leafHash: act.leafHash };
     },
 

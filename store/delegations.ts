@@ -124,6 +124,7 @@ export async function requestDelegation(
  */
 export async function requestRenewal(tx: Tx, child: string, notAfter: string | undefined): Promise<void> {
   const row = await lockDelegation(tx, child);
+  await assertStanding(tx, row);
   const again = row.revision > 1 && row.state !== "accepted";
   if (row.terms === null || row.signer !== "site" || (row.state !== "accepted" && !again)) {
     throw new CountersignError(
@@ -141,7 +142,6 @@ export async function requestRenewal(tx: Tx, child: string, notAfter: string | u
     await tx.query(sql, [child]);
     return;
   }
-  await assertStanding(tx, row);
   await tx.query(
     `INSERT INTO delegation_superseded (child, revision, leaf_hash, certificate)
      SELECT child, revision, act_leaf_hash, certificate FROM delegation WHERE child = $1`,
@@ -157,13 +157,22 @@ export async function requestRenewal(tx: Tx, child: string, notAfter: string | u
   );
 }
 
-/** Nobody is given anew what was taken from him. */
-async function assertStanding(tx: Tx, { child, actLeafHash }: Delegation): Promise<void> {
-  const { rows } = await tx.query<{ effect: string }>(
-    "SELECT effect FROM revocation WHERE certificate_leaf = $1 AND error_code IS NULL ORDER BY step DESC LIMIT 1",
-    [actLeafHash],
+/**
+ * Nobody is given anew what was taken from him: none of the child's certificates, of whatever revision, is revoked or
+ * held. An order of that waits for the lock that the caller has of the row, and finds what was recorded under it.
+ * @throws CountersignError `state-conflict`
+ */
+export async function assertStanding(tx: Tx, { child, actLeafHash }: Delegation): Promise<void> {
+  const { rowCount } = await tx.query(
+    `SELECT 1 FROM (
+       SELECT DISTINCT ON (certificate_leaf) effect FROM revocation
+       WHERE error_code IS NULL AND certificate_leaf IN (
+         SELECT leaf_hash FROM delegation_superseded WHERE child = $1 UNION SELECT $2)
+       ORDER BY certificate_leaf, step DESC) last
+     WHERE effect <> 'lift' LIMIT 1`,
+    [child, actLeafHash],
   );
-  if (rows[0] === undefined || rows[0].effect === "lift") return;
+  if (rowCount === 0) return;
   throw new CountersignError("state-conflict", `the CA certificate of ${child} is revoked or held: it isn't renewed`);
 }
 

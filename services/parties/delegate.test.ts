@@ -10,9 +10,17 @@ import { buildTbs } from "../../lib/pki/tbs.ts";
 import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
 import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
 import { randomBytes } from "node:crypto";
-import { findIntent } from "../../store/authority.ts";
+import { keyId } from "../../lib/pki/spki.ts";
+import { findIntent, storeCaCertificate } from "../../store/authority.ts";
 import { inTransaction, type Db } from "../../store/db.ts";
-import { getDelegation, refuseDelegation, requestDelegation } from "../../store/delegations.ts";
+import {
+  getDelegation,
+  refuseDelegation,
+  requestDelegation,
+  requestRenewal,
+  storeAcceptance,
+  storeDelegationAct,
+} from "../../store/delegations.ts";
 import { currentGrant, debitQuota, findCurrentGrant, pinRoot, storeGrant } from "../../store/grants.ts";
 import {
   Correspondent,
@@ -23,8 +31,9 @@ import {
   type TestParty,
 } from "../../test/support/parties.ts";
 import { softhsmDir } from "../../test/support/index.ts";
-import { delegationIntent, onlineIssuer, prepareChild, signChild, type Issuer } from "./delegate.ts";
+import { delegationIntent, lockStanding, onlineIssuer, prepareChild, signChild, type Issuer } from "./delegate.ts";
 import { Inbox } from "./inbox.ts";
+import { orderRevocation } from "./revoke.ts";
 import { profileRefs } from "./terms.ts";
 
 /** Factory-Y as a grantor: its own grant, its online CA key, and a child that has joined. */
@@ -228,6 +237,53 @@ describe("an online CA", () => {
     const by = await issuer();
     await expect(signChild(db, "technician-z", by, child.ca)).rejects.toMatchObject({ code: "unauthorized" });
   });
+});
+
+describe("a renewal of a child whose CA is revoked", () => {
+  const revoke = (effect: "final" | "hold" | "lift" = "final") =>
+    orderRevocation(db, { id: "technician-z" }, { effect, reason: "cACompromise", by: "operator" });
+  const renew = (): Promise<void> => inTransaction(db, (tx) => requestRenewal(tx, "technician-z", undefined));
+  const sign = async () => signChild(db, "technician-z", await issuer(), factory.ca);
+  const conflict = { code: "state-conflict", message: expect.stringContaining("revoked or held") as string };
+  const act = (leafHash: string) => ({ origin: factory.identity.origin, leafHash, entry: new Uint8Array(1) });
+
+  beforeEach(async () => {
+    await db.query("TRUNCATE revocation, ca_certificate");
+    await storeCaCertificate(db, { keyId: keyId(ca.spki), role: "ca", certificate: ca.der });
+    await hold();
+    await ask();
+    await prepare();
+    await sign();
+    await storeDelegationAct(db, "technician-z", act("1".repeat(64)));
+    await storeAcceptance(db, "technician-z", act("2".repeat(64)));
+  });
+
+  it("isn't begun, nor again after it was refused, until what was held is held no longer", async () => {
+    await renew();
+    await refuseDelegation(db, "technician-z", { code: "grant-expired", message: "no" });
+    expect(await revoke("hold")).toMatchObject({ state: "ordered" });
+    await expect(renew()).rejects.toMatchObject(conflict);
+    await db.query("UPDATE revocation SET act_leaf = $1, time = now()", ["3".repeat(64)]);
+    expect(await revoke("lift")).toMatchObject({ state: "ordered" });
+    await renew();
+    await prepare();
+  });
+
+  it.each(["before its bytes are stored", "before they are signed", "before the certificate is recorded"])(
+    "goes no further, when that is ordered %s",
+    async (when) => {
+      await renew();
+      if (!when.includes("stored")) await prepare();
+      if (when.includes("recorded")) await sign();
+      expect(await revoke()).toMatchObject({ state: "ordered", serials: { length: 1 } });
+      if (when.includes("stored")) await expect(prepare()).rejects.toMatchObject(conflict);
+      else if (when.includes("signed")) await expect(sign()).rejects.toMatchObject(conflict);
+      await expect(inTransaction(db, (tx) => lockStanding(tx, "technician-z"))).rejects.toMatchObject(conflict);
+      expect((await findIntent(db, "delegation/technician-z/2"))?.result ?? null).toEqual(
+        when.includes("recorded") ? expect.anything() : null,
+      );
+    },
+  );
 });
 
 describe("the quota", () => {

@@ -9,9 +9,9 @@ import { buildName } from "../../lib/pki/name.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
 import type { ActRef } from "../../lib/records/primitives.ts";
-import { inTransaction, type Db } from "../../store/db.ts";
+import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import { storeIntent } from "../../store/authority.ts";
-import { getDelegation, lockDelegation, storeChildCertificate, type Delegation } from "../../store/delegations.ts";
+import { assertStanding, lockDelegation, storeChildCertificate, type Delegation } from "../../store/delegations.ts";
 import { debitQuota, type CurrentGrant } from "../../store/grants.ts";
 import { childCaTbs, requestedSubject, requireIntent, signIntent } from "./ca.ts";
 import { checkTerms, profileRefs } from "./terms.ts";
@@ -42,13 +42,14 @@ function assertRequested(row: Delegation, signer: Issuer["signer"]): GrantTerms 
 /**
  * Checks the terms against the own grant, and stores the bytes to sign. The quota goes down in the same transaction,
  * once, however often this is called.
- * @throws CountersignError `unauthorized`, `quota-exceeded` and those of checkTerms
+ * @throws CountersignError `unauthorized`, `state-conflict`, `quota-exceeded` and those of checkTerms
  */
 export async function prepareChild(db: Db, child: string, issuer: Issuer, now: Date): Promise<void> {
   await inTransaction(db, async (tx) => {
     const row = await lockDelegation(tx, child);
     const terms = assertRequested(row, issuer.signer);
     if (row.certificate) return;
+    await assertStanding(tx, row);
     checkTerms(terms, issuer.grant?.fields, now);
     const csr = parseCsr(row.csr);
     const fresh = await storeIntent(tx, {
@@ -75,10 +76,10 @@ export async function prepareChild(db: Db, child: string, issuer: Issuer, now: D
 
 /**
  * Signs the stored bytes, if they are what is granted now, and keeps the first certificate.
- * @throws CountersignError `unauthorized`, and those of signIntent
+ * @throws CountersignError `unauthorized`, `state-conflict` (revoked or held meanwhile), and those of signIntent
  */
 export async function signChild(db: Db, child: string, issuer: Issuer, key: CaKey): Promise<Uint8Array> {
-  const row = await getDelegation(db, child);
+  const row = await inTransaction(db, (tx) => lockStanding(tx, child));
   const terms = assertRequested(row, issuer.signer);
   const intent = await requireIntent(db, delegationIntent(row));
   const tbs = parseTbsCertificate(intent.tbs);
@@ -94,7 +95,17 @@ export async function signChild(db: Db, child: string, issuer: Issuer, key: CaKe
   }
   const expected = { kind: "intermediate", profile: terms.caProfile } as const;
   const certificate = await signIntent(db, intent.id, key, issuerFromCertificate(issuer.certificate), expected);
-  return inTransaction(db, (tx) => storeChildCertificate(tx, child, certificate));
+  return inTransaction(db, async (tx) => {
+    await lockStanding(tx, child);
+    return storeChildCertificate(tx, child, certificate);
+  });
+}
+
+/** The delegation, locked, if nothing was taken back from the child. @throws CountersignError `not-found`, `state-conflict` */
+export async function lockStanding(tx: Tx, child: string): Promise<Delegation> {
+  const row = await lockDelegation(tx, child);
+  await assertStanding(tx, row);
+  return row;
 }
 
 function intended({ child, csrSha256, revision }: Delegation, terms: GrantTerms) {
