@@ -33,7 +33,7 @@ const CA_COLUMNS = `name, state, certificate, sha256, code, code_expires_at AS "
 /**
  * Adds an unverified CA or, when the name is there unverified already, gives it the new code if the old one has
  * expired: asking twice gives the same code, so that a ceremony's input stays true.
- * @param offer.succeeds a verified CA whose devices this one has too, under the terms of its enrolment
+ * @param offer.succeeds a verified CA whose devices this one has too, under its terms; disabled if that one is
  * @throws CountersignError `already-exists` when it is verified, `state-conflict` when another certificate was uploaded,
  *   `not-found` when there is no such predecessor
  */
@@ -60,15 +60,21 @@ export async function offerCa(
     );
   }
   const { rows } = await db.query<HubCa>(
-    `INSERT INTO hub_ca (name, state, certificate, sha256, code, code_expires_at, lineage, enrolment, unlogged)
-     VALUES ($1, 'unverified', $2, $3, $4, $5, coalesce($6, $1), coalesce($7, 'first-connect'), coalesce($8, 'alarm'))
+    `INSERT INTO hub_ca (name, state, certificate, sha256, code, code_expires_at, lineage, enrolment, unlogged,
+       disabled_at)
+     VALUES ($1, 'unverified', $2, $3, $4, $5, coalesce($6, $1), coalesce($7, 'first-connect'), coalesce($8, 'alarm'),
+       $9)
      ON CONFLICT (name) DO UPDATE SET
        code = CASE WHEN hub_ca.code_expires_at > now() THEN hub_ca.code ELSE excluded.code END,
        code_expires_at = CASE WHEN hub_ca.code_expires_at > now()
          THEN hub_ca.code_expires_at ELSE excluded.code_expires_at END,
        certificate = coalesce(hub_ca.certificate, excluded.certificate),
        sha256 = coalesce(hub_ca.sha256, excluded.sha256),
-       lineage = excluded.lineage
+       lineage = excluded.lineage,
+       -- An entry that joins a lineage takes its terms on, also if it was asked for alone before.
+       enrolment = CASE WHEN $6::text IS NULL THEN hub_ca.enrolment ELSE excluded.enrolment END,
+       unlogged = CASE WHEN $6::text IS NULL THEN hub_ca.unlogged ELSE excluded.unlogged END,
+       disabled_at = CASE WHEN $6::text IS NULL THEN hub_ca.disabled_at ELSE excluded.disabled_at END
      WHERE hub_ca.state = 'unverified'
        AND (hub_ca.sha256 IS NULL OR excluded.sha256 IS NULL OR hub_ca.sha256 = excluded.sha256)
      RETURNING ${CA_COLUMNS}`,
@@ -81,6 +87,7 @@ export async function offerCa(
       earlier?.lineage ?? null,
       earlier?.enrolment ?? null,
       earlier?.unlogged ?? null,
+      earlier?.disabledAt ?? null,
     ],
   );
   const row = rows[0];
@@ -146,11 +153,7 @@ export async function setCaEnrolment(
   name: string,
   enrolment: HubCa["enrolment"],
 ): Promise<HubCa | undefined> {
-  const { rows } = await db.query<HubCa>(`UPDATE hub_ca SET enrolment = $2 WHERE name = $1 RETURNING ${CA_COLUMNS}`, [
-    name,
-    enrolment,
-  ]);
-  return rows[0];
+  return setTerm(db, name, "enrolment", enrolment);
 }
 
 /** Undefined when there is no such CA. */
@@ -159,11 +162,22 @@ export async function setCaUnlogged(
   name: string,
   unlogged: HubCa["unlogged"],
 ): Promise<HubCa | undefined> {
-  const { rows } = await db.query<HubCa>(`UPDATE hub_ca SET unlogged = $2 WHERE name = $1 RETURNING ${CA_COLUMNS}`, [
-    name,
-    unlogged,
-  ]);
-  return rows[0];
+  return setTerm(db, name, "unlogged", unlogged);
+}
+
+/** A lineage has its terms in common: a device could come with the certificate that is less strict. */
+async function setTerm(
+  db: Queryable,
+  name: string,
+  term: "enrolment" | "unlogged",
+  value: string,
+): Promise<HubCa | undefined> {
+  const { rows } = await db.query<HubCa>(
+    `UPDATE hub_ca SET ${term} = $2 WHERE name = $1 OR lineage = (SELECT lineage FROM hub_ca WHERE name = $1)
+     RETURNING ${CA_COLUMNS}`,
+    [name, value],
+  );
+  return rows.find((ca) => ca.name === name);
 }
 
 /**

@@ -28,7 +28,8 @@ export interface RegisteredCa {
   readonly name: string;
   readonly sha256: string;
   readonly certificate: Certificate;
-  readonly disabled: boolean;
+  /** the name under which its key's holder is disabled: its own, or that of another of the key's certificates */
+  readonly disabled: string | undefined;
   readonly enrolment: HubCa["enrolment"];
   readonly unlogged: HubCa["unlogged"];
   readonly lineage: string;
@@ -163,7 +164,9 @@ export class Registry {
     const { cas, certificates, keys, crls } = this.#state;
     const anchor = cas.find((ca) => ca.sha256 === path.at(-1)?.sha256);
     if (anchor === undefined) return new CountersignError("hub-no-path", "its registered CA was removed");
-    if (anchor.disabled) return new CountersignError("hub-ca-disabled", `the CA ${anchor.name} is disabled`);
+    if (anchor.disabled !== undefined) {
+      return new CountersignError("hub-ca-disabled", `the CA ${anchor.disabled} is disabled`);
+    }
     for (const [i, link] of path.entries()) {
       const reason = certificates.get(link.sha256) ?? keys.get(link.keyId);
       if (reason !== undefined) return revoked(i, `blocked on this hub: ${reason}`);
@@ -262,7 +265,7 @@ export class Registry {
       new Map(blocks.filter((block) => block.kind === kind).map((block) => [block.sha256, block.reason]));
     const before = this.#state.groups;
     this.#state = {
-      cas: cas.flatMap(registered),
+      cas: registered(cas),
       certificates: of("certificate"),
       keys: of("key"),
       crls,
@@ -325,11 +328,19 @@ export function linkOf(certificate: Certificate): Link {
   return link;
 }
 
-function registered(ca: HubCa): RegisteredCa[] {
-  if (ca.state !== "verified" || ca.certificate === null || ca.sha256 === null) return [];
-  const { name, sha256, disabledAt, enrolment, unlogged, lineage } = ca;
-  const certificate = parseCertificate(ca.certificate);
-  return [{ name, sha256, certificate, disabled: disabledAt !== null, enrolment, unlogged, lineage }];
+/** Certificates for one key, a renewed CA's, can't be told apart by what is below them: disabling one disables the CA. */
+function registered(all: readonly HubCa[]): RegisteredCa[] {
+  const cas = all.flatMap(({ name, state, sha256, certificate, disabledAt, enrolment, unlogged, lineage }) => {
+    if (state !== "verified" || certificate === null || sha256 === null) return [];
+    return [{ name, sha256, certificate: parseCertificate(certificate), disabledAt, enrolment, unlogged, lineage }];
+  });
+  const disabled = new Map(
+    cas.flatMap(({ name, certificate, disabledAt }) => (disabledAt === null ? [] : [[keyId(certificate.spki), name]])),
+  );
+  return cas.map(({ disabledAt, ...ca }) => ({
+    ...ca,
+    disabled: disabledAt === null ? disabled.get(keyId(ca.certificate.spki)) : ca.name,
+  }));
 }
 
 function revoked(index: number, why: string): CountersignError {
