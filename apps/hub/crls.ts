@@ -1,8 +1,9 @@
 import { equalBytes } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
+import { isSignedBy } from "../../lib/pki/algorithms.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { checkCrl } from "../../lib/pki/crl-check.ts";
-import { parseCrl } from "../../lib/pki/crl-parse.ts";
+import { parseCrl, readSignedCrl } from "../../lib/pki/crl-parse.ts";
 import { pemBlocks } from "../../lib/pki/pem.ts";
 import { webCryptoVerify } from "../../lib/pki/verify.ts";
 import type { Db } from "../../store/db.ts";
@@ -33,20 +34,30 @@ export async function takeCrl(db: Db, name: string, der: Uint8Array, at: Date): 
 }
 
 /**
- * Takes a CRL that anybody may bring, since its CA has signed it, for every followed CA whose it is.
+ * Takes a CRL that anybody may bring, since its CA has signed it, for every followed CA whose it is. What isn't signed so,
+ * or is here already, is put away unread: a long list takes a good part of a second to read, and devices wait meanwhile.
  * @throws CountersignError `not-found` when the hub follows no such CA; as {@link takeCrl}
  */
 export async function takeAnyCrl(db: Db, der: Uint8Array, at: Date): Promise<boolean> {
   if (der.length > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 4 MiB");
-  const { issuer } = parseCrl(der);
-  const named = (await listCrls(db)).filter((one) => equalBytes(parseCertificate(one.issuer).subject.der, issuer.der));
+  const signed = readSignedCrl(der);
+  const followed = (await listCrls(db)).map((one) => ({ ...one, by: parseCertificate(one.issuer) }));
   let taken: boolean | undefined;
   let refused: unknown = new CountersignError("not-found", "the hub follows no CRL of this CA");
-  for (const { name } of named) {
+  for (const { name, crl, by } of followed) {
+    // Two CAs of one name: it is one's of them.
+    if (!equalBytes(by.subject.der, signed.issuer.der)) continue;
+    if (!(await isSignedBy(signed, by.spki, webCryptoVerify))) {
+      refused = new CountersignError("crl-invalid", "the CRL is refused: its signature is not its issuer's");
+      continue;
+    }
+    if (crl !== null && equalBytes(crl, der)) {
+      taken ??= false;
+      continue;
+    }
     try {
       taken = (await takeCrl(db, name, der, at)) || taken === true;
     } catch (error) {
-      // Two CAs of one name: it is one's of them.
       if (!isCountersignError(error)) throw error;
       refused = error;
     }

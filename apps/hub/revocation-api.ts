@@ -1,3 +1,4 @@
+import type { ServerResponse } from "node:http";
 import { z } from "zod";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
@@ -39,8 +40,8 @@ const CrlBody = z.strictObject({
 });
 const PushBody = z.strictObject({ crl: z.string().min(1).max(6_000_000) });
 
-/** CRLs that are looked at at once, of those that anybody may bring. */
-const MAX_COMING = 4;
+/** CRLs that come at once, of those that anybody may bring: who holds these places delays a list that is fetched as well. */
+const MAX_COMING = 8;
 const MAX_BLOCKS = 100_000;
 const MAX_CRLS = 200;
 const PUSH_LIMIT = 6 << 20;
@@ -117,26 +118,24 @@ export function revocationApi(server: HttpsServer, hub: { db: Db; registry: Regi
   });
   // Without a client certificate: the CRL is signed by its CA, and only one that is newer changes anything.
   let coming = 0;
-  const few = async (): Promise<void> => {
+  const few = async (_request: unknown, { raw }: { raw: ServerResponse }): Promise<void> => {
     if (coming >= MAX_COMING) throw new CountersignError("component-unreachable", "too many CRLs come at once: later");
+    // From before its body is read until it is answered, or gone.
+    coming++;
+    raw.once("close", () => coming--);
   };
   server.post("/api/v1/crl-updates", { onRequest: few, bodyLimit: PUSH_LIMIT }, async (request) => {
     const { crl } = parseInput(PushBody, request.body, "request body");
-    coming++;
-    try {
-      const der = crlBytes(fromBase64(crl));
-      const take = (): Promise<boolean> => takeAnyCrl(db, der, new Date());
-      const taken = await take().catch(async (error: unknown) => {
-        if (errorCodeOf(error) !== "not-found") throw error;
-        // A CA may be younger than the last look at its site.
-        await follower.lookNow();
-        return take();
-      });
-      if (taken) await registry.reload();
-      return { taken };
-    } finally {
-      coming--;
-    }
+    const der = crlBytes(fromBase64(crl));
+    const take = (): Promise<boolean> => takeAnyCrl(db, der, new Date());
+    const taken = await take().catch(async (error: unknown) => {
+      if (errorCodeOf(error) !== "not-found") throw error;
+      // A CA may be younger than the last look at its site.
+      await follower.lookNow();
+      return take();
+    });
+    if (taken) await registry.reload();
+    return { taken };
   });
   server.delete("/api/v1/crls/:name", operator, async (request, reply) => {
     const { name } = parseInput(CaParams, request.params, "path");

@@ -1,5 +1,6 @@
 import "reflect-metadata";
 import { createServer, type Server } from "node:http";
+import { request } from "node:https";
 import { type AddressInfo, connect as netConnect } from "node:net";
 import { randomBytes } from "node:crypto";
 import * as x509 from "@peculiar/x509";
@@ -62,6 +63,8 @@ async function visit(id: string, leaf: TestCertificate, above: TestCertificate[]
     timeoutMs: 10_000,
   });
 }
+
+const serialOf = ({ pem }: TestCertificate): string => new x509.X509Certificate(pem).serialNumber;
 
 const refused = { code: "hub-refused" };
 
@@ -184,6 +187,36 @@ describe("revoking", () => {
     await expect(visit("dev-brought", leaf, [mine])).rejects.toMatchObject(refused);
     expect(await bring(await crlOf(mine, [], 1))).toEqual({ status: 200, taken: false });
     await expect(visit("dev-brought", leaf, [mine], other)).rejects.toMatchObject(refused);
+  });
+
+  it("and few who bring lists are heard at once, from their first byte on", async () => {
+    const halves = Array.from({ length: 20 }, () => {
+      const call = request({
+        ...{ host: "127.0.0.1", port: hub.apiPort, method: "POST", path: "/api/v1/crl-updates", agent: false },
+        ...{ ca: hub.infraCa.pem, headers: { "content-type": "application/json", "content-length": 5_000_000 } },
+      });
+      const refusal = new Promise<number>((resolve) => {
+        call.on("response", (response) => resolve(response.resume().statusCode ?? 0));
+        call.on("error", () => resolve(0));
+      });
+      call.write('{"crl":"');
+      return { call, refusal };
+    });
+    const answers: number[] = [];
+    for (const { refusal } of halves) void refusal.then((status) => answers.push(status));
+    await expect.poll(() => answers, { timeout: 10_000 }).toEqual(Array(12).fill(503));
+    for (const { call } of halves) call.destroy();
+    // Their places are free again; and nothing is read of a list that its CA hasn't signed.
+    const crl = Buffer.from(await crlOf(root, [factory, technician], 1));
+    crl.fill(
+      0xff,
+      crl.indexOf(Buffer.from(serialOf(factory), "hex")),
+      crl.indexOf(Buffer.from(serialOf(technician), "hex")),
+    );
+    await hub.api("POST", "/api/v1/crls", { name: "mangled", issuer: root.pem });
+    const bring = () => hub.api("POST", "/api/v1/crl-updates", { crl: crl.toString("base64") });
+    await expect.poll(async () => (await bring()).body["code"], { timeout: 10_000 }).toBe("crl-invalid");
+    await hub.api("DELETE", "/api/v1/crls/mangled");
   });
 
   it("by a CRL at its public address, followed; one that can't be had changes nothing", async () => {

@@ -69,6 +69,21 @@ export function parseCrl(bytes: Uint8Array): Crl {
   return { ...parsed, der: bytes, tbs: tbs.raw, signature };
 }
 
+/** Of a CRL what says whose it is: enough to check its signature, and found in no time however long its list is. */
+export type SignedCrl = Pick<Crl, "issuer" | "signatureScheme" | "tbs" | "signature">;
+
+/** The same bytes without their entries, which aren't looked at. Throws as {@link parseCrl}. */
+export function readSignedCrl(bytes: Uint8Array): SignedCrl {
+  if (bytes.length > MAX_CRL_OCTETS) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
+  const outer = inside(readWhole(bytes));
+  const tbs = outer.read(TAG.sequence);
+  outer.read(TAG.sequence);
+  const signature = outer.bitString();
+  outer.end();
+  const { identifier, issuer } = readHead(inside(tbs));
+  return { issuer, signatureScheme: signatureSchemeOf(identifier), tbs: tbs.raw, signature };
+}
+
 /** Parses the signed part alone. Throws as {@link parseCrl}. */
 export function parseTbsCrl(tbs: Uint8Array): TbsCrl {
   if (tbs.length > MAX_CRL_OCTETS) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
@@ -82,9 +97,7 @@ export function isRevoked(crl: TbsCrl, serial: string): RevokedEntry | undefined
 
 function readTbsCrl(element: DerElement): { parsed: TbsCrl; identifier: Uint8Array } {
   const reader = inside(element);
-  if (reader.peek() !== TAG.integer || reader.small(1000) !== 1) throw invalid("it is not version 2");
-  const identifier = reader.read(TAG.sequence).raw;
-  const issuer = nameFrom(reader.read(TAG.sequence));
+  const { identifier, issuer } = readHead(reader);
   const thisUpdate = readTime(reader);
   if (reader.peek() !== TAG.utcTime && reader.peek() !== TAG.generalizedTime) throw invalid("it has no nextUpdate");
   const nextUpdate = readTime(reader);
@@ -114,6 +127,12 @@ function readTbsCrl(element: DerElement): { parsed: TbsCrl; identifier: Uint8Arr
   number?.end();
   aki?.end();
   return { parsed, identifier };
+}
+
+function readHead(reader: DerReader): { identifier: Uint8Array; issuer: Name } {
+  if (reader.peek() !== TAG.integer || reader.small(1000) !== 1) throw invalid("it is not version 2");
+  const identifier = reader.read(TAG.sequence).raw;
+  return { identifier, issuer: nameFrom(reader.read(TAG.sequence)) };
 }
 
 function readEntries(list: DerReader | undefined): {
