@@ -1,5 +1,6 @@
 import { toHex } from "../../../domain/bytes.ts";
 import { words } from "./column.ts";
+import { KeyedHash } from "./keyed-hash.ts";
 import { RowIndex } from "./row-index.ts";
 
 const WORDS = 8;
@@ -26,6 +27,7 @@ function seek(hex: string): boolean {
 export class DigestTable {
   readonly #rows = words(WORDS);
   readonly #index = new RowIndex();
+  readonly #hash = new KeyedHash(this.#index.seed);
   #size = 0;
 
   get size(): number {
@@ -34,7 +36,7 @@ export class DigestTable {
 
   /** The row of a digest (hex), or -1. */
   find(hex: string): number {
-    return seek(hex) ? this.#index.find(this.#mix(sought[0]!, sought[1]!), this.#isSought) : -1;
+    return seek(hex) ? this.#index.find(this.#hashOfSought(), this.#isSought) : -1;
   }
 
   has(hex: string): boolean {
@@ -59,12 +61,15 @@ export class DigestTable {
     return true;
   };
 
-  readonly #hashOf = (row: number): number => this.#mix(this.#rows.get(row, 0), this.#rows.get(row, 1));
+  readonly #hashOf = (row: number): number => {
+    this.#hash.begin();
+    for (let i = 0; i < WORDS; i++) this.#hash.word(this.#rows.get(row, i));
+    return this.#hash.end(WORDS);
+  };
 
-  #mix(first: number, second: number): number {
-    const [a, b] = this.#index.seed;
-    const mixed = Math.imul(first ^ a!, 0x9e3779b1);
-    const both = Math.imul((mixed ^ (mixed >>> 15)) + (second ^ b!), 0x85ebca6b);
-    return (both ^ (both >>> 13)) >>> 0;
+  #hashOfSought(): number {
+    this.#hash.begin();
+    for (let i = 0; i < WORDS; i++) this.#hash.word(sought[i]!);
+    return this.#hash.end(WORDS);
   }
 }

@@ -1,4 +1,5 @@
 import { words } from "./column.ts";
+import { KeyedHash } from "./keyed-hash.ts";
 import { RowIndex } from "./row-index.ts";
 
 /** Bytes in one piece, and of the first one to begin with. A name lies in one piece. */
@@ -18,6 +19,7 @@ export class NameTable {
   /** where each begins: piece * 2^20 + offset */
   readonly #starts = words();
   readonly #index = new RowIndex();
+  readonly #keyed = new KeyedHash(this.#index.seed);
   #used = 0;
   #size = 0;
   #length = 0;
@@ -100,13 +102,13 @@ export class NameTable {
   readonly #hashOf = (row: number): number => this.#hash(...this.#place(row));
 
   #hash(bytes: Uint8Array, at: number, length: number): number {
-    const [a, b] = this.#index.seed;
-    let hash = a!;
-    for (let i = at; i < at + length; i++) {
-      hash = Math.imul(hash ^ bytes[i]!, 0x01000193);
-      hash ^= hash >>> 15;
+    this.#keyed.begin();
+    const end = at + length;
+    for (let i = at; i < end; i += 4) {
+      let word = 0;
+      for (let j = Math.min(i + 4, end) - 1; j >= i; j--) word = (word << 8) | bytes[j]!;
+      this.#keyed.word(word);
     }
-    hash = Math.imul(hash ^ b!, 0x85ebca6b);
-    return (hash ^ (hash >>> 13)) >>> 0;
+    return this.#keyed.end(length);
   }
 }
