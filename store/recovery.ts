@@ -159,15 +159,41 @@ export async function grantCertificate(q: Queryable, leafHash: string): Promise<
   return rows[0]?.certificate;
 }
 
-/** A delegation whose act the ledger holds; false when the child's join isn't in the database. */
+/**
+ * A delegation whose act the ledger holds, the revision after the one that is there or that one itself: the child's
+ * earlier certificate stays known, as it stays good and has to be revoked with the last one. False when the child's join,
+ * or a revision in between, isn't in the database.
+ */
 export async function adoptDelegation(
   tx: Tx,
-  delegation: { child: string; certificate: Uint8Array; origin: string; leafHash: string; entry: Uint8Array },
+  delegation: {
+    child: string;
+    revision: number;
+    notAfter: string;
+    certificate: Uint8Array;
+    origin: string;
+    leafHash: string;
+    entry: Uint8Array;
+  },
 ): Promise<boolean> {
+  const { child, revision, notAfter, certificate, origin, leafHash, entry } = delegation;
+  await tx.query(
+    `INSERT INTO delegation_superseded (child, revision, leaf_hash, certificate)
+     SELECT child, revision, act_leaf_hash, certificate FROM delegation
+     WHERE child = $1 AND revision = $2 - 1 AND act_leaf_hash IS NOT NULL AND certificate IS NOT NULL`,
+    [child, revision],
+  );
+  await tx.query(
+    `UPDATE delegation SET state = 'issued', revision = $2, terms = terms || jsonb_build_object('notAfter', $3::text),
+       superseded_leaf_hash = act_leaf_hash, superseded_certificate = certificate,
+       acceptance_leaf_hash = NULL, acceptance_entry = NULL
+     WHERE child = $1 AND revision = $2 - 1 AND act_leaf_hash IS NOT NULL AND certificate IS NOT NULL`,
+    [child, revision, notAfter],
+  );
   const { rowCount } = await tx.query(
-    `UPDATE delegation SET state = CASE WHEN state = 'accepted' THEN state ELSE 'issued' END, certificate = $2,
-       act_origin = $3, act_leaf_hash = $4, act_entry = $5 WHERE child = $1`,
-    [delegation.child, delegation.certificate, delegation.origin, delegation.leafHash, delegation.entry],
+    `UPDATE delegation SET state = CASE WHEN state = 'accepted' THEN state ELSE 'issued' END, certificate = $3,
+       act_origin = $4, act_leaf_hash = $5, act_entry = $6 WHERE child = $1 AND revision = $2`,
+    [child, revision, certificate, origin, leafHash, entry],
   );
   return rowCount === 1;
 }
@@ -247,8 +273,9 @@ export async function adoptRevocation(tx: Tx, revoked: AdoptedRevocation): Promi
   const held =
     target === "device"
       ? "SELECT certificate, issuer_key_id AS issuer FROM issuance WHERE certified_leaf = $1 AND certificate IS NOT NULL"
-      : `SELECT certificate, (SELECT key_id FROM ca_certificate ORDER BY added DESC LIMIT 1) AS issuer FROM delegation
-         WHERE act_leaf_hash = $1 AND certificate IS NOT NULL`;
+      : `SELECT certificate, (SELECT key_id FROM ca_certificate ORDER BY added DESC LIMIT 1) AS issuer FROM (
+           SELECT certificate FROM delegation WHERE act_leaf_hash = $1 AND certificate IS NOT NULL
+           UNION SELECT certificate FROM delegation_superseded WHERE leaf_hash = $1) d`;
   const { rowCount } = await tx.query(
     `INSERT INTO revocation (certificate_leaf, step, target, subject, subject_key_id, certificate, issuer_key_id, serial,
        effect, reason, invalidity, requested_by, act_leaf, time)

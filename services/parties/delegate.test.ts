@@ -21,6 +21,8 @@ import {
   storeAcceptance,
   storeDelegationAct,
 } from "../../store/delegations.ts";
+import { adoptDelegation, adoptRevocation } from "../../store/recovery.ts";
+import { crlEntries } from "../../store/revocations.ts";
 import { currentGrant, debitQuota, findCurrentGrant, pinRoot, storeGrant } from "../../store/grants.ts";
 import {
   Correspondent,
@@ -267,6 +269,40 @@ describe("a renewal of a child whose CA is revoked", () => {
     expect(await revoke("lift")).toMatchObject({ state: "ordered" });
     await renew();
     await prepare();
+  });
+
+  it("is found in the ledger after a restore, with the certificate before it: both are revoked, and stay so", async () => {
+    const first = await getDelegation(db, "technician-z");
+    await renew();
+    await prepare();
+    const certificate = await sign();
+    // As the backup has it, from before the renewal.
+    await db.query("DELETE FROM delegation_superseded");
+    await db.query(
+      `UPDATE delegation SET state = 'accepted', revision = 1, superseded_leaf_hash = NULL, superseded_certificate = NULL,
+         certificate = $1, act_leaf_hash = $2, terms = $3`,
+      [first.certificate, first.actLeafHash, JSON.stringify(first.terms)],
+    );
+    const logged = { child: "technician-z", certificate, ...act("4".repeat(64)), notAfter: "2029-06-01T00:00:00.000Z" };
+    const adopt = (revision: number) => inTransaction(db, (tx) => adoptDelegation(tx, { ...logged, revision }));
+    expect(await adopt(3)).toBe(false);
+    expect(await adopt(2)).toBe(true);
+    expect(await getDelegation(db, "technician-z")).toMatchObject({
+      ...{ revision: 2, state: "issued", supersededLeafHash: "1".repeat(64), actLeafHash: "4".repeat(64) },
+      terms: { ...TERMS, notAfter: logged.notAfter },
+    });
+    const serials = [first.certificate!, certificate].map((der) => parseCertificate(der).serial);
+    expect(await revoke()).toMatchObject({ serials });
+    await db.query("TRUNCATE revocation");
+    for (const [i, leaf] of ["1", "4"].entries()) {
+      const revoked = {
+        ...({ target: "ca", subject: "technician-z", subjectKeyId: keyId(child.ca.spki), effect: "final" } as const),
+        ...{ reason: "cACompromise", invalidity: undefined, leafHash: String(5 + i).repeat(64), time: NOW },
+        certificate: { act: leaf.repeat(64), serial: serials[i]! },
+      };
+      expect(await inTransaction(db, (tx) => adoptRevocation(tx, revoked))).toBe(true);
+    }
+    expect((await crlEntries(db, keyId(ca.spki))).map(({ serial }) => serial)).toEqual([...serials].sort());
   });
 
   it.each(["before its bytes are stored", "before they are signed", "before the certificate is recorded"])(

@@ -88,8 +88,9 @@ export async function applyAct(tx: Tx, logged: LoggedAct, context: EffectContext
       return adoptStage(tx, device, "installed", ref);
     }
     case "delegation": {
+      const { child, revision, notAfter } = act.fields;
       const certificate = fromBase64(act.fields.certificate);
-      return adoptDelegation(tx, { child: act.fields.child, certificate, ...ref, entry: logged.entry });
+      return adoptDelegation(tx, { child, revision, notAfter, certificate, ...ref, entry: logged.entry });
     }
     case "revoked":
       return adoptRevocation(tx, {

@@ -104,7 +104,8 @@ export async function rebuildLedger(options: RebuildOptions): Promise<Rebuilt> {
 function count(entry: Uint8Array, spent: { devices: number }): void {
   const { act } = parseEntry(entry);
   if (act.type === "certified") spent.devices++;
-  if (act.type === "delegation") spent.devices += act.fields.quota;
+  // A renewal grants no device that wasn't granted before.
+  if (act.type === "delegation" && act.fields.revision === 1) spent.devices += act.fields.quota;
 }
 
 async function assertContinues(reader: LogReader, head: LedgerHead): Promise<void> {
