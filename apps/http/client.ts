@@ -57,7 +57,7 @@ export function clientOf(request: FastifyRequest): ClientIdentity {
 }
 
 /**
- * Pre-handler: lets pass only clients whose role is one of these.
+ * On request, before any of its body is read: lets pass only clients whose role is one of these.
  * @throws CountersignError `unauthorized`
  */
 export function requireClient(...roles: readonly string[]): (request: FastifyRequest) => Promise<void> {

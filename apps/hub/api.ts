@@ -47,7 +47,7 @@ export function managementApi(
   hub: { db: Db; registry: Registry; mqtt: MqttListener; codeHours: number },
 ): void {
   const { db, registry, mqtt } = hub;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   server.get("/api/v1/status", operator, async () => ({
     mqttPort: mqtt.port,

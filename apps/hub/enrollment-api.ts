@@ -17,7 +17,7 @@ const CreateBody = z.strictObject({ name: Name, ca: Name });
 
 /** The part of the management API about device provisioning. */
 export function enrollmentApi(server: HttpsServer, { db }: { db: Db }): void {
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
   const unknown = (name: string) => new CountersignError("not-found", `the hub has no enrollment group ${name}`);
 
   server.get("/api/v1/enrollment-groups", operator, async () => ({ groups: await listEnrollmentGroups(db) }));

@@ -30,7 +30,7 @@ const PAGE = 1000;
 /** Groups by chain and custody: what their devices may do, whether they may come at all, and who is in one. */
 export function groupsApi(server: HttpsServer, hub: { db: Db; registry: Registry }): void {
   const { db, registry } = hub;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   server.get("/api/v1/groups", operator, async () => ({ groups: await listGroups(db) }));
   server.put("/api/v1/groups/:name", operator, async (request) => {

@@ -16,7 +16,7 @@ export function monitorApi(
   hub: { db: Db; registry: Registry; settings: HubConfig["monitor"] },
 ): void {
   const { db, registry, settings } = hub;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   server.get("/api/v1/monitor", operator, async () => {
     const [ledgers, alarms] = await Promise.all([listLedgers(db), listAlarms(db, MAX_SHOWN)]);

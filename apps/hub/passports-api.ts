@@ -31,7 +31,7 @@ const TrustBody = z.strictObject({ root: Pem, policy: policySchema });
 /** Custody facts: from passports that are verified here, against the root and the ledgers' keys that an operator named. */
 export function passportsApi(server: HttpsServer, hub: { db: Db; registry: Registry }): void {
   const { db, registry } = hub;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
   const trust = async (): Promise<HubTrust> => {
     const known = await readTrust(db);
     if (known !== undefined) return known;

@@ -52,7 +52,7 @@ const PUSH_LIMIT = 6 << 20;
  */
 export function revocationApi(server: HttpsServer, hub: { db: Db; registry: Registry; follower: CrlFollower }): void {
   const { db, registry, follower } = hub;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   for (const verb of ["disable", "enable"] as const) {
     server.post(`/api/v1/cas/:name/${verb}`, operator, async (request) => {

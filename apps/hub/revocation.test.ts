@@ -219,6 +219,21 @@ describe("revoking", () => {
     await hub.api("DELETE", "/api/v1/crls/mangled");
   });
 
+  it("only by operators: nobody else is let send a list before he is told so", async () => {
+    const status = await new Promise<number>((resolve, reject) => {
+      const call = request({
+        ...{ host: "127.0.0.1", port: hub.apiPort, method: "PUT", path: "/api/v1/crls/factory", agent: false },
+        ...{ ca: hub.infraCa.pem, headers: { "content-type": "application/json", "content-length": 5_000_000 } },
+      });
+      call.on("error", reject).on("response", (response) => {
+        resolve(response.resume().statusCode ?? 0);
+        call.destroy();
+      });
+      call.write('{"crl":"');
+    });
+    expect([401, 403]).toContain(status);
+  }, 10_000);
+
   it("by a CRL at its public address, followed; one that can't be had changes nothing", async () => {
     const leaf = await leafFor("dev-followed");
     const url = `http://127.0.0.1:${(files.address() as AddressInfo).port}/technician.crl`;

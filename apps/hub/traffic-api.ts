@@ -53,7 +53,7 @@ const InvokeBody = z.strictObject({
 /** The part of the management API that talks to devices. */
 export function trafficApi(server: HttpsServer, hub: { db: Db; traffic: Traffic }): void {
   const { db, traffic } = hub;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
   const deviceOf = async (params: unknown): Promise<string> => {
     const { id } = parseInput(DeviceParams, params, "path");
     if ((await findDevice(db, id)) === undefined)

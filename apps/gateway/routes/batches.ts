@@ -30,7 +30,7 @@ export function registerBatches(app: HttpsServer, deps: LotDeps): void {
 
   app.post(
     "/api/v1/lots/:id/batches",
-    { bodyLimit: BODY_LIMIT, preHandler: requireClient("station", "operator") },
+    { bodyLimit: BODY_LIMIT, onRequest: requireClient("station", "operator") },
     async (request, reply) => {
       const { id: lot } = parseInput(lotParams, request.params, "path");
       const { manifest, items } = readBatch(rawBody(request));
@@ -42,7 +42,7 @@ export function registerBatches(app: HttpsServer, deps: LotDeps): void {
 
   app.post(
     "/api/v1/lots/:id/installations",
-    { bodyLimit: BODY_LIMIT, preHandler: requireClient("technician") },
+    { bodyLimit: BODY_LIMIT, onRequest: requireClient("technician") },
     async (request, reply) => {
       const { id: lot } = parseInput(lotParams, request.params, "path");
       const { manifest, items } = readBatch(rawBody(request));
@@ -53,7 +53,7 @@ export function registerBatches(app: HttpsServer, deps: LotDeps): void {
     },
   );
 
-  const readers = { preHandler: requireClient("station", "technician", "operator") };
+  const readers = { onRequest: requireClient("station", "technician", "operator") };
   app.get("/api/v1/batches/:id", readers, async (request) => {
     const { id } = parseInput(batchParams, request.params, "path");
     const { wait } = parseInput(batchQuery, request.query, "query");

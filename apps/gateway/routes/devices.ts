@@ -19,7 +19,7 @@ const listQuery = z.strictObject({
 
 /** What this site knows of a device. A chain appears when its record is under a signed checkpoint. */
 export function registerDevices(app: HttpsServer, { db }: LotDeps): void {
-  const readers = { preHandler: requireClient("operator", "station", "technician") };
+  const readers = { onRequest: requireClient("operator", "station", "technician") };
 
   app.get("/api/v1/devices/:id", readers, async (request) => {
     const { id } = parseInput(deviceParams, request.params, "path");

@@ -25,7 +25,7 @@ const RECEIPT_MS = 240_000;
 /** Changes of hands, on either side: for operators. */
 export function registerHandoffs(app: HttpsServer, deps: LotDeps): void {
   const { db, custody, workflows } = deps;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   app.post("/api/v1/lots/:id/handoffs", operator, async (request, reply) => {
     const { id: lot } = parseInput(lotParams, request.params, "path");

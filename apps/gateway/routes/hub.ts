@@ -13,7 +13,7 @@ const named = z.strictObject({ name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-
 
 /** Registering this site's root at the hub: `/api/v1/hub-registrations`, for operators. */
 export function registerHub(app: HttpsServer, deps: GatewayDeps): void {
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   app.post("/api/v1/hub-registrations", operator, async (request, reply) => {
     const { name } = parseInput(named, request.body, "request body");

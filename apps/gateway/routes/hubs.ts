@@ -56,7 +56,7 @@ const groupParams = z.strictObject({ hub: hubName, name: groupName });
 /** This site's CA at its hubs, and what operators change there: `/api/v1/hubs/...`. */
 export function registerHubs(app: HttpsServer, deps: HubsDeps): void {
   const { db, workflows } = deps;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
   const common = {
     taskQueue: QUEUES.site,
     workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,

@@ -52,8 +52,8 @@ export function registerLots(
   registerDevices(app, shared);
   registerOpenings(app, shared);
 
-  const operator = { preHandler: requireClient("operator") };
-  const anyone = { preHandler: requireClient("operator", "station", "technician") };
+  const operator = { onRequest: requireClient("operator") };
+  const anyone = { onRequest: requireClient("operator", "station", "technician") };
 
   app.post("/api/v1/lots", operator, async (request, reply) => {
     const asked = parseInput(lotRequest, request.body, "request body");

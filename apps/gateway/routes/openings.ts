@@ -21,7 +21,7 @@ const erasureBody = z.strictObject({
 
 /** Personal values behind a device's commitments: shown to whoever the operator shows them to, and erased. */
 export function registerOpenings(app: HttpsServer, { db }: Pick<GatewayDeps, "db">): void {
-  const operators = { preHandler: requireClient("operator") };
+  const operators = { onRequest: requireClient("operator") };
   const unknown = (id: string) => new CountersignError("not-found", `this site knows no device ${id}`);
 
   app.get("/api/v1/devices/:id/openings", operators, async (request): Promise<Openings> => {

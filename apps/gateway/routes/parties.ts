@@ -50,7 +50,7 @@ const partyParams = z.strictObject({ id: partyId });
 /** Inviting, joining, delegating: `/api/v1/invitations|joins|parties|delegations`, for operators. */
 export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
   const { db, identity } = deps;
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   app.post("/api/v1/invitations", operator, async (request, reply) => {
     const { to, days } = parseInput(inviteBody, request.body, "request body");

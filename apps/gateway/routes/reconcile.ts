@@ -20,11 +20,11 @@ const seenBody = z.strictObject({ certificates: z.string().min(1).max(1_000_000)
  * operators and monitors (a hub), who can do nothing else here.
  */
 export function registerReconcile(app: HttpsServer, context: ReconcileContext & IssuingContext): void {
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   app.post("/api/v1/reconciliations", operator, async () => reconcile(context, { everything: true }));
 
-  const watching = { preHandler: requireClient("operator", "monitor") };
+  const watching = { onRequest: requireClient("operator", "monitor") };
 
   /** SHA-256 of the SPKIs of this site's CA keys: whose certificates are worth reporting here. */
   app.get("/api/v1/ca-keys", watching, async () => ({

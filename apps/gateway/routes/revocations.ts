@@ -38,7 +38,7 @@ export function registerRevocations(
   app: HttpsServer,
   { db, identity, workflows, onlineCa }: Pick<GatewayDeps, "db" | "identity" | "workflows" | "onlineCa">,
 ): void {
-  const operator = { preHandler: requireClient("operator") };
+  const operator = { onRequest: requireClient("operator") };
 
   const work = (): Promise<unknown> =>
     workflows.signalWithStart("revocation", {

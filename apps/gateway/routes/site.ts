@@ -30,7 +30,7 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
     );
   });
 
-  app.get("/api/v1/site", { preHandler: requireClient() }, async () => {
+  app.get("/api/v1/site", { onRequest: requireClient() }, async () => {
     const [head, cosigned, witnesses, grant, ca, crl, root, peers] = await Promise.all([
       readHead(db),
       newestCosigned(db),
@@ -77,7 +77,7 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
 
 /** This site's CA, what is above it, and where its CRL is: for hubs that follow it. */
 function registerCas(app: HttpsServer, { db, identity }: GatewayDeps): void {
-  app.get("/api/v1/ca-certificates", { preHandler: requireClient("operator", "monitor") }, async () => {
+  app.get("/api/v1/ca-certificates", { onRequest: requireClient("operator", "monitor") }, async () => {
     const [ca, grant] = await Promise.all([findCaCertificate(db), findCurrentGrant(db)]);
     if (ca === undefined) return { cas: [] };
     const above = ca.role === "ca" ? (grant?.upstream ?? []) : [];
