@@ -73,14 +73,18 @@ export async function currentGrant(q: Queryable): Promise<CurrentGrant> {
  */
 export async function debitQuota(tx: Tx, n: number): Promise<{ grant: ActRef; remaining: number }> {
   if (!Number.isSafeInteger(n) || n < 0) throw new RangeError("the quota is debited by a whole number");
-  const { rows } = await tx.query<{ origin: string; leaf_hash: string; remaining: number }>(
-    `UPDATE grant_received SET used = used + $1 WHERE current AND used + $1 <= quota
-     RETURNING origin, leaf_hash, quota - used AS remaining`,
-    [n],
-  );
-  const row = rows[0];
-  if (row) return { grant: { origin: row.origin, leafHash: row.leaf_hash }, remaining: row.remaining };
-  const held = await currentGrant(tx);
+  let held: CurrentGrant;
+  do {
+    const { rows } = await tx.query<{ origin: string; leaf_hash: string; remaining: number }>(
+      `UPDATE grant_received SET used = used + $1 WHERE current AND used + $1 <= quota
+       RETURNING origin, leaf_hash, quota - used AS remaining`,
+      [n],
+    );
+    const row = rows[0];
+    if (row) return { grant: { origin: row.origin, leafHash: row.leaf_hash }, remaining: row.remaining };
+    held = await currentGrant(tx);
+    // It has room: a later grant took the place of the one whose row was waited for.
+  } while (held.used + n <= held.quota);
   throw new CountersignError(
     "quota-exceeded",
     `${n} more devices exceed the grant ${held.fields.id}: ${held.used} of ${held.quota} are used; ask ${held.parent} for more`,

@@ -342,6 +342,25 @@ describe("the quota", () => {
     expect(await used()).toBe(50);
   });
 
+  it("isn't said to be exceeded by who comes while a later grant takes its place", async () => {
+    await hold({ quota: 50 });
+    await inTransaction(db, (tx) => debitQuota(tx, 20));
+    const debits: Promise<unknown>[] = [];
+    await inTransaction(db, async (tx) => {
+      const fields = { ...OWN, quota: 50, revision: 2, certificate: toBase64(ca.der) } as Grant;
+      const ref = { origin: "countersign.example/company-x", leafHash: "b".repeat(64) };
+      const entry = new Uint8Array(1);
+      await storeGrant(tx, { ref, parent: "company-x", entry, fields, certificate: ca.der, upstream: [] });
+      debits.push(...[1, 2].map(() => inTransaction(db, (other) => debitQuota(other, 15))));
+      // Until both wait for the row.
+      const waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+      await expect.poll(async () => (await db.query(waiting)).rowCount).toBe(2);
+    });
+    await Promise.all(debits);
+    expect(await used()).toBe(50);
+    await expect(inTransaction(db, (tx) => debitQuota(tx, 1))).rejects.toMatchObject({ code: "quota-exceeded" });
+  });
+
   it("stays used under a later grant", async () => {
     await hold({ quota: 50 });
     await inTransaction(db, (tx) => debitQuota(tx, 20));
