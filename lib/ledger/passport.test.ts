@@ -5,11 +5,11 @@ import { webCryptoVerify } from "../pki/verify.ts";
 import { PAYLOAD_TYPES, signDsse } from "../records/dsse.ts";
 import { MAX_PASSPORT_BYTES, type Passport } from "../records/passport.ts";
 import { parseEntry } from "../records/statement.ts";
+import { auditWorld } from "../../test/support/audit-world.ts";
 import { opensslVerify } from "../../test/support/memory-log.ts";
 import { enlarge, witnessedPolicy } from "../../test/support/large-passport.ts";
 import { sourceOf, testWorld, type TestWorld } from "../../test/support/world.ts";
 import { signCheckpoint } from "./checkpoint.ts";
-import { auditLedgers } from "./audit/ledgers.ts";
 import { formatPolicy } from "./policy.ts";
 import { buildPassport, gatherEvidence, type PassportSource } from "./passport-build.ts";
 import type { PassportEvidence } from "./passport-evidence.ts";
@@ -38,16 +38,7 @@ describe("a device's passport", () => {
   });
 
   it("starts from ledgers that the audit of everything finds whole", async () => {
-    const parties = new Map([world.x, world.y, world.z].map((party) => [party.id, party]));
-    const { report } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      fetch: async (id, path) => {
-        const party = parties.get(id)!;
-        return path.startsWith("blobs/") ? party.blobs.get(path.slice(6)) : party.log.fetch(path);
-      },
-    });
+    const report = await auditWorld(world);
     expect(report.findings).toEqual([]);
     expect(report.devices).toBe(300);
   });

@@ -1,12 +1,11 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { opensslVerify } from "../../../test/support/memory-log.ts";
+import { auditWorld } from "../../../test/support/audit-world.ts";
 import { issue, throwawayKey } from "../../../test/support/issuing.ts";
 import { sha, testWorld, type TestWorld } from "../../../test/support/world.ts";
 import { fromBase64, toBase64 } from "../../domain/bytes.ts";
 import { keyId } from "../../pki/spki.ts";
 import { parseEntry, type Act } from "../../records/statement.ts";
 import type { ActFields } from "../../records/acts.ts";
-import { auditLedgers } from "./ledgers.ts";
 
 /** What an audit says of a party's own alarm. */
 describe("an alarm", () => {
@@ -20,21 +19,12 @@ describe("an alarm", () => {
 
   /** Technician-Z's alarm, at the end of its ledger; gives the audit's findings. */
   async function raised(fields: ActFields<"alarm">, subject: string) {
-    const { x, y, z } = world;
+    const { z } = world;
     const { act } = parseEntry(z.log.entries.find((entry) => parseEntry(entry).act.type === "certified")!);
     const name = { name: z.id, digest: { sha256: subject } };
     await z.signed("alarm", name, fields, act.grant === undefined ? {} : { grant: act.grant });
     await z.publish();
-    const parties = new Map([x, y, z].map((party) => [party.id, party]));
-    const { report } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      fetch: async (id, path) => {
-        const party = parties.get(id)!;
-        return path.startsWith("blobs/") ? party.blobs.get(path.slice(6)) : await party.log.fetch(path);
-      },
-    });
+    const report = await auditWorld(world);
     return report.findings.filter(({ index }) => index === z.log.entries.length - 1);
   }
 

@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
+import { auditWorld } from "../../../test/support/audit-world.ts";
 import { PaperTpm } from "../../../test/support/paper-tpm.ts";
 import { opensslVerify } from "../../../test/support/memory-log.ts";
 import { pythonJudge } from "../../../test/support/python.ts";
@@ -8,7 +9,6 @@ import { sha256Hex } from "../../domain/hash.ts";
 import { canonicalJson } from "../../domain/json.ts";
 import { buildPassport } from "../passport-build.ts";
 import { verifyPassport } from "../passport.ts";
-import { auditLedgers } from "./ledgers.ts";
 
 type Attesting = NonNullable<WorldOptions["attestation"]>["of"];
 
@@ -30,16 +30,7 @@ describe("attestations in the ledgers", () => {
   const attested: Attesting = (device) => tpm.attest(device);
 
   async function findings(world: TestWorld) {
-    const parties = new Map([world.x, world.y, world.z].map((one) => [one.id, one]));
-    const { report } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      fetch: async (id, path) => {
-        const { blobs, log } = parties.get(id)!;
-        return path.startsWith("blobs/") ? blobs.get(path.slice(6)) : log.fetch(path);
-      },
-    });
+    const report = await auditWorld(world);
     return report.findings.filter(({ severity }) => severity === "error").map(({ code, message }) => [code, message]);
   }
   /** Of the device's passport; a verifier that was written from docs/passport.md says the same. */

@@ -1,4 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
+import { auditWorld } from "../../../test/support/audit-world.ts";
 import { fieldsOf, keep, only, rewritten, upToCertified, type Edit } from "../../../test/support/forged-ledgers.ts";
 import { MemoryLog, opensslVerify, testKey } from "../../../test/support/memory-log.ts";
 import { issueCa } from "../../../test/support/issuing.ts";
@@ -25,21 +26,8 @@ describe("an audit of forged ledgers", () => {
     world = await testWorld(1);
   });
 
-  const audit = (party?: TestParty, log?: MemoryLog) => auditAll(new Map(party && log ? [[party.id, log]] : []));
-  async function auditAll(logs: ReadonlyMap<string, MemoryLog>) {
-    const parties = new Map([world.x, world.y, world.z].map((one) => [one.id, one]));
-    const { report } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      fetch: async (id, path) => {
-        const one = parties.get(id)!;
-        if (path.startsWith("blobs/")) return one.blobs.get(path.slice(6));
-        return (logs.get(id) ?? one.log).fetch(path);
-      },
-    });
-    return report;
-  }
+  const audit = (party?: TestParty, log?: MemoryLog) =>
+    auditWorld(world, new Map(party && log ? [[party.id, log]] : []));
   async function codes(party: TestParty, edit: Edit, more?: readonly Uint8Array[]) {
     const report = await audit(party, await rewritten(party, edit, more));
     return [...new Set(report.findings.filter((f) => f.severity === "error").map((f) => f.code))];
@@ -262,20 +250,11 @@ describe("an audit of forged ledgers", () => {
       },
       { prev: [before.fields.keyset, second.ref], grant: second.ref },
     );
-    const parties = new Map([world.x, y, z].map((one) => [one.id, one]));
     const logs = new Map([
       [y.id, log],
       [z.id, await rewritten(z, keep, [accepted.entry])],
     ]);
-    const { report: both } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      fetch: async (id, path) =>
-        path.startsWith("blobs/")
-          ? parties.get(id)!.blobs.get(path.slice(6))
-          : (logs.get(id) ?? parties.get(id)!.log).fetch(path),
-    });
+    const both = await auditWorld(world, logs);
     expect(both.findings.filter((f) => f.severity === "error")).toMatchObject([{ code: "grant-exceeded" }]);
   });
 
@@ -380,7 +359,7 @@ describe("an audit of forged ledgers", () => {
       const logs = new Map([[x.id, await rewritten(x, mayBuild(false), [], renamed)]]);
       logs.set(y.id, await rewritten(y, mayBuild(given), [], renamed));
       logs.set(z.id, await rewritten(z, keep, [], renamed));
-      const { findings } = await auditAll(logs);
+      const { findings } = await auditWorld(world, logs);
       return findings.filter((f) => f.code === "grant-exceeded").map((finding) => finding.message);
     };
     const building = "lot-opened: the party's grant doesn't allow it to build";

@@ -1,14 +1,13 @@
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
+import { auditWorld } from "../../../test/support/audit-world.ts";
 import { issue, issueCa, throwawayKey, throwawayRoot, type ThrowawayCa } from "../../../test/support/issuing.ts";
-import { opensslVerify } from "../../../test/support/memory-log.ts";
 import { testWorld, type WorldOptions } from "../../../test/support/world.ts";
 import { utf8 } from "../../domain/bytes.ts";
 import { canonicalJson } from "../../domain/json.ts";
 import type { Certificate } from "../../pki/certificate.ts";
 import type { SubjectAltName } from "../../pki/general-name.ts";
 import type { CertificateSettings } from "../../records/certificate-settings.ts";
-import { auditLedgers } from "./ledgers.ts";
 import { settingsFault } from "./lot-settings.ts";
 
 const TYPE = "1.3.6.1.4.1.99999.1";
@@ -68,17 +67,7 @@ describe("a certificate against its lot's settings", () => {
 
 describe("an audit of lots with settings", () => {
   async function findings(options: WorldOptions) {
-    const world = await testWorld(1, options);
-    const parties = new Map([world.x, world.y, world.z].map((one) => [one.id, one]));
-    const { report } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      fetch: async (id, path) => {
-        const { blobs, log } = parties.get(id)!;
-        return path.startsWith("blobs/") ? blobs.get(path.slice(6)) : log.fetch(path);
-      },
-    });
+    const report = await auditWorld(await testWorld(1, options));
     return report.findings.filter(({ severity }) => severity === "error").map(({ code, message }) => [code, message]);
   }
   const saying = (settings: object): Uint8Array[] => [canonicalJson(settings)];

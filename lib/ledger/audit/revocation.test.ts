@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from "vitest";
+import { auditWorld } from "../../../test/support/audit-world.ts";
 import { rewritten } from "../../../test/support/forged-ledgers.ts";
 import { MemoryLog, opensslVerify } from "../../../test/support/memory-log.ts";
 import { pythonJudge } from "../../../test/support/python.ts";
@@ -12,7 +13,6 @@ import { buildPassport } from "../passport-build.ts";
 import { formatPassport } from "../passport-pack.ts";
 import { verifyPassport } from "../passport.ts";
 import { leafHash } from "../tree.ts";
-import { auditLedgers } from "./ledgers.ts";
 
 type Fields = ActFields<"revoked">;
 type What = { effect: "final"; reason: "keyCompromise" } | { effect: "hold" } | { effect: "lift" };
@@ -68,16 +68,7 @@ describe("a certificate that its issuer takes back", () => {
   }
 
   async function errors(instead = new Map<string, MemoryLog>()): Promise<string[]> {
-    const parties = new Map([world.x, world.y, world.z].map((party) => [party.id, party]));
-    const { report } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      fetch: async (id, path) => {
-        const party = parties.get(id)!;
-        return path.startsWith("blobs/") ? party.blobs.get(path.slice(6)) : (instead.get(id) ?? party.log).fetch(path);
-      },
-    });
+    const report = await auditWorld(world, instead);
     return report.findings.map(({ code, message }) => `${code}: ${message}`);
   }
   /** Ours; the second verifier has to agree. */

@@ -1,6 +1,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
+import { auditWorld } from "../../../test/support/audit-world.ts";
 import { fieldsOf, keep, only, rewritten, type Edit } from "../../../test/support/forged-ledgers.ts";
-import { MemoryLog, opensslVerify, testKey } from "../../../test/support/memory-log.ts";
+import { MemoryLog, testKey } from "../../../test/support/memory-log.ts";
 import { sha, testWorld, type TestParty, type TestWorld } from "../../../test/support/world.ts";
 import { toBase64, toHex } from "../../domain/bytes.ts";
 import type { ActFields, ActType } from "../../records/acts.ts";
@@ -8,7 +9,7 @@ import { csrItem } from "../../records/manifest.ts";
 import { parseEntry, type Act, type AnyAct } from "../../records/statement.ts";
 import { leafHash } from "../tree.ts";
 import type { Finding, FindingCode } from "./finding.ts";
-import { auditLedgers, type AuditReport } from "./ledgers.ts";
+import type { AuditReport } from "./ledgers.ts";
 
 /** What an audit promises, rule by rule: each is broken by whoever has a party's own keys, and each time it shows. */
 
@@ -22,21 +23,7 @@ describe("an audit's rules", () => {
     world = await testWorld(2);
   });
 
-  async function audit(logs: Logs, previous?: (party: string, path: string) => Promise<Uint8Array | undefined>) {
-    const parties = new Map([world.x, world.y, world.z].map((one) => [one.id, one]));
-    const { report } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      ...(previous ? { previous } : {}),
-      fetch: async (id, path) => {
-        const one = parties.get(id)!;
-        if (path.startsWith("blobs/")) return one.blobs.get(path.slice(6));
-        return (logs.get(id) ?? one.log).fetch(path);
-      },
-    });
-    return report;
-  }
+  const audit = (logs: Logs, previous?: Parameters<typeof auditWorld>[2]) => auditWorld(world, logs, previous);
   const errors = (report: AuditReport): Finding[] => report.findings.filter((f) => f.severity === "error");
   const open = (report: AuditReport): Finding[] => report.findings.filter((f) => f.severity === "open");
   const codes = (findings: readonly Finding[]): FindingCode[] => [...new Set(findings.map((f) => f.code))].sort();

@@ -3,11 +3,11 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
+import { auditWorld } from "../../../../test/support/audit-world.ts";
 import { loadPage } from "../../../../test/support/chromium.ts";
 import { PROJECT_ROOT, tempDir, tool } from "../../../../test/support/index.ts";
-import { opensslVerify } from "../../../../test/support/memory-log.ts";
 import { testWorld } from "../../../../test/support/world.ts";
-import { auditLedgers, type AuditReport } from "../ledgers.ts";
+import type { AuditReport } from "../ledgers.ts";
 import { Timeline } from "../timeline.ts";
 import { escapeHtml, visible } from "./escape.ts";
 import { reportHtml } from "./html.ts";
@@ -44,17 +44,7 @@ describe("an audit's report as a page", () => {
   let good: AuditReport;
   let bad: AuditReport;
   beforeAll(async () => {
-    const world = await testWorld(3);
-    const parties = new Map([world.x, world.y, world.z].map((one) => [one.id, one]));
-    const { report } = await auditLedgers({
-      root: world.root,
-      policy: world.policy,
-      verify: opensslVerify,
-      fetch: async (id, path) => {
-        const one = parties.get(id)!;
-        return path.startsWith("blobs/") ? one.blobs.get(path.slice(6)) : one.log.fetch(path);
-      },
-    });
+    const report = await auditWorld(await testWorld(3));
     good = report;
     bad = {
       ...report,
