@@ -1,7 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { Agent, request } from "node:https";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Client, Connection } from "@temporalio/client";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -9,29 +6,29 @@ import { nodeVerify } from "../../hsm/index.ts";
 import { fromBase64, toBase64, utf8 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { KEY_TYPE, noteKey, parseNote } from "../../lib/ledger/note.ts";
-import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import type { Certificate } from "../../lib/pki/certificate.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
-import { issuerFromCertificate, selfIssuer } from "../../lib/pki/issuer.ts";
-import { lintTbs } from "../../lib/pki/lint.ts";
-import { PROFILES } from "../../lib/pki/profiles.ts";
-import { newSerial } from "../../lib/pki/serial.ts";
-import { buildTbs } from "../../lib/pki/tbs.ts";
-import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import type { Grant } from "../../lib/records/grant.ts";
 import type { Body, Invitation } from "../../lib/records/message.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
-import { ENVELOPE_MEDIA_TYPE, readBody, readWire } from "../../services/parties/envelope.ts";
-import { contactOf } from "../../services/parties/identity.ts";
-import { checkJoin, nonceDigest } from "../../services/parties/join.ts";
-import { profileRefs } from "../../services/parties/terms.ts";
+import { ENVELOPE_MEDIA_TYPE, readBody } from "../../services/parties/envelope.ts";
+import { checkJoin } from "../../services/parties/join.ts";
 import { findCurrentGrant, rootPin } from "../../store/grants.ts";
-import { findPkcs11Module, softhsmDir, tempDir, testDatabase, testTemporal } from "../../test/support/index.ts";
+import { softhsmDir } from "../../test/support/index.ts";
+import {
+  callSite,
+  childSiteConfig,
+  grantTo,
+  invitationFrom,
+  parentInbox,
+  selfSignedRoot,
+  signChildCa,
+} from "../../test/support/child-site.ts";
 import { Correspondent, makeTestParty, signedAct, type TestParty } from "../../test/support/parties.ts";
 import { createLogger } from "../http/logger.ts";
-import { createServer, type HttpsServer } from "../http/server.ts";
-import { loadSiteConfig, type SiteConfig } from "./config.ts";
-import { initSite } from "./init.ts";
+import type { HttpsServer } from "../http/server.ts";
+import type { SiteConfig } from "./config.ts";
 import { Site } from "./site.ts";
 import { freePort } from "./stack/ports.ts";
 import { openConfigured } from "./tokens.ts";
@@ -59,37 +56,20 @@ beforeAll(async () => {
     gateway: `https://127.0.0.1:${parentPort}`,
     public: "http://127.0.0.1:9",
   });
-  root = await selfSigned("Company-X Root");
+  root = await selfSignedRoot(parent);
   letters = new Correspondent(parent, "factory-y");
-  inbox = createServer({
-    tls: { key: readFileSync(parent.server.keyFile, "utf8"), cert: readFileSync(parent.server.certFile, "utf8") },
-    logger: createLogger({ name: "parent", level: "silent" }),
-  });
-  inbox.addContentTypeParser(ENVELOPE_MEDIA_TYPE, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
-  inbox.post("/inbox", async ({ body }) => {
-    const { message, body: inner } = readWire(body as Uint8Array);
-    if (message.type === "join" && readBody("join", inner).invitation === SPENT) {
+  inbox = await parentInbox(parent, parentPort, (type, body) => {
+    if (type === "join" && readBody("join", body).invitation === SPENT) {
       throw new CountersignError("invitation-spent", "the invitation was used already");
     }
-    if (!received.some((one) => one.body.length === inner.length && one.type === message.type)) {
-      received.push({ type: message.type, body: inner });
-    }
-    return { id: message.id, sequence: message.sequence, state: "stored" };
+    if (!received.some((one) => one.body.length === body.length && one.type === type)) received.push({ type, body });
   });
-  await inbox.listen({ host: "127.0.0.1", port: parentPort });
 
-  config = await writeConfig();
+  config = await childSiteConfig("y", {}, { secondLogKey: "log-p256" });
   site = await Site.start(config, createLogger({ name: "factory-y", level: "silent" }), (error) => {
     throw error;
   });
-  invitation = {
-    schema: 1,
-    id: "0b9f3d0e-7f0f-4f0e-9d55-0a6a6f8f6a11",
-    to: "factory-y",
-    from: contactOf(parent.identity),
-    nonce: randomBytes(32).toString("base64url"),
-    expires: new Date(Date.now() + 600_000).toISOString(),
-  };
+  invitation = invitationFrom(parent, "0b9f3d0e-7f0f-4f0e-9d55-0a6a6f8f6a11");
 });
 afterAll(async () => {
   await site?.stop();
@@ -97,92 +77,9 @@ afterAll(async () => {
   await parent?.close();
 });
 
-async function writeConfig(): Promise<SiteConfig> {
-  const folder = tempDir("factory-y");
-  mkdirSync(join(folder, "secrets"));
-  const url = new URL((await testDatabase()).url);
-  writeFileSync(join(folder, "secrets", "db.password"), decodeURIComponent(url.password), { mode: 0o600 });
-  url.password = "";
-  const [port, publicPort] = [await freePort(), await freePort()];
-  const file = join(folder, "site.json");
-  const token = (label: string) => ({ uri: `pkcs11:token=${label}`, pinFile: `secrets/${label}.pin` });
-  writeFileSync(
-    file,
-    JSON.stringify({
-      schema: "countersign/site/v1",
-      party: "factory-y",
-      name: "Factory-Y",
-      role: "factory",
-      origin: "countersign.example/factory-y",
-      organization: "Factory-Y",
-      database: { url: url.href, passwordFile: "secrets/db.password" },
-      temporal: await testTemporal(),
-      hsm: { module: findPkcs11Module(), tokens: { site: token("y"), ca: token("y-ca") } },
-      gateway: {
-        port,
-        publicPort,
-        url: `https://127.0.0.1:${port}`,
-        publicUrl: `http://127.0.0.1:${publicPort}`,
-        tls: { keyFile: "infra/gateway.key", certFile: "infra/gateway.pem", clientCaFile: "infra/ca.pem" },
-      },
-      secondLogKey: "log-p256",
-      imagesDir: "images",
-      firmwareDir: "firmware",
-    }),
-  );
-  await initSite(file);
-  await initSite(file);
-  return loadSiteConfig(file);
-}
-
-async function selfSigned(commonName: string, key = parent.ca): Promise<Certificate> {
-  const subject = { organization: "Company-X", commonName };
-  const validity = { notBefore: wholeSeconds(new Date(Date.now() - 60_000)), notAfter: NO_EXPIRY };
-  const issuer = selfIssuer({ name: subject, spki: key.spki, ...validity });
-  const tbs = buildTbs(PROFILES.root, { issuer, serial: newSerial(randomBytes), ...validity, subject, spki: key.spki });
-  return parseCertificate(await key.signCertificate(lintTbs(tbs, PROFILES.root, issuer)));
-}
-
-async function sign(change: { spki?: Uint8Array; commonName?: string; pathLen?: number }): Promise<Uint8Array> {
-  const csr = parseCsr(fromBase64(join_.csr));
-  const profile = PROFILES["intermediate-embedded"];
-  const issuer = issuerFromCertificate(root);
-  const tbs = buildTbs(profile, {
-    issuer,
-    serial: newSerial(randomBytes),
-    notBefore: wholeSeconds(new Date()),
-    notAfter: NO_EXPIRY,
-    subject: { organization: "Factory-Y", commonName: change.commonName ?? "Factory-Y CA" },
-    spki: change.spki ?? csr.spki,
-    pathLen: change.pathLen ?? 1,
-  });
-  return parent.ca.signCertificate(lintTbs(tbs, profile, issuer));
-}
-
-async function honestGrant(change: Partial<Grant> = {}, certificate?: Uint8Array): Promise<Grant> {
-  const { act } = parseEntry(fromBase64(join_.keyset));
-  if (act.type !== "keyset") throw new Error("no keyset");
-  return {
-    id: "factory-y-1",
-    revision: 1,
-    issuer: toBase64(root.spki),
-    child: "factory-y",
-    keyset: act.fields.keyset,
-    certificate: toBase64(certificate ?? (await sign({}))),
-    csrSha256: sha256Hex(fromBase64(join_.csr)),
-    nonceSha256: nonceDigest(invitation.nonce),
-    idPrefixes: ["dev-"],
-    profiles: profileRefs(["idevid"]),
-    quota: 10,
-    notBefore: "2020-01-01T00:00:00.000Z",
-    notAfter: "2040-01-01T00:00:00.000Z",
-    pathLen: 1,
-    depth: 1,
-    mayBuild: true,
-    approvals: { threshold: 0 },
-    ...change,
-  };
-}
+const sign = (change: Parameters<typeof signChildCa>[3] = {}) => signChildCa(parent, root, join_, change);
+const honestGrant = async (change: Partial<Grant> = {}, certificate?: Uint8Array): Promise<Grant> =>
+  grantTo(join_, invitation, root, { certificate: toBase64(certificate ?? (await sign())), ...change });
 
 async function delegation(
   fields: Grant,
@@ -194,36 +91,8 @@ async function delegation(
   return { act: toBase64(entry), upstream: upstream.map(toBase64) };
 }
 
-interface Answer {
-  status: number;
-  body: { code?: string; state?: string } & Record<string, unknown>;
-}
-function call(
-  method: string,
-  path: string,
-  options: { role?: string; body?: Uint8Array | string; type?: string } = {},
-) {
-  const infra = join(config.gateway.tls.clientCaFile, "..");
-  const file = (name: string): string => readFileSync(join(infra, name), "utf8");
-  const { role } = options;
-  const agent = new Agent({
-    ca: file("ca.pem"),
-    ...(role === undefined ? {} : { cert: file(`${role}.pem`), key: file(`${role}.key`) }),
-  });
-  return new Promise<Answer>((done, fail) => {
-    const headers = options.body === undefined ? {} : { "content-type": options.type ?? "application/json" };
-    const sent = request(new URL(path, config.gateway.url), { method, agent, headers }, (response) => {
-      let text = "";
-      response.setEncoding("utf8").on("data", (part: string) => (text += part));
-      response.on("end", () => {
-        agent.destroy();
-        done({ status: response.statusCode ?? 0, body: text.startsWith("{") ? JSON.parse(text) : { text } });
-      });
-    });
-    sent.on("error", fail).end(options.body);
-  });
-}
-
+const call = (method: string, path: string, options?: Parameters<typeof callSite>[3]) =>
+  callSite(config, method, path, options);
 const post = (path: string, body: unknown, role = "operator") =>
   call("POST", path, { role, body: JSON.stringify(body) });
 const deliver = async (body: Body<"delegation">): Promise<string> => {
@@ -372,7 +241,7 @@ describe("a child site", () => {
       "a root that didn't sign it",
       "path-invalid",
       async () => {
-        const other = await selfSigned("Company-X Root", parent.infra.key);
+        const other = await selfSignedRoot(parent, "Company-X Root", parent.infra.key);
         return delegation(await honestGrant({ issuer: toBase64(other.spki) }), [other.der]);
       },
     ],
@@ -380,7 +249,7 @@ describe("a child site", () => {
       "a certificate with a broken signature",
       "path-invalid",
       async () => {
-        const certificate = await sign({});
+        const certificate = await sign();
         certificate[certificate.length - 1]! ^= 1;
         return delegation(await honestGrant({}, certificate));
       },
@@ -486,8 +355,8 @@ describe("a child site", () => {
 
   it("doesn't change its root for a later grant", async () => {
     const before = await findCurrentGrant(site.db);
-    const other = await selfSigned("Another Root");
-    const certificate = await sign({});
+    const other = await selfSignedRoot(parent, "Another Root");
+    const certificate = await sign();
     const message = await deliver(await delegation(await honestGrant({ revision: 2 }, certificate), [other.der]));
     await until(async () => {
       const { rows } = await site.db.query("SELECT 1 FROM inbox WHERE id = $1 AND applied IS NOT NULL", [message]);

@@ -1,37 +1,33 @@
-import { generateKeyPairSync, randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { Agent, request } from "node:https";
+import { generateKeyPairSync } from "node:crypto";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
-import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
-import { parseCsr } from "../../lib/pki/csr.ts";
-import { issuerFromCertificate, selfIssuer } from "../../lib/pki/issuer.ts";
-import { lintTbs } from "../../lib/pki/lint.ts";
+import { toBase64 } from "../../lib/domain/bytes.ts";
+import type { Certificate } from "../../lib/pki/certificate.ts";
 import { pemEncode } from "../../lib/pki/pem.ts";
-import { PROFILES } from "../../lib/pki/profiles.ts";
-import { newSerial } from "../../lib/pki/serial.ts";
-import { buildTbs } from "../../lib/pki/tbs.ts";
-import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
 import type { Grant } from "../../lib/records/grant.ts";
 import type { Body, Invitation } from "../../lib/records/message.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { authorityFor, planCertificate } from "../../services/issuing/authority.ts";
-import { sha256Hex } from "../../services/ledger/sha256.ts";
-import { ENVELOPE_MEDIA_TYPE, readBody, readWire } from "../../services/parties/envelope.ts";
-import { contactOf } from "../../services/parties/identity.ts";
-import { nonceDigest } from "../../services/parties/join.ts";
+import { ENVELOPE_MEDIA_TYPE, readBody } from "../../services/parties/envelope.ts";
 import { profileRefs } from "../../services/parties/terms.ts";
 import { currentGrant } from "../../store/grants.ts";
 import { AZURE, startAzureRecorder, type AzureRecorder } from "../../test/support/azure-recorder.ts";
+import {
+  callSite,
+  childSiteConfig,
+  grantTo,
+  invitationFrom,
+  parentInbox,
+  selfSignedRoot,
+  signChildCa,
+} from "../../test/support/child-site.ts";
 import { startTestHub, type TestHub } from "../../test/support/hub-process.ts";
-import { findPkcs11Module, softhsmDir, tempDir, testDatabase, testTemporal } from "../../test/support/index.ts";
+import { softhsmDir } from "../../test/support/index.ts";
 import { Correspondent, makeTestParty, signedAct, type TestParty } from "../../test/support/parties.ts";
 import { connectDevice } from "../device/connect.ts";
 import { createLogger } from "../http/logger.ts";
-import { createServer, type HttpsServer } from "../http/server.ts";
-import { loadSiteConfig, type SiteConfig } from "./config.ts";
-import { initSite } from "./init.ts";
+import type { HttpsServer } from "../http/server.ts";
+import type { SiteConfig } from "./config.ts";
 import { Site } from "./site.ts";
 import { freePort } from "./stack/ports.ts";
 import { openConfigured } from "./tokens.ts";
@@ -61,73 +57,31 @@ beforeAll(async () => {
     gateway: `https://127.0.0.1:${port}`,
     public: "http://127.0.0.1:9",
   });
-  root = await makeRoot();
+  root = await selfSignedRoot(parent);
   letters = new Correspondent(parent, "factory-y");
-  inbox = createServer({
-    tls: { key: readFileSync(parent.server.keyFile, "utf8"), cert: readFileSync(parent.server.certFile, "utf8") },
-    logger: createLogger({ name: "parent", level: "silent" }),
+  inbox = await parentInbox(parent, port, (type, body) => {
+    if (type === "join") asked = readBody("join", body);
   });
-  inbox.addContentTypeParser(ENVELOPE_MEDIA_TYPE, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
-  inbox.post("/inbox", async ({ body }) => {
-    const { message, body: inner } = readWire(body as Uint8Array);
-    if (message.type === "join") asked = readBody("join", inner);
-    return { id: message.id, sequence: message.sequence, state: "stored" };
-  });
-  await inbox.listen({ host: "127.0.0.1", port });
   config = await writeConfig();
   site = await Site.start(config, createLogger({ name: "factory-y", level: "silent" }), (error) => {
     throw error;
   });
-  invitation = {
-    schema: 1,
-    id: "7d1f0c5a-3b1e-4f3e-8f60-19d2f1a0b6c4",
-    to: "factory-y",
-    from: contactOf(parent.identity),
-    nonce: randomBytes(32).toString("base64url"),
-    expires: new Date(Date.now() + 600_000).toISOString(),
-  };
+  invitation = invitationFrom(parent, "7d1f0c5a-3b1e-4f3e-8f60-19d2f1a0b6c4");
 }, 120_000);
 afterAll(async () => {
   await site?.stop();
   await Promise.all([inbox?.close(), parent?.close(), hub?.stop(), azure?.close()]);
 });
 
-async function writeConfig(): Promise<SiteConfig> {
-  const folder = tempDir("factory-y");
-  mkdirSync(join(folder, "secrets"));
-  const url = new URL((await testDatabase()).url);
+function writeConfig(): Promise<SiteConfig> {
   const home = join(hub.home, "hub");
   const secrets = {
-    "db.password": decodeURIComponent(url.password),
     "azure.secret": AZURE.secret,
     "hub.key": AZURE.hubKey,
     "dps.key": AZURE.dpsKey,
     "azure-ca.pem": azure.ca.pem,
   };
-  for (const [name, text] of Object.entries(secrets)) {
-    writeFileSync(join(folder, "secrets", name), text, { mode: 0o600 });
-  }
-  url.password = "";
-  const [port, publicPort] = [await freePort(), await freePort()];
-  const token = (label: string) => ({ uri: `pkcs11:token=${label}`, pinFile: `secrets/${label}.pin` });
-  const file = join(folder, "site.json");
-  const settings = {
-    schema: "countersign/site/v1",
-    party: "factory-y",
-    name: "Factory-Y",
-    role: "factory",
-    origin: "countersign.example/factory-y",
-    organization: "Factory-Y",
-    database: { url: url.href, passwordFile: "secrets/db.password" },
-    temporal: await testTemporal(),
-    hsm: { module: findPkcs11Module(), tokens: { site: token("line-y"), ca: token("line-y-ca") } },
-    gateway: {
-      port,
-      publicPort,
-      url: `https://127.0.0.1:${port}`,
-      publicUrl: `http://127.0.0.1:${publicPort}`,
-      tls: { keyFile: "infra/gateway.key", certFile: "infra/gateway.pem", clientCaFile: "infra/ca.pem" },
-    },
+  return childSiteConfig("line-y", secrets, {
     hub: {
       url: `https://127.0.0.1:${hub.apiPort}`,
       caFile: join(home, "ca.pem"),
@@ -147,64 +101,12 @@ async function writeConfig(): Promise<SiteConfig> {
         caFile: "secrets/azure-ca.pem",
       },
     },
-    imagesDir: "images",
-    firmwareDir: "firmware",
-  };
-  writeFileSync(file, JSON.stringify(settings));
-  await initSite(file);
-  return loadSiteConfig(file);
-}
-
-async function makeRoot(): Promise<Certificate> {
-  const subject = { organization: "Company-X", commonName: "Company-X Root" };
-  const validity = { notBefore: wholeSeconds(new Date(Date.now() - 60_000)), notAfter: NO_EXPIRY };
-  const { spki } = parent.ca;
-  const issuer = selfIssuer({ name: subject, spki, ...validity });
-  const tbs = buildTbs(PROFILES.root, { issuer, serial: newSerial(randomBytes), ...validity, subject, spki });
-  return parseCertificate(await parent.ca.signCertificate(lintTbs(tbs, PROFILES.root, issuer)));
-}
-
-/** The site's CA certificate, each time another one for the same key. */
-async function signCa(): Promise<Uint8Array> {
-  const { spki } = parseCsr(fromBase64(asked.csr));
-  const profile = PROFILES["intermediate-embedded"];
-  const issuer = issuerFromCertificate(root);
-  const tbs = buildTbs(profile, {
-    issuer,
-    serial: newSerial(randomBytes),
-    notBefore: wholeSeconds(new Date(root.notBefore)),
-    notAfter: NO_EXPIRY,
-    subject: { organization: "Factory-Y", commonName: "Factory-Y CA" },
-    spki,
-    pathLen: 1,
   });
-  return parent.ca.signCertificate(lintTbs(tbs, profile, issuer));
 }
 
-async function terms(change: Partial<Grant>): Promise<Grant> {
-  const { act } = parseEntry(fromBase64(asked.keyset));
-  if (act.type !== "keyset") throw new Error("no keyset");
-  return {
-    id: "factory-y-1",
-    revision: 1,
-    issuer: toBase64(root.spki),
-    child: "factory-y",
-    keyset: act.fields.keyset,
-    certificate: "",
-    csrSha256: sha256Hex(fromBase64(asked.csr)),
-    nonceSha256: nonceDigest(invitation.nonce),
-    idPrefixes: ["dev-"],
-    profiles: profileRefs(["ldevid"]),
-    quota: 10,
-    notBefore: "2020-01-01T00:00:00.000Z",
-    notAfter: "2040-01-01T00:00:00.000Z",
-    pathLen: 1,
-    depth: 1,
-    mayBuild: true,
-    approvals: { threshold: 0 },
-    ...change,
-  };
-}
+const signCa = () => signChildCa(parent, root, asked, { notBefore: new Date(root.notBefore) });
+const terms = (certificate: Uint8Array): Grant =>
+  grantTo(asked, invitation, root, { certificate: toBase64(certificate), profiles: profileRefs(["ldevid"]) });
 
 /** Sends a grant as the parent would; whether it is taken is the site's to say. */
 async function delegate(fields: Grant): Promise<{ leafHash: string; fields: Grant }> {
@@ -227,24 +129,12 @@ async function grantId(): Promise<string | undefined> {
   return (await currentGrant(site.db).catch(() => undefined))?.ref.leafHash;
 }
 
-// oxlint-disable-next-line typescript/no-explicit-any -- tests look at answers field by field, that is their check
-async function call(method: string, path: string, body?: unknown, type = "application/json"): Promise<any> {
-  const infra = join(config.gateway.tls.clientCaFile, "..");
-  const file = (name: string): string => readFileSync(join(infra, name), "utf8");
-  const agent = new Agent({ ca: file("ca.pem"), cert: file("operator.pem"), key: file("operator.key") });
-  return new Promise((done, fail) => {
-    const headers = body === undefined ? {} : { "content-type": type };
-    const sent = request(new URL(path, config.gateway.url), { method, agent, headers }, (response) => {
-      let text = "";
-      response.setEncoding("utf8").on("data", (part: string) => (text += part));
-      response.on("end", () => {
-        agent.destroy();
-        done({ status: response.statusCode ?? 0, body: text === "" ? {} : JSON.parse(text) });
-      });
-    });
-    sent.on("error", fail).end(body instanceof Uint8Array ? body : JSON.stringify(body));
+const call = (method: string, path: string, body?: unknown, type?: string) =>
+  callSite(config, method, path, {
+    role: "operator",
+    ...(body === undefined ? {} : { body: body instanceof Uint8Array ? body : JSON.stringify(body) }),
+    ...(type === undefined ? {} : { type }),
   });
-}
 
 interface Device {
   id: string;
@@ -310,7 +200,7 @@ describe("a site's CA at its hubs", () => {
   it("has a certificate from its parent", async () => {
     expect(await call("POST", "/api/v1/joins", { invitation })).toMatchObject({ status: 202 });
     await expect.poll(() => asked, { timeout: 20_000 }).toBeDefined();
-    first = await delegate(await terms({ certificate: toBase64(await signCa()) }));
+    first = await delegate(terms(await signCa()));
     await expect.poll(grantId, { timeout: 20_000 }).toBe(first.leafHash);
   }, 60_000);
 
