@@ -17,7 +17,7 @@ import type { DeviceState } from "./audit/devices.ts";
 import { takeIn } from "./audit/dispatch.ts";
 import { Findings } from "./audit/finding.ts";
 import { formFault } from "./audit/form.ts";
-import { checkManifestSigner } from "./audit/issuance.ts";
+import { checkManifestSigner } from "./audit/intake.ts";
 import { standingRevocations } from "./audit/revocation.ts";
 import { refKey, wrong, type AuditState, type PartyState, type Placed } from "./audit/state.ts";
 import { checkSignature } from "./audit/trust.ts";

@@ -16,7 +16,7 @@ import type { Devices } from "./devices.ts";
 import { takeIn } from "./dispatch.ts";
 import { Findings, type Finding } from "./finding.ts";
 import { formFault } from "./form.ts";
-import { checkManifestSigner } from "./issuance.ts";
+import { checkManifestSigner } from "./intake.ts";
 import { DigestTable } from "./packed/digest-table.ts";
 import { placesOf, reportOpenEnds, type LotPlaces } from "./open-ends.ts";
 import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts";
