@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import type { HubEnrollmentGroupShown } from "../hub-client.ts";
+import type { HubEnrollmentGroupShown } from "../hub-answers.ts";
 import { print, printJson, table } from "../output.ts";
 import { changeElsewhere, elsewhereOptions, showElsewhere, type Elsewhere } from "./hub-elsewhere.ts";
 import { withHub } from "./hub.ts";

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { HubGroupShown } from "../hub-client.ts";
+import type { HubGroupShown } from "../hub-answers.ts";
 import { print, printJson, table } from "../output.ts";
 import { withHub } from "./hub.ts";
 

@@ -3,7 +3,7 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import { pemEncode } from "../../../lib/pki/pem.ts";
 import { MAX_PASSPORT_BYTES } from "../../../lib/records/passport.ts";
 import { readNeeded, readPolicy, readRoot } from "../evidence/folder.ts";
-import type { HubPassportShown, HubTrustShown } from "../hub-client.ts";
+import type { HubPassportShown, HubTrustShown } from "../hub-answers.ts";
 import { print, printJson } from "../output.ts";
 import { withHub } from "./hub.ts";
 

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import type { HubCaShown } from "../hub-client.ts";
+import type { HubCaShown } from "../hub-answers.ts";
 import { print, printJson, table } from "../output.ts";
 import { changeElsewhere, elsewhereOptions, type Elsewhere } from "./hub-elsewhere.ts";
 import { readPem, withHub } from "./hub.ts";

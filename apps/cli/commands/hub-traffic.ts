@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import type { HubMessageShown, HubTwinShown } from "../hub-client.ts";
+import type { HubMessageShown, HubTwinShown } from "../hub-answers.ts";
 import { print, printJson, table } from "../output.ts";
 import { withHub } from "./hub.ts";
 

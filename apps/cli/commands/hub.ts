@@ -1,7 +1,8 @@
 import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { HubClient, type HubCaShown, type HubDeviceShown } from "../hub-client.ts";
+import type { HubCaShown, HubDeviceShown } from "../hub-answers.ts";
+import { HubClient } from "../hub-client.ts";
 import { print, printJson, table } from "../output.ts";
 import { registerHubGroups } from "./hub-groups.ts";
 import { registerHubPassports } from "./hub-passports.ts";
