@@ -1,5 +1,5 @@
 import type { Queryable } from "./db.ts";
-import type { HubCa } from "./hub.ts";
+import type { HubCa } from "./hub-cas.ts";
 
 export type HubScope = "telemetry" | "messages" | "twin" | "methods";
 

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { attemptExtraction, describeKeys, nodeVerify } from "../../hsm/index.ts";
 import { checkCsr, parseCsr } from "../../lib/pki/csr.ts";
 import { connect, type Db } from "../../store/db.ts";
-import { listTelemetry } from "../../store/hub.ts";
+import { listTelemetry } from "../../store/hub-telemetry.ts";
 import { registerTestCa, startTestHub, type TestHub } from "../../test/support/hub-process.ts";
 import { tempDir } from "../../test/support/index.ts";
 import { CLIENT_AUTH, testCertificate, type TestCertificate } from "../../test/support/test-pki.ts";

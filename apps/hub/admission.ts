@@ -5,7 +5,8 @@ import { validatePath } from "../../lib/pki/path.ts";
 import type { Db } from "../../store/db.ts";
 import { rememberingVerify } from "../../services/hub/signatures.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
-import { admitDevices, type ChainLink, type HubCa, type ValidatedConnect } from "../../store/hub.ts";
+import type { HubCa } from "../../store/hub-cas.ts";
+import { admitDevices, type ChainLink, type ValidatedConnect } from "../../store/hub-devices.ts";
 
 import { Gather } from "./gather.ts";
 import { factsOfPath, withCustody } from "./groups.ts";

@@ -3,20 +3,17 @@ import { toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
 import type { Db } from "../../store/db.ts";
+import { findCa, type HubCa, listCas } from "../../store/hub-cas.ts";
 import {
-  countTelemetry,
   createDevice,
-  findCa,
   findDevice,
-  type HubCa,
   type HubDevice,
-  hubTotals,
-  listCas,
   listDevices,
-  listTelemetry,
   removeDevice,
   setDeviceState,
-} from "../../store/hub.ts";
+} from "../../store/hub-devices.ts";
+import { countTelemetry, listTelemetry } from "../../store/hub-telemetry.ts";
+import { hubTotals } from "../../store/hub.ts";
 import { countAlarms } from "../../store/hub-monitor.ts";
 import { requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";

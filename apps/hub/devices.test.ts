@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { connect as tlsConnect } from "node:tls";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { connect, type Db } from "../../store/db.ts";
-import { listTelemetry } from "../../store/hub.ts";
+import { listTelemetry } from "../../store/hub-telemetry.ts";
 import { registerTestCa, startTestHub, type TestHub } from "../../test/support/hub-process.ts";
 import { tempDir, tool } from "../../test/support/index.ts";
 import { CLIENT_AUTH, SERVER_AUTH, testCertificate, type TestCertificate } from "../../test/support/test-pki.ts";

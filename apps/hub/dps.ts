@@ -4,7 +4,7 @@ import { Aedes, type AuthenticateError, type Client, type PublishPacket } from "
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
 import type { Db } from "../../store/db.ts";
-import { findDevice } from "../../store/hub.ts";
+import { findDevice } from "../../store/hub-devices.ts";
 import { enrollDevice, enrollmentGroupOf } from "../../store/hub-enrollment.ts";
 import type { Admission } from "./admission.ts";
 import { type DoorOptions, listenDevices, type Visitor } from "./device-door.ts";

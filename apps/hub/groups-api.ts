@@ -2,7 +2,7 @@ import { z } from "zod";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { matchesGroup, parseGroupQuery } from "../../lib/records/group-query.ts";
 import type { Db } from "../../store/db.ts";
-import { listDevices } from "../../store/hub.ts";
+import { listDevices } from "../../store/hub-devices.ts";
 import { readDeviceCustody } from "../../store/hub-custody.ts";
 import { listGroups, putGroup, removeGroup, setGroupDisabled } from "../../store/hub-groups.ts";
 import { clientOf, requireClient } from "../http/client.ts";

@@ -9,7 +9,7 @@ import {
   parseGroupQuery,
 } from "../../lib/records/group-query.ts";
 import type { Custody } from "../../store/hub-custody.ts";
-import type { HubDevice } from "../../store/hub.ts";
+import type { HubDevice } from "../../store/hub-devices.ts";
 import type { HubGroup, HubScope } from "../../store/hub-groups.ts";
 
 export const SCOPES: readonly HubScope[] = ["telemetry", "messages", "twin", "methods"];

@@ -1,5 +1,5 @@
 import type { Db } from "../../store/db.ts";
-import { setCaUnlogged } from "../../store/hub.ts";
+import { setCaUnlogged } from "../../store/hub-cas.ts";
 import { listAlarms, listLedgers } from "../../store/hub-monitor.ts";
 import { clientOf, requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";

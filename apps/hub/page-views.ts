@@ -1,4 +1,5 @@
-import type { HubCa, HubDevice } from "../../store/hub.ts";
+import type { HubCa } from "../../store/hub-cas.ts";
+import type { HubDevice } from "../../store/hub-devices.ts";
 import { html, type Html } from "./html.ts";
 
 export const STYLE = `:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }

@@ -2,21 +2,10 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { z } from "zod";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import type { Db } from "../../store/db.ts";
-import {
-  countTelemetry,
-  createDevice,
-  findCa,
-  findDevice,
-  hubTotals,
-  listCas,
-  listDevices,
-  removeCa,
-  removeDevice,
-  setCaDisabled,
-  setCaEnrolment,
-  setCaUnlogged,
-  setDeviceState,
-} from "../../store/hub.ts";
+import { findCa, listCas, removeCa, setCaDisabled, setCaEnrolment, setCaUnlogged } from "../../store/hub-cas.ts";
+import { createDevice, findDevice, listDevices, removeDevice, setDeviceState } from "../../store/hub-devices.ts";
+import { countTelemetry } from "../../store/hub-telemetry.ts";
+import { hubTotals } from "../../store/hub.ts";
 import { clientOf, requireClient } from "../http/client.ts";
 import { listAlarms } from "../../store/hub-monitor.ts";
 import { parseInput } from "../http/input.ts";

@@ -6,7 +6,7 @@ import { validatePath } from "../../lib/pki/path.ts";
 import { pemDecode } from "../../lib/pki/pem.ts";
 import { webCryptoVerify } from "../../lib/pki/verify.ts";
 import type { Db } from "../../store/db.ts";
-import { countCas, findCa, offerCa, verifyCa, type HubCa } from "../../store/hub.ts";
+import { countCas, findCa, offerCa, verifyCa, type HubCa } from "../../store/hub-cas.ts";
 import { sha256 } from "./admission.ts";
 
 const MAX_CAS = 100;

@@ -6,7 +6,7 @@ import { keyId } from "../../lib/pki/spki.ts";
 import type { DeviceFacts } from "../../lib/records/group-query.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
 import type { Db } from "../../store/db.ts";
-import { type HubCa, listCas } from "../../store/hub.ts";
+import { type HubCa, listCas } from "../../store/hub-cas.ts";
 import { type Custody, readCustody } from "../../store/hub-custody.ts";
 import { enabledAmong, listBlocks, listCrls, REGISTRY_CHANNEL } from "../../store/hub-revocations.ts";
 import { type HubScope, listGroups } from "../../store/hub-groups.ts";

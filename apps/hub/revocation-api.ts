@@ -5,7 +5,7 @@ import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { pemDecode } from "../../lib/pki/pem.ts";
 import { fromBase64 } from "../../lib/domain/bytes.ts";
 import type { Db } from "../../store/db.ts";
-import { removeCa, setCaDisabled, setCaEnrolment } from "../../store/hub.ts";
+import { removeCa, setCaDisabled, setCaEnrolment } from "../../store/hub-cas.ts";
 import {
   addBlock,
   findCrl,

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { connect, type Db } from "../../store/db.ts";
-import { listTelemetry, migrateHub } from "../../store/hub.ts";
+import { listTelemetry } from "../../store/hub-telemetry.ts";
+import { migrateHub } from "../../store/hub.ts";
 import { testDatabase } from "../../test/support/index.ts";
 import { TelemetryWriter } from "./telemetry.ts";
 

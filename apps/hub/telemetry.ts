@@ -1,5 +1,5 @@
 import type { Db } from "../../store/db.ts";
-import { insertTelemetry, type TelemetryMessage } from "../../store/hub.ts";
+import { insertTelemetry, type TelemetryMessage } from "../../store/hub-telemetry.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { Gather } from "./gather.ts";
 

@@ -3,7 +3,7 @@ import { toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
 import type { Db } from "../../store/db.ts";
-import { findDevice } from "../../store/hub.ts";
+import { findDevice } from "../../store/hub-devices.ts";
 import { listMessages, purgeMessages, type StoredMessage, type Twin } from "../../store/hub-traffic.ts";
 import { requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";

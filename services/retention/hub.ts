@@ -1,5 +1,5 @@
 import type { Db } from "../../store/db.ts";
-import { dropTelemetry } from "../../store/hub.ts";
+import { dropTelemetry } from "../../store/hub-telemetry.ts";
 import type { Pruning } from "./prune.ts";
 
 /** Everything that a hub prunes. */
