@@ -41,9 +41,10 @@ function fromFile(path: string): string {
 
 /** What is typed isn't shown. */
 async function ask(question: string): Promise<string> {
-  process.stderr.write(question);
   const silent = new Writable({ write: (_chunk, _encoding, done) => done() });
   const line = createInterface({ input: process.stdin, output: silent, terminal: true });
+  // Only now: the echo is off, also for who answers at once.
+  process.stderr.write(question);
   try {
     return await line.question("");
   } finally {

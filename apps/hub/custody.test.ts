@@ -130,7 +130,8 @@ describe("custody facts on the hub", () => {
     const start = performance.now();
     await group("later", "lot = LOT-1 and installed > 2020-07 and under factory-y");
     await gone;
-    expect(performance.now() - start).toBeLessThan(1_000);
+    // Told, not found at the next look (10 s).
+    expect(performance.now() - start).toBeLessThan(5_000);
     expect(await comes(0)).toBe(false);
     // What isn't known any more keeps nobody out.
     await countersign("hub", "device", "create", "DEV-00003");

@@ -121,8 +121,9 @@ describe("revoking", () => {
         `(answered after ${answered - asked} ms), 5 on another hub process after ${Math.round(farTook)} ms\n`,
     );
     expect(Object.keys(closed).every((id) => id.startsWith("z-"))).toBe(true);
-    expect(took).toBeLessThan(1_000);
-    expect(farTook).toBeLessThan(1_000);
+    // Told, not found at the next look (10 s): how fast is the benchmark's to say.
+    expect(took).toBeLessThan(5_000);
+    expect(farTook).toBeLessThan(5_000);
     expect((await hub.api("GET", "/api/v1/status")).body["connected"]).toBe(EACH);
 
     // Nobody comes back, not after a crash either, and a renewed CA certificate for the same key is no way around.

@@ -121,6 +121,6 @@ describe("a group's query", () => {
         // Refused, as fast.
       }
     }
-    expect(performance.now() - started).toBeLessThan(200);
+    expect(performance.now() - started).toBeLessThan(2_000);
   });
 });

@@ -14,6 +14,7 @@ import { buildTbs } from "../../lib/pki/tbs.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { batchAnswers, type BatchAnswer } from "../../store/batches.ts";
 import { inTransaction } from "../../store/db.ts";
+import { siteCounts } from "../../store/counts.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
 import { storeInbox } from "../../store/messages.ts";
 import { throwawayKey } from "../../test/support/issuing.ts";
@@ -72,7 +73,7 @@ async function again(lot: string, devices: readonly TestDevice[]): Promise<Batch
 }
 
 async function acts() {
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await expect.poll(async () => (await siteCounts(site.db)).pendingActs, { timeout: 20_000 }).toBe(0);
   const { size } = (await readHead(site.db))!;
   return (await readEntries(site.db, 0, size)).map((entry) => parseEntry(entry).act);
 }

@@ -12,6 +12,7 @@ import { buildTbs } from "../../lib/pki/tbs.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import type { ActFields } from "../../lib/records/acts.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
+import { siteCounts } from "../../store/counts.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
 import { readBaseline, storeBaseline } from "../../store/signature-account.ts";
 import { FaultHsm } from "../../test/support/fault-hsm.ts";
@@ -91,7 +92,7 @@ async function steal(count: number): Promise<void> {
 }
 
 async function alarms<W extends "unaccounted-signatures" | "signature-counter-set-back">(what: W) {
-  await new Promise((wake) => setTimeout(wake, 300));
+  await expect.poll(async () => (await siteCounts(site.db)).pendingActs, { timeout: 20_000 }).toBe(0);
   const { size } = (await readHead(site.db))!;
   return (await readEntries(site.db, 0, size)).flatMap((entry) => {
     const { act } = parseEntry(entry);

@@ -131,8 +131,7 @@ print(leaf.subject.rfc4514_string(), [c.subject.rfc4514_string() for c in above]
       said += part.toString();
       if (answers[0]?.test(said) !== true) return;
       answers.shift();
-      // The terminal's echo goes off when it begins to read.
-      setTimeout(() => child.stdin.write(`${PASSWORD}\r`), 300);
+      child.stdin.write(`${PASSWORD}\r`);
     });
     const code = await new Promise((resolve) => child.once("close", resolve));
     expect({ code, said }).toMatchObject({ code: 0, said: expect.stringContaining("test-only key of dev-pfx") });
