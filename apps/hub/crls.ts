@@ -10,7 +10,8 @@ import type { Db } from "../../store/db.ts";
 import { crlsToFetch, findCrl, listCrls, noteLook, storeCrl } from "../../store/hub-revocations.ts";
 import type { Logger } from "../http/logger.ts";
 
-const MAX_CRL_BYTES = 4 << 20;
+/** Some 300,000 entries: as much as is read of a list anywhere. */
+const MAX_CRL_BYTES = 16 << 20;
 const TIMEOUT_MS = 10_000;
 const LEAST_PAUSE_MS = 1_000;
 /** A CA's clock may be this far ahead of ours. */
@@ -24,7 +25,7 @@ const SKEW_MS = 5 * 60_000;
 export async function takeCrl(db: Db, name: string, der: Uint8Array, at: Date): Promise<boolean> {
   const followed = await findCrl(db, name);
   if (followed === undefined) throw new CountersignError("not-found", `the hub follows no CRL named ${name}`);
-  if (der.length > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 4 MiB");
+  if (der.length > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
   const crl = parseCrl(der);
   await checkCrl(crl, parseCertificate(followed.issuer), webCryptoVerify);
   if (crl.thisUpdate.getTime() > at.getTime() + SKEW_MS) {
@@ -39,7 +40,6 @@ export async function takeCrl(db: Db, name: string, der: Uint8Array, at: Date): 
  * @throws CountersignError `not-found` when the hub follows no such CA; as {@link takeCrl}
  */
 export async function takeAnyCrl(db: Db, der: Uint8Array, at: Date): Promise<boolean> {
-  if (der.length > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 4 MiB");
   const signed = readSignedCrl(der);
   const followed = (await listCrls(db)).map((one) => ({ ...one, by: parseCertificate(one.issuer) }));
   let taken: boolean | undefined;
@@ -161,7 +161,7 @@ async function get(url: string, stopping: AbortSignal): Promise<Uint8Array> {
   let size = 0;
   for await (const part of answer.body as AsyncIterable<Uint8Array>) {
     size += part.length;
-    if (size > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 4 MiB");
+    if (size > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
     parts.push(part);
   }
   return Buffer.concat(parts);

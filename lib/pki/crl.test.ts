@@ -51,6 +51,15 @@ const entry = fc.record({
 });
 
 describe("CRLs", () => {
+  it("list as many as a large recall takes back", () => {
+    const revoked = Array.from({ length: 100_000 }, (_, i) => ({
+      serial: `01${(i + 2 ** 28).toString(16).padStart(30, "0")}`,
+      revokedAt,
+    }));
+    const tbs = buildCrl({ issuer, number: 1n, ...times, revoked });
+    expect(parseCrl(assembleCrl(lintCrl(tbs, issuer), new Uint8Array(70))).revoked.size).toBe(revoked.length);
+  });
+
   it("read back what was built, whatever the order of entries", () => {
     const entries = fc.uniqueArray(entry, { maxLength: 20, selector: (one) => one.serial });
     fc.assert(

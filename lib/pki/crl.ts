@@ -47,7 +47,7 @@ export function buildCrl(params: CrlParams): Uint8Array {
     issuer.name,
     encodeTime(thisUpdate),
     encodeTime(nextUpdate),
-    ...(entries.length === 0 ? [] : [der.sequence(...entries)]),
+    ...(entries.length === 0 ? [] : [der.sequenceOf(entries)]),
     der.explicit(
       0,
       der.sequence(

@@ -4,6 +4,10 @@ import { contextTag, TAG } from "./der.ts";
 /** DER writing: each function returns one complete element. Callers give well-formed values; nothing here validates. */
 
 export function encodeElement(tag: number, ...parts: readonly Uint8Array[]): Uint8Array {
+  return encodeParts(tag, parts);
+}
+
+function encodeParts(tag: number, parts: readonly Uint8Array[]): Uint8Array {
   let length = 0;
   for (const part of parts) length += part.length;
   let octets = 0;
@@ -22,6 +26,11 @@ export function encodeElement(tag: number, ...parts: readonly Uint8Array[]): Uin
 
 export function sequence(...parts: readonly Uint8Array[]): Uint8Array {
   return encodeElement(TAG.sequence, ...parts);
+}
+
+/** SEQUENCE OF: as many elements as there are, which as arguments might be too many. */
+export function sequenceOf(parts: readonly Uint8Array[]): Uint8Array {
+  return encodeParts(TAG.sequence, parts);
 }
 
 /** SET OF: the elements in ascending order of their encodings (X.690 section 11.6). */

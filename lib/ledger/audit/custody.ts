@@ -1,4 +1,4 @@
-import { concatBytes, fromBase64, fromUtf8, toHex } from "../../domain/bytes.ts";
+import { fromBase64, fromUtf8, toHex } from "../../domain/bytes.ts";
 import type { Sha256 } from "../../domain/hash.ts";
 import { z } from "zod";
 import type { PrevRef } from "../../records/primitives.ts";
@@ -113,8 +113,14 @@ function* listItems(bytes: Uint8Array): Generator<HandoffItem, void, undefined> 
   }
 }
 
-/** The leaf hashes of a list's tree, one behind the other, if it has `count` items. Throws for what isn't a list. */
-function listLeaves(bytes: Uint8Array, count: number, sha256: Sha256): Uint8Array[] | undefined {
+/** The leaf hashes of a list's tree, also one behind the other, if it has `count` items. Throws for what isn't a list. */
+function listLeaves(
+  bytes: Uint8Array,
+  count: number,
+  sha256: Sha256,
+): { leaves: readonly Uint8Array[]; packed: Uint8Array } | undefined {
+  // No item is shorter than a digest: a count is its party's word.
+  if (count * HASH_SIZE > bytes.length) return undefined;
   const leaves: Uint8Array[] = [];
   const packed = new Uint8Array(count * HASH_SIZE);
   for (const item of listItems(bytes)) {
@@ -123,7 +129,7 @@ function listLeaves(bytes: Uint8Array, count: number, sha256: Sha256): Uint8Arra
     packed.set(leafHash(handoffItem(item), sha256), at);
     leaves.push(packed.subarray(at, at + HASH_SIZE));
   }
-  return leaves.length === count ? leaves : undefined;
+  return leaves.length === count ? { leaves, packed } : undefined;
 }
 
 export async function onReleased(at: Placed<"handoff-released">, party: PartyState, state: AuditState): Promise<void> {
@@ -135,17 +141,17 @@ export async function onReleased(at: Placed<"handoff-released">, party: PartySta
   if (second) return wrong(state, at, "handoff-invalid", "it names two lists", id);
   const bytes = blob && (await state.blob(party.id, blob.sha256));
   if (!bytes) return wrong(state, at, "handoff-invalid", "its list doesn't lie beside the ledger", id);
-  let leaves: Uint8Array[] | undefined;
+  let listed: ReturnType<typeof listLeaves>;
   try {
-    leaves = listLeaves(bytes, count, state.sha256);
+    listed = listLeaves(bytes, count, state.sha256);
   } catch {
     return wrong(state, at, "handoff-invalid", "its list can't be read", id);
   }
-  if (leaves === undefined || toHex(rootOf(leaves, state.sha256)) !== listRoot) {
+  if (listed === undefined || toHex(rootOf(listed.leaves, state.sha256)) !== listRoot) {
     return wrong(state, at, "handoff-invalid", "the list beside the ledger is not the one that was signed", id);
   }
   const rows = new Uint32Array(count).fill(NO_DEVICE);
-  addHandoff(state, at, { rows, leafHashes: concatBytes(...leaves) });
+  addHandoff(state, at, { rows, leafHashes: listed.packed });
   let place = -1;
   for (const item of listItems(bytes)) {
     place++;
