@@ -57,11 +57,11 @@ describe("what an audit remembers, packed", () => {
   });
 
   it("finds digests as quickly when somebody has chosen them to begin, or to end, alike", () => {
-    // Where all meet, as many take minutes.
+    // Where all meet, as many take half a minute.
     for (const chosen of [(i: number) => "0".repeat(56) + hex8(i), (i: number) => hex8(i) + "f".repeat(56)]) {
       const table = new DigestTable();
-      for (let i = 0; i < 100_000; i++) table.add(chosen(i));
-      expect(table.find(chosen(99_999))).toBe(99_999);
+      for (let i = 0; i < 40_000; i++) table.add(chosen(i));
+      expect(table.find(chosen(39_999))).toBe(39_999);
     }
   });
 
