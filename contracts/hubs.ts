@@ -8,6 +8,8 @@ import type { Refusal } from "./parties.ts";
 export const hubWorkflowIds = {
   /** the registration of this site's CA at a hub, and of every later certificate of it */
   line: (hub: string, line: string) => `hub/${hub}/${line}`,
+  /** what the site revokes, brought to a hub */
+  revocations: (hub: string) => `hub-revocations/${hub}`,
   change: (hub: string, { kind, subject }: { kind: string; subject: string }) => `hub-change/${hub}/${kind}/${subject}`,
 };
 
@@ -33,6 +35,14 @@ export interface HubLineActivities {
   /** Records a `hub-registered` act for every place. */
   recordCaRegistration(input: { hub: string; name: string }): Promise<void>;
   refuseCaRegistration(input: { hub: string; line: string; refusal: Refusal }): Promise<void>;
+}
+
+export interface HubRevocationActivities {
+  /**
+   * Tells a hub that follows no CRL of revocations that are recorded; `left`: there are more. What the hub refuses is
+   * noted, and tried again by a later run.
+   */
+  tellHubRevocations(input: { hub: string }): Promise<{ left: boolean }>;
 }
 
 export interface HubChangeActivities {

@@ -9,4 +9,5 @@ export { hubRegistration } from "./hub-registration.ts";
 export { revocation } from "./revocation.ts";
 export { rootCeremony } from "./root-ceremony.ts";
 export { hubChange } from "./hub-change.ts";
+export { hubRevocations } from "./hub-revocations.ts";
 export { hubLine } from "./hub-line.ts";

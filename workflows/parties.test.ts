@@ -18,7 +18,12 @@ import {
   type HubRegistrationActivities,
   type RevocationActivities,
 } from "../contracts/parties.ts";
-import { hubWorkflowIds, type HubChangeActivities, type HubLineActivities } from "../contracts/hubs.ts";
+import {
+  hubWorkflowIds,
+  type HubChangeActivities,
+  type HubLineActivities,
+  type HubRevocationActivities,
+} from "../contracts/hubs.ts";
 import { QUEUES } from "../contracts/queues.ts";
 import { PROJECT_ROOT, testTemporal } from "../test/support/index.ts";
 
@@ -32,6 +37,7 @@ type Activities = AcceptanceActivities &
   HubRegistrationActivities &
   RevocationActivities &
   HubLineActivities &
+  HubRevocationActivities &
   HubChangeActivities;
 
 /** What was called, in order. */
@@ -66,6 +72,7 @@ const answers: Activities = {
   recordRevocations: async () => ({ left: false }),
   publishRevocations: async () => undefined,
   tellHubs: async () => ({ left: false }),
+  tellHubRevocations: async () => ({ left: false }),
 };
 
 beforeAll(async () => {
@@ -294,5 +301,27 @@ describe("a hub that is driven", () => {
     expect(await workflows.result(workflowId)).toMatchObject({ state: "done", answer: { state: "disabled" } });
     expect(calls).toEqual(["changeHub", "changeHub"]);
     await saveHistory(workflowId, "hub-change");
+  });
+
+  it("is told of revocations until none is left, however busy it is, and of those recorded meanwhile", async () => {
+    const workflowId = hubWorkflowIds.revocations("azure");
+    const ask = () =>
+      workflows.signalWithStart("hubRevocations", {
+        workflowId,
+        taskQueue: QUEUES.site,
+        args: [{ hub: "azure" }],
+        signal: asked,
+      });
+    script = {
+      tellHubRevocations: async () => {
+        if (calls.length === 1) busy();
+        if (calls.length === 3) await ask();
+        return { left: calls.length === 2 };
+      },
+    };
+    await ask();
+    await workflows.result(workflowId);
+    expect(calls).toHaveLength(4);
+    await saveHistory(workflowId, "hub-revocations");
   });
 });

@@ -1,16 +1,21 @@
 import { generateKeyPairSync } from "node:crypto";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { toBase64 } from "../../lib/domain/bytes.ts";
-import type { Certificate } from "../../lib/pki/certificate.ts";
-import { pemEncode } from "../../lib/pki/pem.ts";
+import { toBase64, toHex } from "../../lib/domain/bytes.ts";
+import { leafHash } from "../../lib/ledger/tree.ts";
+import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import { pemDecode, pemEncode } from "../../lib/pki/pem.ts";
+import { keyId } from "../../lib/pki/spki.ts";
 import type { Grant } from "../../lib/records/grant.ts";
 import type { Body, Invitation } from "../../lib/records/message.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { authorityFor, planCertificate } from "../../services/issuing/authority.ts";
 import { ENVELOPE_MEDIA_TYPE, readBody } from "../../services/parties/envelope.ts";
 import { profileRefs } from "../../services/parties/terms.ts";
+import { inTransaction } from "../../store/db.ts";
 import { currentGrant } from "../../store/grants.ts";
+import { readEntries, readHead } from "../../store/ledger.ts";
+import { insertStep } from "../../store/revocations.ts";
 import { AZURE, startAzureRecorder, type AzureRecorder } from "../../test/support/azure-recorder.ts";
 import {
   callSite,
@@ -190,6 +195,13 @@ async function registered(): Promise<string[]> {
   return acts.flatMap((act) => (act.type === "hub-registered" ? [act.fields.hub] : [])).sort();
 }
 
+/** Of an act of this site, the last one: what a revocation of a device that isn't in a lot is made to follow. */
+async function anyLeaf(): Promise<string> {
+  const { size } = (await readHead(site.db))!;
+  const [entry] = await readEntries(site.db, size - 1, size);
+  return toHex(leafHash(entry!));
+}
+
 const azureState = () =>
   Object.fromEntries([...azure.certificates.values()].map(({ name, properties }) => [name, properties["isVerified"]]));
 
@@ -325,6 +337,40 @@ describe("a site's CA at its hubs", () => {
       expect.arrayContaining(["ca", "crl", "issuer", "infrastructure-ca"]),
     );
   });
+
+  it("keeps a device out at Azure by itself; Azure being away holds up neither the act nor the CRL", async () => {
+    const lost = await makeDevice("dev-lost");
+    expect(await change("create-device", "dev-lost")).toMatchObject({ state: "done" });
+    const certificate = parseCertificate(pemDecode(lost.chain, "CERTIFICATE")[0]!);
+    const { certificate: ca } = await currentGrant(site.db);
+    const act = await anyLeaf();
+    azure.away = true;
+    // As an operator's order leaves it; this device is in no lot.
+    const { id } = await inTransaction(site.db, (tx) =>
+      insertStep(tx, {
+        ...{
+          target: "device",
+          subject: "dev-lost",
+          subjectKeyId: keyId(certificate.spki),
+          certificate: certificate.der,
+        },
+        ...{ issuerKeyId: keyId(parseCertificate(ca).spki), serial: certificate.serial, leafHash: act },
+        ...{ step: 1, effect: "hold", reason: "certificateHold", invalidity: null, requestedBy: "operator@factory-y" },
+      }),
+    );
+    const step = async () => (await call("GET", `/api/v1/revocations?steps=${id}`)).body.revocations[0];
+    await expect
+      .poll(async () => (await step()).hubs, { timeout: 30_000 })
+      .toMatchObject([{ hub: "azure", told: null, error: { code: "component-unreachable" } }]);
+    await expect.poll(async () => (await step()).crlNumber, { timeout: 20_000 }).not.toBeNull();
+    expect(azure.devices.get("dev-lost")).toMatchObject({ status: "enabled" });
+    azure.away = false;
+    await expect.poll(() => azure.devices.get("dev-lost")?.["status"], { timeout: 30_000 }).toBe("disabled");
+    await expect
+      .poll(async () => (await step()).hubs, { timeout: 20_000 })
+      .toMatchObject([{ hub: "azure", told: expect.any(String) as string }]);
+    expect(azure.enrollments.get("dev-lost")).toMatchObject({ provisioningStatus: "disabled" });
+  }, 90_000);
 
   it("lets an operator retire the last certificate, once no device needs it", async () => {
     expect(await change("put-enrollment", "lot-7", { line: "factory-y" })).toMatchObject({ state: "done" });

@@ -5,6 +5,7 @@ import { custodyActivities } from "../../activities/custody.ts";
 import { delegationActivities } from "../../activities/delegation.ts";
 import { firmwareActivities } from "../../activities/firmware.ts";
 import { hubLineActivities } from "../../activities/hub-line.ts";
+import { hubRevocationActivities } from "../../activities/hub-revocations.ts";
 import { hubRegistrationActivities } from "../../activities/hub-registration.ts";
 import { issuingActivities } from "../../activities/issuing.ts";
 import { revocationActivities } from "../../activities/revocation.ts";
@@ -234,7 +235,7 @@ async function launch(
   });
   started.add("retention", pruning);
 
-  started.add("hubs", await keepHubs({ db, hubs: new Set(hubs.keys()), workflows: workflow, logger }));
+  started.add("hubs", await keepHubs({ db, hubs, workflows: workflow, logger }));
   started.add("expiry", watchExpiry(db, identity, logger));
 
   const health: HealthParts = {
@@ -347,6 +348,11 @@ function siteActivities(config: SiteConfig, parts: Parts): object {
       ...{ db, acts, actSigner: identity.act, caToken, hub },
       notify: config.notify.map(({ url, caFile }) => ({ url, ca: readFileSync(caFile, "utf8") })),
       onFault: (url, error) => logger.warn({ err: error, hub: url }, "a hub isn't told of a revocation yet"),
+    }),
+    ...hubRevocationActivities({
+      ...{ db, hubs },
+      onFault: (name, subject, error) =>
+        logger.warn({ err: error, hub: name, subject }, "a hub isn't told of a revocation yet"),
     }),
     ...hubLineActivities({ db, identity, acts, caToken, hubs }),
     ...custodyActivities(custody),

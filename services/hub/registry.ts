@@ -79,10 +79,29 @@ export interface EnrollmentRegistry {
   remove(name: string): Promise<boolean>;
 }
 
+/** One entry that says whether something is provisioned. Changing it again changes nothing. */
+export interface ProvisioningEntry {
+  show(): Promise<"enabled" | "disabled" | undefined>;
+  /** Made where there was none. */
+  disable(): Promise<void>;
+  /** Nothing where there is none. */
+  enable(): Promise<void>;
+  remove(): Promise<void>;
+}
+
+/** Keeps what a CA has taken back from being provisioned, whatever groups there are. */
+export interface ProvisioningBlocks {
+  /** @param certificates DER, those of this device that are known, the newest last */
+  device(deviceId: string, certificates: readonly Uint8Array[]): ProvisioningEntry;
+  /** @param certificate DER, of a CA below one that devices are provisioned by */
+  ca(name: string, certificate: Uint8Array): ProvisioningEntry;
+}
+
 export interface HubRegistry {
   readonly kind: "embedded" | "azure";
   readonly cas: readonly CaRegistry[];
   readonly devices: DeviceRegistry;
   /** absent where the hub has no provisioning */
   readonly enrollments?: EnrollmentRegistry | undefined;
+  readonly blocks?: ProvisioningBlocks | undefined;
 }

@@ -8,6 +8,7 @@ import { findCaCertificate } from "../../store/authority.ts";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import { findDelegation, lockDelegation, supersededCertificates } from "../../store/delegations.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
+import { announceRevocations } from "../../store/hub-blocks.ts";
 import {
   actBefore,
   insertStep,
@@ -152,7 +153,10 @@ export async function recordRevocations(context: RecordingContext, limit = 256):
       for (const step of queue) if (await recordOne(context, step, grant?.ref)) recorded.push(...keyOf(step));
     }),
   );
-  if (recorded.length > 0) await acts.waitIncluded(recorded, { timeoutMs: WAIT_MS });
+  if (recorded.length > 0) {
+    await acts.waitIncluded(recorded, { timeoutMs: WAIT_MS });
+    await announceRevocations(db);
+  }
   return open.length;
 
   function keyOf(step: Revocation): string[] {

@@ -63,9 +63,13 @@ export interface AzureRecorder {
   readonly certificates: Map<string, CertificateEntry>;
   readonly devices: Map<string, Record<string, unknown>>;
   readonly groups: Map<string, Record<string, unknown>>;
+  /** individual ones */
+  readonly enrollments: Map<string, Record<string, unknown>>;
   /** what a principal's assertion is checked by; without it only the secret is taken */
   principalCertificate: string | undefined;
   tokensGiven: number;
+  /** every request is cut off, unseen */
+  away: boolean;
   /** Leads a client here whatever host it names. */
   agent(): Agent;
   close(): Promise<void>;
@@ -97,8 +101,10 @@ export async function startAzureRecorder(): Promise<AzureRecorder> {
     certificates: new Map(),
     devices: new Map(),
     groups: new Map(),
+    enrollments: new Map(),
     principalCertificate: undefined,
     tokensGiven: 0,
+    away: false,
   };
 
   function signIn(path: string, form: URLSearchParams): object {
@@ -208,18 +214,20 @@ export async function startAzureRecorder(): Promise<AzureRecorder> {
       if (!known || query["api-version"] !== version) throw new Refused(404, "ResourceNotFound");
       return certificates(method, path, ifMatch, body);
     }
-    const [, kind, id] = /^\/(devices|enrollmentGroups)\/([^/]+)$/.exec(path) ?? [];
+    const [, kind, id] = /^\/(devices|enrollmentGroups|enrollments)\/([^/]+)$/.exec(path) ?? [];
     if (kind === undefined || id === undefined) throw new Refused(404, "no such path");
     const [host, key, version] =
       kind === "devices" ? [HUB_HOST, AZURE.hubKey, "2021-04-12"] : [DPS_HOST, AZURE.dpsKey, "2021-10-01"];
     assertSigned(authorization, [host, "127.0.0.1"], key);
     if (query["api-version"] !== version) throw new Refused(400, "api-version");
-    const map = kind === "devices" ? recorder.devices : recorder.groups;
+    const { devices, enrollments, groups } = recorder;
+    const map = kind === "devices" ? devices : kind === "enrollments" ? enrollments : groups;
     return replace(map, decodeURIComponent(id), method, ifMatch, body, kind === "devices" ? 409 : 412);
   }
 
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const raw = await text(request);
+    if (recorder.away) return void request.socket.destroy();
     const target = new URL(request.url ?? "/", "https://recorder");
     const fault = takeFault(recorder.faults, { method: request.method ?? "", path: target.pathname });
     const seen: Omit<Recorded, "answered"> = {

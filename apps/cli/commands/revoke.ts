@@ -37,6 +37,8 @@ interface Step {
   readonly act: string | null;
   readonly crlNumber: number | null;
   readonly told: string | null;
+  /** those that follow no CRL, as far as they were tried */
+  readonly hubs: readonly { readonly hub: string; readonly told: string | null }[];
   readonly offlineCa?: boolean;
   readonly error?: { readonly code: string; readonly message: string };
 }
@@ -162,7 +164,9 @@ async function finished(client: SiteClient, result: Result): Promise<Result> {
   const refused = revocations.find(({ error }) => error !== undefined);
   if (refused?.error !== undefined) return { ...result, state: "refused", error: refused.error };
   try {
-    await until((one) => one.told !== null, TOLD_MS);
+    const told = await until((one) => one.told !== null, TOLD_MS);
+    const away = told.revocations.flatMap(({ hubs }) => hubs.flatMap((one) => (one.told === null ? [one.hub] : [])));
+    for (const hub of new Set(away)) note(`the hub ${hub} isn't told yet: the site goes on telling it`);
     return { ...result, done: true };
   } catch (error) {
     if (!(error instanceof CountersignError) || error.code !== "timeout") throw error;

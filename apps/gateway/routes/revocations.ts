@@ -6,6 +6,7 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import { REVOCATION_REASONS } from "../../../lib/records/acts.ts";
 import { deviceId, timestamp } from "../../../lib/records/primitives.ts";
 import { orderRevocation, type OrderedTarget } from "../../../services/parties/revoke.ts";
+import { toldOf, type HubTold } from "../../../store/hub-blocks.ts";
 import { anyOpenStep, findSteps, listSteps, type Revocation } from "../../../store/revocations.ts";
 import { clientOf, requireClient } from "../../http/client.ts";
 import { parseInput } from "../../http/input.ts";
@@ -80,8 +81,23 @@ export function registerRevocations(
     const { steps, before, limit } = parseInput(listQuery, request.query, "query");
     const rows =
       steps === undefined ? await listSteps(db, before, limit) : await findSteps(db, steps.split(",").map(Number));
-    return { revocations: rows.map((row) => ({ ...view(row), ...(onlineCa ? {} : { offlineCa: true }) })) };
+    const told = await toldOf(
+      db,
+      rows.map(({ id }) => id),
+    );
+    const revocations = rows.map((row) => ({
+      ...view(row),
+      ...(onlineCa ? {} : { offlineCa: true }),
+      hubs: (told.get(row.id) ?? []).map(hubView),
+    }));
+    return { revocations };
   });
+}
+
+/** A hub that follows no CRL. */
+function hubView({ hub, told, errorCode, errorMessage }: HubTold): Record<string, unknown> {
+  const error = errorCode === null ? {} : { error: { code: errorCode, message: errorMessage ?? "" } };
+  return { hub, told: told?.toISOString() ?? null, ...error };
 }
 
 function view(row: Revocation): Record<string, unknown> {

@@ -48,7 +48,7 @@ afterAll(async () => {
 beforeEach(() => {
   azure.requests.length = 0;
   azure.faults.length = 0;
-  for (const map of [azure.certificates, azure.devices, azure.groups]) map.clear();
+  for (const map of [azure.certificates, azure.devices, azure.groups, azure.enrollments]) map.clear();
 });
 
 function settings(change: object = {}) {
@@ -109,6 +109,9 @@ function proofless(body: unknown, code: string): unknown {
 
 const credential = { getToken: async () => ({ token: "eyJ0.access-token_of.the-recorder", expiresOnTimestamp: 2e12 }) };
 const pem64 = (ca: TestCertificate) => Buffer.from(ca.pem.trimEnd() + "\n").toString("base64");
+
+const on = (method: string, end: string) => (request: { method: string; path: string }) =>
+  request.method === method && request.path.endsWith(end);
 
 describe("beside the public SDKs", () => {
   it("registers a CA at an IoT Hub as @azure/arm-iothub does", async () => {
@@ -224,6 +227,72 @@ describe("beside the public SDKs", () => {
   });
 });
 
+describe("keeping out of provisioning", () => {
+  const line = `HostName=${DPS_HOST};SharedAccessKeyName=provisioningserviceowner;SharedAccessKey=${AZURE.dpsKey}`;
+  const client = () => {
+    const sdk = dps.ProvisioningServiceClient.fromConnectionString(line);
+    (sdk as unknown as { _restApiClient: { setOptions(o: object): void } })._restApiClient.setOptions({
+      http: { agent: azure.agent() },
+    });
+    return sdk;
+  };
+  const plain = (sent: ReturnType<typeof writes>) => sent.map((one) => ({ ...one, ifMatch: one.ifMatch && "TAG" }));
+  const etagOf = (made: { responseBody: unknown }) => (made.responseBody as { etag: string }).etag;
+
+  it("disables a device's individual enrollment as azure-iot-provisioning-service does", async () => {
+    const enrollment = {
+      registrationId: "dev-1",
+      attestation: { type: "x509", x509: { clientCertificates: { primary: { certificate: root.pem } } } },
+      provisioningStatus: "disabled",
+    };
+    const made = await client().createOrUpdateIndividualEnrollment(enrollment as never);
+    await client().deleteIndividualEnrollment("dev-1", etagOf(made));
+    const theirs = plain(writes());
+
+    const entry = hub().blocks!.device("dev-1", [root.der]);
+    await entry.enable();
+    expect(await entry.show()).toBeUndefined();
+    await entry.disable();
+    await entry.disable();
+    expect(await entry.show()).toBe("disabled");
+    await entry.remove();
+    await entry.remove();
+    expect(plain(writes())).toEqual(theirs);
+    expect(theirs).toHaveLength(2);
+  });
+
+  it("disables a CA's group as it does, and has one that is there keep what it holds", async () => {
+    const group = {
+      enrollmentGroupId: "revoked",
+      attestation: { type: "x509", x509: { signingCertificates: { primary: { certificate: root.pem } } } },
+      provisioningStatus: "disabled",
+    };
+    const made = await client().createOrUpdateEnrollmentGroup(group as never);
+    await client().deleteEnrollmentGroup("revoked", etagOf(made));
+    const theirs = plain(writes());
+    const entry = hub().blocks!.ca("revoked", root.der);
+    await entry.disable();
+    await entry.remove();
+    expect(plain(writes())).toEqual(theirs);
+
+    azure.enrollments.set("dev-2", { registrationId: "dev-2", deviceId: "other", etag: "x", more: 1 });
+    const held = hub().blocks!.device("dev-2", [root.der]);
+    for (let i = 0; i < 3; i++) azure.faults.push({ on: on("PUT", "/dev-2"), answer: { status: 412 } });
+    await expect(held.disable()).rejects.toMatchObject({ code: "hub-busy" });
+    await held.disable();
+    expect(azure.enrollments.get("dev-2")).toMatchObject({
+      deviceId: "other",
+      more: 1,
+      provisioningStatus: "disabled",
+    });
+    const taken = hub().blocks!.device("dev-3", [root.der]);
+    for (let i = 0; i < 3; i++) azure.faults.push({ on: on("PUT", "/dev-3"), answer: { status: 409 } });
+    await expect(taken.disable()).rejects.toMatchObject({ code: "state-conflict" });
+    await held.enable();
+    expect(azure.enrollments.get("dev-2")).toMatchObject({ provisioningStatus: "enabled" });
+  });
+});
+
 describe("signing in", () => {
   it("takes one token for many requests, and proves itself by certificate", async () => {
     const files = ["principal.key", "principal.pem"].map((name) => join(folder, name));
@@ -263,8 +332,6 @@ describe("signing in", () => {
   });
 });
 
-const on = (method: string, end: string) => (request: { method: string; path: string }) =>
-  request.method === method && request.path.endsWith(end);
 const PATH = "/certificates/factory-y";
 
 describe("when it goes wrong", () => {

@@ -1,4 +1,5 @@
 import type { HubRegistry } from "../registry.ts";
+import { azureBlocks } from "./blocks.ts";
 import { azureCertificates } from "./certificates.ts";
 import { azureDevices } from "./devices.ts";
 import { azureEnrollments } from "./enrollments.ts";
@@ -47,6 +48,7 @@ export function azureHub(settings: AzureHubSettings, make?: RestMaker): HubRegis
   const base = `${group}/provisioningServices/${provisioning.name}`;
   cas.push(azureCertificates(resourceManager(API.provisioningManagement), base, place));
   const url = provisioning.url ?? `https://${provisioning.name}.azure-devices-provisioning.net`;
-  const enrollments = azureEnrollments(signed(place, url, API.provisioning, provisioning.access));
-  return { kind: "azure", cas, devices, enrollments };
+  const registrations = signed(place, url, API.provisioning, provisioning.access);
+  const enrollments = azureEnrollments(registrations);
+  return { kind: "azure", cas, devices, enrollments, blocks: azureBlocks(registrations) };
 }
