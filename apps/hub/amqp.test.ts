@@ -63,7 +63,7 @@ describe("Azure's Node SDK over AMQP", () => {
     expect(got.properties.propertyList).toEqual([{ key: "a", value: "b" }]);
     expect(await waiting("amqp-1")).toHaveLength(1);
     await device.complete(got);
-    await vi.waitFor(async () => expect(await waiting("amqp-1")).toEqual([]), 3_000);
+    await vi.waitFor(async () => expect(await waiting("amqp-1")).toEqual([]), 20_000);
 
     const twin = await device.getTwin();
     expect(twin.properties.desired).toMatchObject({ $version: 1 });
@@ -86,7 +86,7 @@ describe("Azure's Node SDK over AMQP", () => {
           status: 202,
           payload: { delayed: { seconds: 5 } },
         }),
-      3_000,
+      20_000,
     );
     await device.close();
   });

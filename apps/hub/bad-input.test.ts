@@ -365,7 +365,7 @@ describe("slow peers", () => {
       }
       const { socket, said } = await reach(await deviceOf("late"));
       socket.write(connectPacket("late"));
-      await expect.poll(() => said().length, { timeout: 5_000 }).toBe(4);
+      await expect.poll(() => said().length).toBe(4);
       expect(said()).toEqual(CONNACK);
       socket.destroy();
     });

@@ -58,7 +58,7 @@ describe("a device at another process of the hub", () => {
     // Both processes change it, and at the same time.
     const changes = Array.from({ length: 6 }, (_, i) => ({ desired: { [`p${i}`]: large.slice(0, 3_000) } }));
     await Promise.all(changes.map((change, i) => (i % 2 ? near : far).api("PATCH", `${path(id)}/twin`, change)));
-    await vi.waitFor(() => expect(versions.at(-1)).toBe(7), 5_000);
+    await vi.waitFor(() => expect(versions.at(-1)).toBe(7), 20_000);
     expect(versions.filter((version) => version > 1)).toEqual([2, 3, 4, 5, 6, 7]);
     expect(Object.keys(twin.properties.desired as object)).toEqual(expect.arrayContaining(["p0", "p5"]));
 
@@ -115,7 +115,7 @@ describe("a device at another process of the hub", () => {
     await near.api("POST", `${path(id)}/messages`, { body: base64("unheard") });
     await near.api("PATCH", `${path(id)}/twin`, { desired: { now: "unheard" } });
     expect(got).toEqual([]);
-    await vi.waitFor(() => expect([got, seen]).toEqual([["unheard"], ["unheard"]]), 10_000);
+    await vi.waitFor(() => expect([got, seen]).toEqual([["unheard"], ["unheard"]]), 20_000);
     expect((await eventually(invoke, ({ status }) => status === 200)).status).toBe(200);
     await client.close();
   });
@@ -131,7 +131,7 @@ describe("a device at another process of the hub", () => {
     await closed;
     const start = performance.now();
     expect((await invoke()).body["code"]).toBe("hub-device-offline");
-    expect(performance.now() - start).toBeLessThan(4_000);
+    expect(performance.now() - start).toBeLessThan(15_000);
     await near.api("POST", `${path("far-3")}/messages`, { body: base64("waited") });
     const again = await connectAzure(near, made);
     const got = await new Promise<azureDevice.Message>((resolve) => again.on("message", resolve));

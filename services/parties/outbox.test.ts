@@ -225,7 +225,7 @@ describe("the outbox", () => {
     await sleep(300);
     const started = performance.now();
     await outbox.stop();
-    expect(performance.now() - started).toBeLessThan(1000);
+    expect(performance.now() - started).toBeLessThan(5000);
     expect(await rows()).toMatchObject([{ state: "queued" }]);
   });
 

@@ -94,9 +94,9 @@ describe("a log's witnesses", () => {
     await expect(waiting).rejects.not.toThrow(/one\.example/);
     const before = performance.now();
     await site.record(5);
-    expect(performance.now() - before).toBeLessThan(2000);
+    expect(performance.now() - before).toBeLessThan(5000);
     // Told once, not at every try.
-    await vi.waitFor(() => expect(one.statuses.at(-1)).toBe(200));
+    await vi.waitFor(() => expect(one.statuses.at(-1)).toBe(200), 20_000);
     expect(site.faults.map(([name]) => name)).toEqual([two.key.name]);
     const later = await site.record(3);
     const done = feed.cosigned(later.size, 10_000);
@@ -116,7 +116,7 @@ describe("a log's witnesses", () => {
       feed = await startFeed(formatPolicy(site.key));
       const alone = await site.record(2);
       expect(await feed.cosigned(alone.size, 1000)).toBeGreaterThanOrEqual(alone.size);
-      await vi.waitFor(async () => expect(await served(`cosigned/${alone.size}`)).toBeDefined());
+      await vi.waitFor(async () => expect(await served(`cosigned/${alone.size}`)).toBeDefined(), 20_000);
     } finally {
       await two.up();
     }
@@ -125,7 +125,7 @@ describe("a log's witnesses", () => {
   it("are those of today: what left when fewer were asked for counts for nothing later", async () => {
     feed = await startFeed(formatPolicy(site.key));
     const { size } = await site.record(1);
-    await vi.waitFor(async () => expect(await served(`cosigned/${size}`)).toBeDefined());
+    await vi.waitFor(async () => expect(await served(`cosigned/${size}`)).toBeDefined(), 20_000);
     await site.stopFeeds();
     await Promise.all([one.down(), two.down()]);
     feed = await startFeed();
@@ -164,12 +164,12 @@ describe("a log's witnesses", () => {
         fetch(`${other.url}/add-checkpoint`, { method: "POST", body: Buffer.concat([Buffer.from("old 0\n\n"), note]) });
       expect((await send((await fork.fetch("checkpoint"))!)).status).toBe(200);
       feed = await startFeed(site.policy([other]));
-      await vi.waitFor(() => expect(site.faults[0]?.[1]).toMatchObject({ code: "ledger-forked" }));
+      await vi.waitFor(() => expect(site.faults[0]?.[1]).toMatchObject({ code: "ledger-forked" }), 20_000);
       expect(String(site.faults[0]![1])).toMatch(/has seen \d+ entries of this log, which has \d+: was it rolled back/);
       await site.record(20);
       await vi.waitFor(
         () => expect(String(site.faults[1]?.[1])).toMatch(/seen other entries of this log: answered 422/),
-        5000,
+        20_000,
       );
       await expect(feed.cosigned((await site.record(1)).size, 200)).rejects.toMatchObject({
         code: "witnesses-missing",
@@ -202,7 +202,7 @@ describe("a log's witnesses", () => {
       const { size } = await site.record(1);
       const fault = async (pattern: RegExp) => {
         feed = await startFeed(site.policy([liar]));
-        await vi.waitFor(() => expect(site.faults.map(([, e]) => String(e)).join()).toMatch(pattern), 5000);
+        await vi.waitFor(() => expect(site.faults.map(([, e]) => String(e)).join()).toMatch(pattern), 20_000);
         await site.stopFeeds();
         site.faults.length = 0;
       };

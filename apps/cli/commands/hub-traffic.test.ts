@@ -30,7 +30,7 @@ it("sends a message, which waits until the device takes it", async () => {
   expect(JSON.parse(await device("messages", "dev-1", "--json"))).toMatchObject([{ properties: { speed: "3" } }]);
   const got = await new Promise<azureDevice.Message>((resolve) => client.on("message", resolve));
   expect(String(got.data)).toBe("turn left");
-  await vi.waitFor(async () => expect(JSON.parse(await device("messages", "dev-1", "--json"))).toEqual([]));
+  await vi.waitFor(async () => expect(JSON.parse(await device("messages", "dev-1", "--json"))).toEqual([]), 20_000);
 });
 
 it("shows and changes a twin", async () => {
@@ -47,7 +47,10 @@ it("shows and changes a twin", async () => {
 it("calls a method", async () => {
   await expect(device("invoke", "dev-1", "reboot")).rejects.toMatchObject({ code: "hub-device-offline" });
   client.onDeviceMethod("reboot", (request, response) => void response.send(200, request.payload));
-  await vi.waitFor(async () => expect(await device("invoke", "dev-1", "reboot", "--payload", "[1]")).toBe("200 [1]"));
+  await vi.waitFor(
+    async () => expect(await device("invoke", "dev-1", "reboot", "--payload", "[1]")).toBe("200 [1]"),
+    20_000,
+  );
   await expect(device("invoke", "dev-1", "silent", "--timeout", "1")).rejects.toMatchObject({ code: "timeout" });
 });
 
