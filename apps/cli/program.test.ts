@@ -21,7 +21,7 @@ describe.each([...runnable(buildProgram(), "countersign")])("%s", (path, command
     command.configureOutput({ writeOut: (text) => (help += text) });
     command.outputHelp();
     const shown = path === "countersign start" ? "npm start" : path;
-    expect(help.split("Example:")[1]).toContain(shown);
+    expect(help.split(/^Examples?:$/m)[1]).toContain(shown);
   });
 });
 

@@ -98,5 +98,5 @@ describe("audit --previous", () => {
     expect(alone.code).toBe(1);
     const written = /^(\S+split-view-\S+\.json)/m.exec(alone.stderr)![1]!;
     expect((await countersign(["audit", "evidence", written, "--vkey", vkey])).code).toBe(0);
-  });
+  }, 120_000);
 });
