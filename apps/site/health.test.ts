@@ -3,10 +3,12 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { createPinFile, initToken, openToken, type Token } from "../../hsm/index.ts";
 import type { Signer } from "../../lib/domain/signing.ts";
+import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
 import { FaultHsm } from "../../test/support/fault-hsm.ts";
 import { softhsmDir, tempDir, testDatabase } from "../../test/support/index.ts";
 import { signAtOnce } from "../../test/support/signing-load.ts";
+import { testCertificate } from "../../test/support/test-pki.ts";
 import { startManagement } from "../http/management.ts";
 import { sharedLook } from "../http/readiness.ts";
 import { createLogger } from "../http/logger.ts";
@@ -20,6 +22,7 @@ let db: Db;
 let parts: HealthParts;
 let management: HttpServer;
 let temporalUp = true;
+let infrastructure: Certificate;
 
 beforeAll(async () => {
   softhsmDir();
@@ -38,7 +41,12 @@ beforeAll(async () => {
   const remote = { circuit: "half-open" as const, failures: 2, repeats: 0, openSince: undefined, lastError: undefined };
   const sessions = { size: 4, inUse: 1, abandoned: 0, waiting: 9 };
   const processes = { health: () => [{ pid: 1, load: 7, token: { token: 'z "ca"', sessions, ...remote } }] };
-  parts = { db, workflows, token, caToken: undefined, processes };
+  infrastructure = parseCertificate((await testCertificate("CN=infrastructure", { ca: true })).der);
+  const identity = {
+    party: "factory-y",
+    infrastructure: { certificate: infrastructure.der, spki: infrastructure.spki },
+  };
+  parts = { db, workflows, token, caToken: undefined, processes, identity };
   const logger = createLogger({ name: "test", level: "silent" });
   management = await startManagement({ host: "127.0.0.1", port: 0, logger }, () => siteMetrics(parts));
 });
@@ -86,6 +94,10 @@ it("a well site is ready, and its metrics say what waits", async () => {
     countersign_ledger_pending_acts: 1,
     'countersign_batches_pending{kind="certify"}': 0,
     countersign_outbox_queued: 0,
+    'countersign_expiry_timestamp_seconds{what="infrastructure-ca",subject="factory-y"}':
+      infrastructure.notAfter.getTime() / 1000,
+    'countersign_expiry_alerts{days="30"}': 1,
+    'countersign_expiry_alerts{days="7"}': 0,
   });
   expect(samples.get("process_resident_memory_bytes")).toBeGreaterThan(1e6);
 });
@@ -95,7 +107,7 @@ it("metrics of the tokens come also while the database is away", async () => {
   const text = await siteMetrics({ ...parts, db: closed });
   expect(text).toContain("\ncountersign_database_up 0\n");
   expect(text).toContain('\ncountersign_token_up{token="site",process="site"} 1\n');
-  expect(text).not.toContain("countersign_ledger_size");
+  expect(text).not.toMatch(/countersign_(ledger_size|expiry)/);
   await closed.end();
 });
 

@@ -1,5 +1,6 @@
 import type { Token, TokenHealth } from "../../hsm/index.ts";
 import type { ErrorCode } from "../../lib/domain/error-codes.ts";
+import { expiring } from "../../services/parties/expiring.ts";
 import { siteCounts } from "../../store/counts.ts";
 import type { Db } from "../../store/db.ts";
 import { type ComponentState, probed, withinTime } from "../http/readiness.ts";
@@ -13,6 +14,7 @@ export interface HealthParts {
   readonly token: Pick<Token, "hasKey" | "health">;
   readonly caToken: Pick<Token, "hasKey" | "health"> | undefined;
   readonly processes: Pick<IssuingProcesses, "health"> | undefined;
+  readonly identity: Parameters<typeof expiring>[1];
 }
 
 /** Asks everything that a site stands on. Never throws: what doesn't answer in time is down. */
@@ -28,11 +30,17 @@ export async function siteComponents(parts: HealthParts): Promise<ComponentState
 }
 
 /** What the database knows is left out while it doesn't answer: then what the tokens do is asked for all the more. */
-export async function siteMetrics({ db, token, caToken, processes }: HealthParts): Promise<string> {
+export async function siteMetrics({ db, token, caToken, processes, identity }: HealthParts): Promise<string> {
+  const [counts, ends] = await Promise.all([
+    withinTime(siteCounts(db)).catch(() => undefined),
+    withinTime(expiring(db, identity)).catch(() => undefined),
+  ]);
   return metricsText({
     tokens: [token, ...(caToken === undefined ? [] : [caToken])].map((one) => one.health()),
     processes: processes?.health() ?? [],
-    counts: await withinTime(siteCounts(db)).catch(() => undefined),
+    counts,
+    ends,
+    now: new Date(),
   });
 }
 

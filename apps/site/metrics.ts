@@ -1,6 +1,7 @@
 import type { TokenHealth } from "../../hsm/index.ts";
 import type { SiteCounts } from "../../store/counts.ts";
-import { exposition, gauge, processMetrics, single } from "../http/metrics.ts";
+import { ALERT_DAYS, alertOf, type Expiring } from "../../services/parties/expiring.ts";
+import { exposition, gauge, processMetrics, single, type Metric } from "../http/metrics.ts";
 
 /** What a site's metrics are made of. No secret, no device, no serial number. */
 export interface MetricSources {
@@ -10,10 +11,13 @@ export interface MetricSources {
   readonly processes: readonly { readonly load: number; readonly token: TokenHealth | undefined }[];
   /** undefined while the database doesn't answer */
   readonly counts: SiteCounts | undefined;
+  /** what signing rests on, the first to end first; undefined while the database doesn't answer */
+  readonly ends: readonly Expiring[] | undefined;
+  readonly now: Date;
 }
 
 /** Prometheus' text exposition format, version 0.0.4. */
-export function metricsText({ tokens, processes, counts }: MetricSources): string {
+export function metricsText({ tokens, processes, counts, ends, now }: MetricSources): string {
   const all = [
     ...tokens.map((health) => ({ labels: { token: health.token, process: "site" }, health })),
     ...processes.flatMap(({ token }, i) =>
@@ -73,6 +77,32 @@ export function metricsText({ tokens, processes, counts }: MetricSources): strin
           single("outbox_queued", "Envelopes that aren't delivered yet.", counts.outboxQueued),
           single("inbox_unapplied", "Envelopes that have had no effect yet.", counts.inboxUnapplied),
         ]),
+    ...(ends === undefined ? [] : expiryMetrics(ends, now)),
     ...processMetrics("the site's process, without its issuing processes"),
   ]);
+}
+
+/** As the log's alerts: 30, 14 and 7 days before something ends, and when it is over (0). */
+function expiryMetrics(ends: readonly Expiring[], now: Date): Metric[] {
+  const due = ends.map((one) => alertOf(one, now));
+  // Of several of a name the first to end: a sample's labels come once.
+  const first = new Map(ends.toReversed().map((one) => [`${one.what}/${one.subject}`, one]));
+  return [
+    gauge(
+      "expiry_timestamp_seconds",
+      "When a CA certificate, a grant or a CRL that this site's signing rests on ends.",
+      [...first.values()].map(({ what, subject, notAfter }) => ({
+        labels: { what, subject },
+        value: Date.parse(notAfter) / 1000,
+      })),
+    ),
+    gauge(
+      "expiry_alerts",
+      "How many of them end within so many days, by the alert that is due; 0: have ended.",
+      [0, ...ALERT_DAYS].map((days) => ({
+        labels: { days: String(days) },
+        value: due.filter((one) => one === days).length,
+      })),
+    ),
+  ];
 }

@@ -244,6 +244,7 @@ async function launch(
     token,
     caToken,
     processes,
+    identity,
   };
   if (config.management) {
     const management = await startManagement({ ...config.management, logger }, () => siteMetrics(health));

@@ -16,7 +16,7 @@ export interface Expiring {
 }
 
 /** Everything that has an end, the first one first. */
-export async function expiring(db: Db, identity: Identity): Promise<Expiring[]> {
+export async function expiring(db: Db, identity: Pick<Identity, "party" | "infrastructure">): Promise<Expiring[]> {
   const found: Expiring[] = [];
   const add = (what: Expiring["what"], subject: string, notAfter: Date): void => {
     found.push({ what, subject, notAfter: notAfter.toISOString() });
