@@ -84,7 +84,8 @@ describe("a token whose calls fail", () => {
     expect(performance.now() - refusedAt).toBeLessThan(BOUND_MS);
     hsm.set();
     await recovered(keys);
-    expect(await load()).toMatchObject({ signed: 120 });
+    // A busy machine can have a call time out of itself.
+    await expect.poll(async () => (await load()).signed).toBe(120);
     expect(hsm.calls("C_Login") - loginsBefore).toBeLessThan(20);
   });
 

@@ -28,7 +28,7 @@ export function registerDeviceConnect(device: Command): void {
     .option("--json", "machine-readable")
     .addHelpText(
       "after",
-      "\nExamples:\n  countersign device connect --id dev-0001 --image dev-0001.bin --format esp-secure-cert \\\n" +
+      "\nExample:\n  countersign device connect --id dev-0001 --image dev-0001.bin --format esp-secure-cert \\\n" +
         "    --token-dir tokens --hub localhost:8883 --ca .countersign/company-x/infra/ca.pem --messages 60 --interval 1000\n" +
         "  countersign device connect --fleet 500\n",
     )

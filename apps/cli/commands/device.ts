@@ -25,7 +25,7 @@ export function registerDevice(program: Command): void {
     .option("--json", "machine-readable")
     .addHelpText(
       "after",
-      "\nExamples:\n  countersign device keygen --token-dir tokens --id dev-0001\n" +
+      "\nExample:\n  countersign device keygen --token-dir tokens --id dev-0001\n" +
         "  countersign device keygen --token-dir my-tpm --tpm device:/dev/tpmrm0 --id dev-0002\n",
     )
     .action(async (options: KeyPlace & { id: string; module?: string; tpm?: string; json?: boolean }) => {
