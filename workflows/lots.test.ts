@@ -1,6 +1,5 @@
-import { readFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
+import { readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { hostname } from "node:os";
 import { join } from "node:path";
 import { randomUUID } from "node:crypto";
 import { Client, Connection, type WorkflowClient } from "@temporalio/client";
@@ -36,12 +35,11 @@ import { readEntries, readHead } from "../store/ledger.ts";
 import { countLot, findLot } from "../store/lots.ts";
 import { storeInbox } from "../store/messages.ts";
 import { pinPeer } from "../store/parties.ts";
-import { findPkcs11Module, PROJECT_ROOT, softhsmDir, tempDir, testTemporal } from "../test/support/index.ts";
+import { HISTORIES, saveHistory } from "../test/support/histories.ts";
+import { findPkcs11Module, softhsmDir, tempDir, testTemporal } from "../test/support/index.ts";
 import { pem, throwawayRoot } from "../test/support/issuing.ts";
 import { opensslBatch } from "../test/support/judge.ts";
 import { lotSite, testDevices, type LotSite, type TestDevice } from "../test/support/lot-site.ts";
-
-const HISTORIES = join(PROJECT_ROOT, "test", "histories");
 
 interface Running {
   readonly site: LotSite;
@@ -208,15 +206,6 @@ async function acts(at: Running) {
   return (await readEntries(at.site.db, 0, size)).map((entry) => parseEntry(entry).act);
 }
 
-/** Kept once; SAVE_HISTORIES=1 makes them anew, from this run. */
-async function saveHistory(at: Running, workflowId: string, name: string, runId?: string): Promise<void> {
-  const path = join(HISTORIES, `${name}.json`);
-  if (existsSync(path) && process.env["SAVE_HISTORIES"] === undefined) return;
-  const history = await at.workflows.getHandle(workflowId, runId).fetchHistory();
-  const text = JSON.stringify(JSON.parse(historyToJSON(history)), null, 1);
-  writeFileSync(path, `${text.replaceAll(`${process.pid}@${hostname()}`, "worker@test")}\n`);
-}
-
 describe("productionLot", () => {
   it("opens a lot once, and says why it doesn't", async () => {
     expect(await openLot(y, "open-1", 5, "factory-y")).toEqual({ ok: true });
@@ -288,7 +277,7 @@ describe("productionLot", () => {
     expect(lines.filter((act) => act.type === "certified")).toHaveLength(60);
     expect(lines.filter((act) => act.type === "intent")).toHaveLength(12);
     // "production-lot-run" is of the time before queues were bounded: a run that began then goes on.
-    await saveHistory(y, lotWorkflowIds.lot(lot), "production-lot-bounded", first.runId);
+    await saveHistory(y.workflows.getHandle(lotWorkflowIds.lot(lot), first.runId), "production-lot-bounded");
     const { events } = await y.workflows.getHandle(lotWorkflowIds.lot(lot), first.runId).fetchHistory();
     const groups = (events ?? []).flatMap(({ activityTaskScheduledEventAttributes: scheduled }) =>
       scheduled?.activityType?.name === "issueBatches" ? [Buffer.from(scheduled.input!.payloads![0]!.data!)] : [],
@@ -355,8 +344,8 @@ describe("custody", () => {
       discrepancies: [`${missing.id}: not in the box`, "box 3 is wet"],
     });
     expect(await countLot(y.site.db, lot)).toMatchObject({ built: 40, released: 40 });
-    await saveHistory(y, lotWorkflowIds.handoff(id), "handoff-giver");
-    await saveHistory(z, lotWorkflowIds.handoff(id), "handoff-taker");
+    await saveHistory(y.workflows.getHandle(lotWorkflowIds.handoff(id)), "handoff-giver");
+    await saveHistory(z.workflows.getHandle(lotWorkflowIds.handoff(id)), "handoff-taker");
   });
 
   it("lets only the holder certify, each act naming the list it came by", async () => {
@@ -399,7 +388,7 @@ describe("custody", () => {
     const lines = (await acts(z)).filter((act) => act.type === "injected");
     expect(new Set(lines.map((act) => act.fields.layoutSha256)).size).toBe(2);
     expect(lines.every((act) => act.grant !== undefined)).toBe(true);
-    await saveHistory(z, lotWorkflowIds.injection(run), "injection");
+    await saveHistory(z.workflows.getHandle(lotWorkflowIds.injection(run)), "injection");
   });
 
   it("finds an injection whose start was lost", async () => {
@@ -451,7 +440,7 @@ describe("custody", () => {
     expect((await answersOf(z, second.id))[0]).toMatchObject({ code: "already-exists" });
     // What came with a refused item is somebody's value too.
     expect(await eraseOpenings(z.site.db, id, "operator")).toEqual(["place", "time"]);
-    await saveHistory(z, lotWorkflowIds.installation(batch.id), "installation");
+    await saveHistory(z.workflows.getHandle(lotWorkflowIds.installation(batch.id)), "installation");
   });
 
   it("refuses an offer whose list isn't the signed one, and keeps the reason", async () => {

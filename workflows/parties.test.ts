@@ -1,9 +1,5 @@
-import { existsSync, writeFileSync } from "node:fs";
-import { hostname } from "node:os";
-import { join } from "node:path";
 import { Client, Connection, type WorkflowClient } from "@temporalio/client";
 import { ApplicationFailure } from "@temporalio/common";
-import { historyToJSON } from "@temporalio/common/lib/proto-utils.js";
 import { DefaultLogger, NativeConnection, Runtime, Worker } from "@temporalio/worker";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { workflowBundle } from "../apps/site/workflow-bundle.ts";
@@ -25,7 +21,8 @@ import {
   type HubRevocationActivities,
 } from "../contracts/hubs.ts";
 import { QUEUES } from "../contracts/queues.ts";
-import { PROJECT_ROOT, testTemporal } from "../test/support/index.ts";
+import { saveHistory } from "../test/support/histories.ts";
+import { testTemporal } from "../test/support/index.ts";
 
 /**
  * The orders of events that a site meets only by chance: what the activities do is scripted, workflows and server are
@@ -119,15 +116,6 @@ const refuse = (): never => {
   throw ApplicationFailure.nonRetryable(refusal.message, refusal.code);
 };
 
-/** Kept once; SAVE_HISTORIES=1 makes them anew, from this run. */
-async function saveHistory(workflowId: string, name: string): Promise<void> {
-  const path = join(PROJECT_ROOT, "test", "histories", `${name}.json`);
-  if (existsSync(path) && process.env["SAVE_HISTORIES"] === undefined) return;
-  const history = await workflows.getHandle(workflowId).fetchHistory();
-  const text = JSON.stringify(JSON.parse(historyToJSON(history)), null, 1);
-  writeFileSync(path, `${text.replaceAll(`${process.pid}@${hostname()}`, "worker@test")}\n`);
-}
-
 describe("acceptance", () => {
   const start = (party: string) => ({ workflowId: workflowIds.acceptance(party), taskQueue: QUEUES.site });
   const take = (party: string, invitation: string) =>
@@ -155,7 +143,7 @@ describe("acceptance", () => {
     await handle.signal(delegationArrived, { message: "m" });
     expect(await workflows.result(handle.workflowId)).toEqual({ state: "accepted", grant: "02" });
     expect(calls.slice(-3)).toEqual(["acceptGrant", "publishCrl", "recordAcceptance"]);
-    await saveHistory(handle.workflowId, "acceptance");
+    await saveHistory(workflows.getHandle(handle.workflowId), "acceptance");
   });
 
   it("works on an invitation that is taken after a grant was refused", async () => {
@@ -176,7 +164,7 @@ describe("acceptance", () => {
     await handle.signal(joinRefused, { parent: "company-x", invitation: "first", refusal });
     expect(await workflows.result(handle.workflowId)).toEqual({ state: "refused", ...refusal });
     expect(calls).toEqual(["prepareRequest", "recordKeyset", "sendJoin", "refuseJoin"]);
-    await saveHistory(handle.workflowId, "acceptance-refused");
+    await saveHistory(workflows.getHandle(handle.workflowId), "acceptance-refused");
   });
 });
 
@@ -249,7 +237,7 @@ describe("revocation", () => {
     };
     const { workflowId } = await order("at-work");
     await workflows.result(workflowId);
-    await saveHistory(workflowId, "revocation");
+    await saveHistory(workflows.getHandle(workflowId), "revocation");
     expect(calls).toEqual([...ROUND, ...ROUND, ...ROUND]);
   });
 
@@ -285,7 +273,7 @@ describe("a hub that is driven", () => {
     expect(await workflows.result(workflowId)).toEqual({ state: "registered", name: "factory-y", caSha256: "08" });
     const once = ["registerCa", "followEnrollments", "recordCaRegistration"];
     expect(calls).toEqual(["registerCa", ...once, ...once]);
-    await saveHistory(workflowId, "hub-line");
+    await saveHistory(workflows.getHandle(workflowId), "hub-line");
 
     calls = [];
     script = { registerCa: async () => refuse() };
@@ -300,7 +288,7 @@ describe("a hub that is driven", () => {
     await workflows.signalWithStart("hubChange", { workflowId, taskQueue: QUEUES.site, args: [input], signal: asked });
     expect(await workflows.result(workflowId)).toMatchObject({ state: "done", answer: { state: "disabled" } });
     expect(calls).toEqual(["changeHub", "changeHub"]);
-    await saveHistory(workflowId, "hub-change");
+    await saveHistory(workflows.getHandle(workflowId), "hub-change");
   });
 
   it("is told of revocations until none is left, however busy it is, and of those recorded meanwhile", async () => {
@@ -322,6 +310,6 @@ describe("a hub that is driven", () => {
     await ask();
     await workflows.result(workflowId);
     expect(calls).toHaveLength(4);
-    await saveHistory(workflowId, "hub-revocations");
+    await saveHistory(workflows.getHandle(workflowId), "hub-revocations");
   });
 });

@@ -8,9 +8,8 @@ import {
   type WorkflowBundleWithSourceMap,
 } from "@temporalio/worker";
 import { beforeAll, describe, expect, it } from "vitest";
+import { HISTORIES } from "../support/histories.ts";
 import { PROJECT_ROOT, tempDir } from "../support/index.ts";
-
-const HISTORIES = join(PROJECT_ROOT, "test", "histories");
 
 describe("the workflows", () => {
   let bundle: WorkflowBundleWithSourceMap;
