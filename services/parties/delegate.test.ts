@@ -250,7 +250,7 @@ describe("a renewal of a child whose CA is revoked", () => {
   const act = (leafHash: string) => ({ origin: factory.identity.origin, leafHash, entry: new Uint8Array(1) });
 
   beforeEach(async () => {
-    await db.query("TRUNCATE revocation, ca_certificate");
+    await db.query("TRUNCATE revocation, ca_certificate CASCADE");
     await storeCaCertificate(db, { keyId: keyId(ca.spki), role: "ca", certificate: ca.der });
     await hold();
     await ask();
@@ -293,7 +293,7 @@ describe("a renewal of a child whose CA is revoked", () => {
     });
     const serials = [first.certificate!, certificate].map((der) => parseCertificate(der).serial);
     expect(await revoke()).toMatchObject({ serials });
-    await db.query("TRUNCATE revocation");
+    await db.query("TRUNCATE revocation CASCADE");
     for (const [i, leaf] of ["1", "4"].entries()) {
       const revoked = {
         ...({ target: "ca", subject: "technician-z", subjectKeyId: keyId(child.ca.spki), effect: "final" } as const),
