@@ -1,11 +1,12 @@
-import { fromBase64 } from "../../domain/bytes.ts";
-import { sha256Hex } from "../../domain/hash.ts";
+import { fromBase64, toHex } from "../../domain/bytes.ts";
+import { sha256, type Sha256 } from "../../domain/hash.ts";
 import { isCountersignError } from "../../domain/errors.ts";
 import type { VerifySignature } from "../../domain/signing.ts";
 import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
 import { verifyDsse } from "../../records/dsse.ts";
-import { parseEntry, type ParsedEntry } from "../../records/statement.ts";
+import { readEntry } from "../../records/line-statement.ts";
+import type { ParsedEntry } from "../../records/statement.ts";
 import { formatVkey, type NoteKey } from "../note.ts";
 import type { LogEntry } from "../reader.ts";
 import type { Alarm, Fact, MonitorStore, SlotFact, SlotHolder } from "./store.ts";
@@ -17,6 +18,7 @@ export interface EntryContext {
   readonly rootSha256?: string;
   readonly store: MonitorStore;
   readonly verify: VerifySignature;
+  readonly sha256?: Sha256;
 }
 
 /** A second certificate, or a second entry, for a slot that has one. */
@@ -47,7 +49,7 @@ export class EntryBatch {
     const wrong = (why: string): void => this.#raise("act-invalid", `#${index}`, `entry ${index} ${why}`, index);
     let parsed: ParsedEntry;
     try {
-      parsed = parseEntry(entry.bytes);
+      parsed = readEntry(entry.bytes);
     } catch (error) {
       if (!isCountersignError(error)) throw error;
       return wrong(`can't be read: ${error.message}`);
@@ -59,7 +61,7 @@ export class EntryBatch {
       case "keyset":
         return this.#takeKeys(act.fields.keyset, wrong);
       case "ceremony": {
-        const root = sha256Hex(fromBase64(act.fields.root));
+        const root = this.#digestOf(act.fields.root);
         const { rootSha256 } = this.#context;
         if (rootSha256 !== undefined && root !== rootSha256) {
           this.#raise("root-mismatch", root, `its ceremony made another root than the pinned one: ${root}`, index);
@@ -68,11 +70,11 @@ export class EntryBatch {
         return this.#takeKeys(act.fields.keyset, wrong);
       }
       case "delegation":
-        this.facts.push({ kind: "certificate", sha256: sha256Hex(fromBase64(act.fields.certificate)), index });
+        this.facts.push({ kind: "certificate", sha256: this.#digestOf(act.fields.certificate), index });
         return;
       case "certified": {
         const { lot, slot, purpose } = act.fields;
-        const sha256 = sha256Hex(fromBase64(act.fields.certificate));
+        const sha256 = this.#digestOf(act.fields.certificate);
         this.facts.push({ kind: "certificate", sha256, index });
         if (purpose === "initial") this.facts.push({ kind: "slot", lot, slot, sha256, index });
         return;
@@ -85,6 +87,11 @@ export class EntryBatch {
       default:
         return;
     }
+  }
+
+  /** SHA-256 of what is written as base64, hex. */
+  #digestOf(base64: string): string {
+    return toHex((this.#context.sha256 ?? sha256)(fromBase64(base64)));
   }
 
   #takeKeys(keyset: { ca: string; act: string; log: { vkey: string } }, wrong: (why: string) => void): void {
