@@ -68,7 +68,7 @@ interface Server {
 /** Rounds, one server after the other in each: what else runs on the machine hits both. */
 const ROUNDS = 4;
 /** Connects under way at once. */
-const HANDS = 16;
+const HANDS = 64;
 /** Publishing: connections, and messages on their way on each. */
 const CLIENTS = 50;
 const WINDOW = 20;
