@@ -124,8 +124,10 @@ it("works on each batch once, whether it was announced in time, too many at once
   await until("all batches", async () => stored.size === 0);
   const latest = workflows.getHandle(lotWorkflowIds.lot("refill"));
   await until("their end", async () => (await latest.query(lotProgress)).running === 0);
-  expect(new Set(worked).size).toBe(240);
-  expect(worked.length).toBe(240);
+  // Without what an activity of the test before, whose lot was ended under it, still worked on.
+  const ours = worked.filter((id) => id.startsWith("r-"));
+  expect(new Set(ours).size).toBe(240);
+  expect(ours.length).toBe(240);
   expect(await latest.query(lotProgress)).toEqual({ queued: 0, behind: false, running: 0, done: 240 });
   expect(refills).toBeGreaterThan(10);
   const rest = refills;
