@@ -40,6 +40,15 @@ export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: Aud
   });
 }
 
+/** What has no certificate in the ledger is the party's word about its own CA key alone. */
+function isAboutOwnKey(at: Placed<"alarm">, caKey: string, party: PartyState, state: AuditState): boolean {
+  const issuer = party.chain[0];
+  if (issuer === undefined) wrong(state, at, "act-invalid", "its party had no CA yet");
+  else if (caKey !== keyId(issuer.spki)) wrong(state, at, "act-invalid", "its key is not the party's CA key");
+  else return true;
+  return false;
+}
+
 type LargeEvidence = { readonly caKey: string; readonly size: number };
 
 /** Its bytes aren't in the ledger, so the party's word is all there is: it speaks against the party itself. */
@@ -49,9 +58,7 @@ function onLargeCertificate(
   party: PartyState,
   state: AuditState,
 ): void {
-  const issuer = party.chain[0];
-  if (issuer === undefined) return wrong(state, at, "act-invalid", "its party had no CA yet");
-  if (caKey !== keyId(issuer.spki)) return wrong(state, at, "act-invalid", "its key is not the party's CA key");
+  if (!isAboutOwnKey(at, caKey, party, state)) return;
   const { sha256 } = at.act.subject[0]!.digest;
   state.findings.add({
     severity: "open",
@@ -71,9 +78,7 @@ function onSignatureAlarm(
   party: PartyState,
   state: AuditState,
 ): void {
-  const issuer = party.chain[0];
-  if (issuer === undefined) return wrong(state, at, "act-invalid", "its party had no CA yet");
-  if (caKey !== keyId(issuer.spki)) return wrong(state, at, "act-invalid", "its key is not the party's CA key");
+  if (!isAboutOwnKey(at, caKey, party, state)) return;
   const excess = counted - since - accounted;
   if (excess <= 0) return wrong(state, at, "act-invalid", "the signatures it counts are accounted for");
   state.findings.add({
@@ -94,9 +99,7 @@ function onCounterSetBack(
   party: PartyState,
   state: AuditState,
 ): void {
-  const issuer = party.chain[0];
-  if (issuer === undefined) return wrong(state, at, "act-invalid", "its party had no CA yet");
-  if (caKey !== keyId(issuer.spki)) return wrong(state, at, "act-invalid", "its key is not the party's CA key");
+  if (!isAboutOwnKey(at, caKey, party, state)) return;
   if (counted >= before) return wrong(state, at, "act-invalid", "the counter that it tells of didn't go back");
   state.findings.add({
     severity: "open",
