@@ -2,23 +2,26 @@ import { createHash } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
-import { csrManifest } from "../apps/cli/station-key.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
 import { pemEncode } from "../lib/pki/pem.ts";
 import { keyId } from "../lib/pki/spki.ts";
 import { azureHub } from "../services/hub/azure/hub.ts";
 import { azureHubSettings, resolveAzureHub } from "../services/hub/azure/settings.ts";
-import { submitCsrs } from "../services/intake/submit.ts";
-import { recordBuilt } from "../services/issuing/built.ts";
-import { issueBatch } from "../services/issuing/certify.ts";
 import { orderRevocation, recordRevocations, type RevocationOrder } from "../services/parties/revoke.ts";
 import { storeCaCertificate } from "../store/authority.ts";
 import { inTransaction } from "../store/db.ts";
 import { hubsBehind, toldOf } from "../store/hub-blocks.ts";
 import { insertStep, lockDeviceCertificates, type RevocationEffect } from "../store/revocations.ts";
-import { AZURE, startAzureRecorder, type AzureRecorder } from "../test/support/azure-recorder.ts";
+import { AZURE, startAzureRecorder, type AzureRecorder, azureSettings } from "../test/support/azure-recorder.ts";
 import { tempDir } from "../test/support/index.ts";
-import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../test/support/lot-site.ts";
+import {
+  certifyDevices,
+  lotSite,
+  ownLot,
+  testDevices,
+  type LotSite,
+  type TestDevice,
+} from "../test/support/lot-site.ts";
 import { testCertificate, type TestCertificate } from "../test/support/test-pki.ts";
 import { hubRevocationActivities } from "./hub-revocations.ts";
 
@@ -39,11 +42,7 @@ beforeAll(async () => {
   await storeCaCertificate(site.db, { keyId: keyId(site.ca.spki), role: "ca", certificate: site.ca.der });
   devices = testDevices(11);
   await ownLot(site, LOT, devices.length);
-  const csrs = devices.map(({ csr }) => csr);
-  for (const kind of ["built", "certify"] as const) {
-    const batch = await submitCsrs(site.intake, LOT, await csrManifest(site.client("station"), kind, LOT, csrs), csrs);
-    await (kind === "built" ? recordBuilt(site.issuing, batch.id) : issueBatch(site.issuing, batch.id));
-  }
+  await certifyDevices(site, LOT, devices);
 }, 60_000);
 afterAll(() => Promise.all([site?.close(), azure?.close()]));
 beforeEach(() => {
@@ -55,17 +54,7 @@ function activities(): { tell: () => Promise<{ left: boolean }>; faults: string[
   const folder = tempDir("azure");
   const files = { "ca.pem": azure.ca.pem, secret: AZURE.secret, "hub.key": AZURE.hubKey, "dps.key": AZURE.dpsKey };
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o600 });
-  const settings = azureHubSettings.parse({
-    kind: "azure",
-    subscription: AZURE.subscription,
-    resourceGroup: AZURE.resourceGroup,
-    principal: { tenant: AZURE.tenant, clientId: AZURE.clientId, secretFile: "secret" },
-    iotHub: { name: AZURE.hub, url: azure.url, access: { keyFile: "hub.key" } },
-    provisioning: { name: AZURE.dps, url: azure.url, access: { keyFile: "dps.key" } },
-    management: azure.url,
-    login: azure.url,
-    caFile: "ca.pem",
-  });
+  const settings = azureHubSettings.parse(azureSettings(azure.url));
   const hub = azureHub(resolveAzureHub(settings, (name) => join(folder, name)));
   const faults: string[] = [];
   const made = hubRevocationActivities({

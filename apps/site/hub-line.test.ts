@@ -16,7 +16,7 @@ import { inTransaction } from "../../store/db.ts";
 import { currentGrant } from "../../store/grants.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
 import { insertStep } from "../../store/revocations.ts";
-import { AZURE, startAzureRecorder, type AzureRecorder } from "../../test/support/azure-recorder.ts";
+import { AZURE, startAzureRecorder, type AzureRecorder, azureSettings } from "../../test/support/azure-recorder.ts";
 import {
   callSite,
   childSiteConfig,
@@ -94,17 +94,12 @@ function writeConfig(): Promise<SiteConfig> {
       keyFile: join(home, "operator.key"),
     },
     hubs: {
-      azure: {
-        kind: "azure",
-        subscription: AZURE.subscription,
-        resourceGroup: AZURE.resourceGroup,
-        principal: { tenant: AZURE.tenant, clientId: AZURE.clientId, secretFile: "secrets/azure.secret" },
-        iotHub: { name: AZURE.hub, url: azure.url, access: { keyFile: "secrets/hub.key" } },
-        provisioning: { name: AZURE.dps, url: azure.url, access: { keyFile: "secrets/dps.key" } },
-        management: azure.url,
-        login: azure.url,
-        caFile: "secrets/azure-ca.pem",
-      },
+      azure: azureSettings(azure.url, {
+        secret: "secrets/azure.secret",
+        hubKey: "secrets/hub.key",
+        dpsKey: "secrets/dps.key",
+        ca: "secrets/azure-ca.pem",
+      }),
     },
   });
 }

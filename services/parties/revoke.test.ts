@@ -2,7 +2,6 @@ import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { csrManifest } from "../../apps/cli/station-key.ts";
 import { revocationActivities } from "../../activities/revocation.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCrl } from "../../lib/pki/crl.ts";
@@ -12,13 +11,17 @@ import { currentCrl, storeCaCertificate } from "../../store/authority.ts";
 import { findDevice } from "../../store/devices.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
 import { stepsOf, takenBack } from "../../store/revocations.ts";
-import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
+import {
+  certifyDevices,
+  lotSite,
+  ownLot,
+  testDevices,
+  type LotSite,
+  type TestDevice,
+} from "../../test/support/lot-site.ts";
 import { pem } from "../../test/support/issuing.ts";
 import { tempDir } from "../../test/support/index.ts";
 import { injectNext, startInjection } from "../custody/inject.ts";
-import { submitCsrs } from "../intake/submit.ts";
-import { recordBuilt } from "../issuing/built.ts";
-import { issueBatch } from "../issuing/certify.ts";
 import { keepCrl } from "./crl.ts";
 import { orderRevocation, type RevocationOrder } from "./revoke.ts";
 
@@ -32,11 +35,7 @@ beforeAll(async () => {
   await storeCaCertificate(site.db, { keyId: keyId(site.ca.spki), role: "ca", certificate: site.ca.der });
   devices = testDevices(12);
   await ownLot(site, LOT, devices.length);
-  const csrs = devices.map(({ csr }) => csr);
-  for (const kind of ["built", "certify"] as const) {
-    const batch = await submitCsrs(site.intake, LOT, await csrManifest(site.client("station"), kind, LOT, csrs), csrs);
-    await (kind === "built" ? recordBuilt(site.issuing, batch.id) : issueBatch(site.issuing, batch.id));
-  }
+  await certifyDevices(site, LOT, devices);
 }, 60_000);
 afterAll(() => site?.close());
 

@@ -21,6 +21,22 @@ export const AZURE = {
   hubKey: Buffer.from("a key of the hub's registry policy").toString("base64"),
   dpsKey: Buffer.from("a key of the provisioning policy").toString("base64"),
 } as const;
+/** A hub's settings for the recorder at `url`, before they are parsed; its secrets in files of these names. */
+export const azureSettings = (
+  url: string,
+  files = { secret: "secret", hubKey: "hub.key", dpsKey: "dps.key", ca: "ca.pem" },
+) => ({
+  kind: "azure" as const,
+  subscription: AZURE.subscription,
+  resourceGroup: AZURE.resourceGroup,
+  principal: { tenant: AZURE.tenant, clientId: AZURE.clientId, secretFile: files.secret },
+  iotHub: { name: AZURE.hub, url, access: { keyFile: files.hubKey } },
+  provisioning: { name: AZURE.dps, url, access: { keyFile: files.dpsKey } },
+  management: url,
+  login: url,
+  caFile: files.ca,
+});
+
 export const HUB_HOST = `${AZURE.hub}.azure-devices.net`;
 export const DPS_HOST = `${AZURE.dps}.azure-devices-provisioning.net`;
 

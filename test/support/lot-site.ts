@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { stationKey, type StationKey } from "../../apps/cli/station-key.ts";
+import { csrManifest, stationKey, type StationKey } from "../../apps/cli/station-key.ts";
 import { createPinFile, initToken, nodeVerify, openToken, type CaKey, type Token } from "../../hsm/index.ts";
 import { toBase64 } from "../../lib/domain/bytes.ts";
 import type { Signer } from "../../lib/domain/signing.ts";
@@ -13,7 +13,9 @@ import type { CertificateSettings } from "../../lib/records/certificate-settings
 import type { Grant } from "../../lib/records/grant.ts";
 import type { CustodyContext } from "../../services/custody/context.ts";
 import { openOwnLot } from "../../services/custody/lots.ts";
-import type { IntakeContext } from "../../services/intake/submit.ts";
+import { submitCsrs, type IntakeContext } from "../../services/intake/submit.ts";
+import { recordBuilt } from "../../services/issuing/built.ts";
+import { issueBatch } from "../../services/issuing/certify.ts";
 import type { IssuingContext } from "../../services/issuing/context.ts";
 import { actKey, Acts, createLedger, Sequencer, type SequencerOptions } from "../../services/ledger/index.ts";
 import { connect, inTransaction, migrate, type Db } from "../../store/db.ts";
@@ -245,3 +247,12 @@ export function testDevices(count: number, prefix = "dev-"): TestDevice[] {
 }
 
 export const spkiId = (device: TestDevice): string => keyId(device.key.spki);
+
+/** Has an own lot's devices built and certified, each by one batch of the station's. */
+export async function certifyDevices(site: LotSite, lot: string, devices: readonly TestDevice[]): Promise<void> {
+  const csrs = devices.map(({ csr }) => csr);
+  for (const kind of ["built", "certify"] as const) {
+    const batch = await submitCsrs(site.intake, lot, await csrManifest(site.client("station"), kind, lot, csrs), csrs);
+    await (kind === "built" ? recordBuilt(site.issuing, batch.id) : issueBatch(site.issuing, batch.id));
+  }
+}

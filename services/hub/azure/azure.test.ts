@@ -15,6 +15,7 @@ import {
   startAzureRecorder,
   type AzureRecorder,
   type Recorded,
+  azureSettings,
 } from "../../../test/support/azure-recorder.ts";
 import { tempDir } from "../../../test/support/index.ts";
 import { testCertificate, type TestCertificate } from "../../../test/support/test-pki.ts";
@@ -52,18 +53,7 @@ beforeEach(() => {
 });
 
 function settings(change: object = {}) {
-  const parsed = azureHubSettings.parse({
-    kind: "azure",
-    subscription: AZURE.subscription,
-    resourceGroup: AZURE.resourceGroup,
-    principal: { tenant: AZURE.tenant, clientId: AZURE.clientId, secretFile: "secret" },
-    iotHub: { name: AZURE.hub, url: azure.url, access: { keyFile: "hub.key" } },
-    provisioning: { name: AZURE.dps, url: azure.url, access: { keyFile: "dps.key" } },
-    management: azure.url,
-    login: azure.url,
-    caFile: "ca.pem",
-    ...change,
-  });
+  const parsed = azureHubSettings.parse({ ...azureSettings(azure.url), ...change });
   return resolveAzureHub(parsed, (name) => join(folder, name));
 }
 const hub = () => azureHub(settings());
