@@ -17,6 +17,7 @@ export interface HubDevice {
   deviceId: string;
   state: "enabled" | "disabled";
   createdAt: Date;
+  /** Whose device this is, once it was provisioned or has connected. */
   caName: string | null;
   /** of its CA */
   lineage: string | null;
@@ -29,17 +30,28 @@ const DEVICE_COLUMNS = `device_id AS "deviceId", state, created_at AS "createdAt
   first_connected_at AS "firstConnectedAt", last_connected_at AS "lastConnectedAt", chain,
   (SELECT lineage FROM hub_ca WHERE hub_ca.name = hub_device.ca_name) AS lineage`;
 
-export interface ValidatedConnect {
+/** What a chain that holds says of its device, which has proven the key. */
+export interface ValidatedDevice {
   deviceId: string;
   caName: string;
   /** of that CA */
   lineage: string;
   keySha256: string;
+}
+
+export interface ValidatedConnect extends ValidatedDevice {
   chain: readonly ChainLink[];
   enrolment: HubCa["enrolment"];
   /** of the hub process that lets it in */
   processId: string;
 }
+
+/** Who has an ID keeps it: another certificate of its CA may come for it, no other CA and no other key. */
+const ITS_OWN = `hub_device.state = 'enabled'
+       AND (hub_device.ca_name IS NULL OR hub_device.ca_name = excluded.ca_name
+         OR (SELECT lineage FROM hub_ca WHERE name = hub_device.ca_name)
+            = (SELECT lineage FROM hub_ca WHERE name = excluded.ca_name))
+       AND coalesce(hub_device.key_sha256, excluded.key_sha256) = excluded.key_sha256`;
 
 /**
  * Records connects whose chains were validated, in one commit; creates each device on its first one. Nothing changes for
@@ -94,11 +106,7 @@ async function upsertDevices(db: Queryable, connects: readonly ValidatedConnect[
        chain = excluded.chain,
        key_sha256 = excluded.key_sha256,
        hub_process = excluded.hub_process
-     WHERE hub_device.state = 'enabled'
-       AND (hub_device.ca_name IS NULL OR hub_device.ca_name = excluded.ca_name
-         OR (SELECT lineage FROM hub_ca WHERE name = hub_device.ca_name)
-            = (SELECT lineage FROM hub_ca WHERE name = excluded.ca_name))
-       AND coalesce(hub_device.key_sha256, excluded.key_sha256) = excluded.key_sha256
+     WHERE ${ITS_OWN}
      RETURNING device_id AS "deviceId"`,
     values: [
       connects.map(({ deviceId }) => deviceId),
@@ -112,7 +120,21 @@ async function upsertDevices(db: Queryable, connects: readonly ValidatedConnect[
   return new Set(rows.map(({ deviceId }) => deviceId));
 }
 
-async function whyRefused(db: Queryable, connect: ValidatedConnect): Promise<CountersignError> {
+/**
+ * Makes a provisioned device known, and its ID that of its CA and key before it first connects.
+ * @throws CountersignError `hub-device-disabled`, `hub-device-mismatch` as {@link admitDevices}
+ */
+export async function enrollDevice(db: Queryable, device: ValidatedDevice): Promise<void> {
+  const { rowCount } = await db.query(
+    `INSERT INTO hub_device (device_id, state, ca_name, key_sha256) VALUES ($1, 'enabled', $2, $3)
+     ON CONFLICT (device_id) DO UPDATE SET ca_name = excluded.ca_name, key_sha256 = excluded.key_sha256
+     WHERE ${ITS_OWN}`,
+    [device.deviceId, device.caName, device.keySha256],
+  );
+  if (rowCount === 0) throw await whyRefused(db, device);
+}
+
+async function whyRefused(db: Queryable, connect: ValidatedDevice): Promise<CountersignError> {
   const existing = await findDevice(db, connect.deviceId);
   if (existing?.state === "disabled") {
     return new CountersignError("hub-device-disabled", `the device ${connect.deviceId} is disabled on this hub`);

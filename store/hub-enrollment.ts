@@ -47,8 +47,3 @@ export async function setEnrollmentGroup(
 export async function removeEnrollmentGroup(db: Queryable, name: string): Promise<boolean> {
   return (await db.query("DELETE FROM hub_enrollment_group WHERE name = $1", [name])).rowCount === 1;
 }
-
-/** Makes the device known; one that is known stays as it is, with its CA and its key. */
-export async function enrollDevice(db: Queryable, deviceId: string): Promise<void> {
-  await db.query("INSERT INTO hub_device (device_id, state) VALUES ($1, 'enabled') ON CONFLICT DO NOTHING", [deviceId]);
-}

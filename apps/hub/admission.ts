@@ -6,13 +6,13 @@ import type { Db } from "../../store/db.ts";
 import { rememberingVerify } from "../../services/hub/signatures.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
 import type { HubCa } from "../../store/hub-cas.ts";
-import { admitDevices, type ChainLink, type ValidatedConnect } from "../../store/hub-devices.ts";
+import { admitDevices, type ChainLink, type ValidatedConnect, type ValidatedDevice } from "../../store/hub-devices.ts";
 
 import { Gather } from "./gather.ts";
 import { factsOfPath, withCustody } from "./groups.ts";
 import type { LedgerMonitor } from "./ledger-monitor.ts";
 import type { Connection, LiveEntry } from "./live.ts";
-import { type Link, linkOf, type Registry } from "./registry.ts";
+import { type Link, linkOf, type RegisteredCa, type Registry } from "./registry.ts";
 
 /** Leaf and intermediates a device may upload; more is refused before any of it is parsed. */
 export const MAX_CHAIN = 8;
@@ -73,11 +73,7 @@ export class Admission {
    * The same judgement without letting in: whose device this is. Nothing is recorded.
    * @throws CountersignError as `admit`, all but what only its record in the hub can tell
    */
-  async identify(
-    chain: readonly Uint8Array[],
-    claimed: string,
-    at: Date,
-  ): Promise<{ caName: string; lineage: string }> {
+  async identify(chain: readonly Uint8Array[], claimed: string, at: Date): Promise<ValidatedDevice> {
     const { certificates, path, ca } = await this.#validate(chain, claimed, at);
     const { custody } = await this.registry.custodyOf(claimed);
     const facts = withCustody(factsOfPath(certificates, ca.lineage), path[0]?.keyId, custody);
@@ -88,7 +84,7 @@ export class Admission {
       path.map((link) => link.sha256),
       ca,
     );
-    return { caName: ca.name, lineage: ca.lineage };
+    return deviceOf(claimed, path, ca);
   }
 
   async #validate(chain: readonly Uint8Array[], claimed: string, at: Date) {
@@ -146,10 +142,7 @@ export class Admission {
       ca,
     );
     await this.#admissions.ask({
-      deviceId: claimed,
-      caName: ca.name,
-      lineage: ca.lineage,
-      keySha256: path[0]!.keyId,
+      ...deviceOf(claimed, path, ca),
       chain: certificates.map((one, i) => chainLink(one, path[i]!)),
       enrolment: this.#enrolment(entry, ca.enrolment),
       processId: this.registry.processId,
@@ -172,6 +165,10 @@ function parseUploaded(der: Uint8Array): Certificate {
   } catch (cause) {
     throw noPath("an uploaded certificate can't be parsed", cause);
   }
+}
+
+function deviceOf(deviceId: string, path: readonly Link[], ca: RegisteredCa): ValidatedDevice {
+  return { deviceId, caName: ca.name, lineage: ca.lineage, keySha256: path[0]!.keyId };
 }
 
 function chainLink(certificate: Certificate, link: Link): ChainLink {

@@ -4,8 +4,8 @@ import { Aedes, type AuthenticateError, type Client, type PublishPacket } from "
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import { DEVICE_ID } from "../../lib/domain/ids.ts";
 import type { Db } from "../../store/db.ts";
-import { findDevice } from "../../store/hub-devices.ts";
-import { enrollDevice, enrollmentGroupOf } from "../../store/hub-enrollment.ts";
+import { enrollDevice } from "../../store/hub-devices.ts";
+import { enrollmentGroupOf } from "../../store/hub-enrollment.ts";
 import type { Admission } from "./admission.ts";
 import { type DoorOptions, listenDevices, type Visitor } from "./device-door.ts";
 import { forwardOwn, sendOwn } from "./mqtt-link.ts";
@@ -135,19 +135,12 @@ export async function listenDps(options: DpsOptions): Promise<{ readonly port: n
 
   /** Judged again: what was revoked since the connect counts. */
   async function enroll({ visitor, registrationId = "" }: Session): Promise<Record<string, unknown>> {
-    const { caName, lineage } = await options.admission.identify(visitor.chain, registrationId, new Date());
-    const group = await enrollmentGroupOf(db, lineage);
+    const device = await options.admission.identify(visitor.chain, registrationId, new Date());
+    const group = await enrollmentGroupOf(db, device.lineage);
     if (group?.state !== "enabled") {
-      throw new CountersignError("hub-refused", `the CA ${caName} has no enabled enrollment group`);
+      throw new CountersignError("hub-refused", `the CA ${device.caName} has no enabled enrollment group`);
     }
-    await enrollDevice(db, registrationId);
-    const device = await findDevice(db, registrationId);
-    if (device?.state === "disabled") {
-      throw new CountersignError("hub-device-disabled", `the device ${registrationId} is disabled on this hub`);
-    }
-    if (device !== undefined && device.lineage !== null && device.lineage !== lineage) {
-      throw new CountersignError("hub-device-mismatch", `the ID ${registrationId} belongs to another CA's device`);
-    }
+    await enrollDevice(db, device);
     const now = new Date().toISOString();
     logger.info({ registrationId, group: group.name }, "device provisioned");
     return {

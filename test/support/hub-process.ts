@@ -172,8 +172,13 @@ export async function startTestHub(
 }
 
 /** Registers a CA the way its owner would: code first, then both certificates. */
-export async function registerTestCa(hub: TestHub, name: string, ca: TestCertificate): Promise<void> {
-  const offered = await hub.api("POST", "/api/v1/cas", { name });
+export async function registerTestCa(
+  hub: TestHub,
+  name: string,
+  ca: TestCertificate,
+  succeeds?: string,
+): Promise<void> {
+  const offered = await hub.api("POST", "/api/v1/cas", { name, ...(succeeds !== undefined && { succeeds }) });
   const verification = await testCertificate(`CN=${String(offered.body["code"])}`, { issuer: ca });
   const path = `/api/v1/cas/${name}/verify`;
   const verified = await hub.api("POST", path, { ca: ca.pem, verification: verification.pem });
