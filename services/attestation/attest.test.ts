@@ -17,7 +17,7 @@ import { recordBuilt } from "../issuing/built.ts";
 import { issueBatch } from "../issuing/certify.ts";
 import { lotWorkflowId } from "../issuing/context.ts";
 import { applyAct } from "../recovery/effects.ts";
-import { challengeDevice, recordAttestation } from "./attest.ts";
+import { type Challenge, challengeDevice, recordAttestation } from "./attest.ts";
 
 let site: LotSite;
 let soft: SoftTpm;
@@ -57,8 +57,11 @@ async function built(lot: string, attributes = DEVICE_KEY): Promise<TpmDevice> {
   return device;
 }
 
-const challenged = async (lot: string, { id: deviceId }: TpmDevice) =>
-  challengeDevice(site.custody, lot, { deviceId, ekCertificates, akPublic: await akPublic(tpm) });
+const STATION = "5a".repeat(32);
+const by = ({ id }: Challenge, asker = STATION) => ({ id, asker });
+
+const challenged = async (lot: string, { id: deviceId }: TpmDevice, asker = STATION) =>
+  challengeDevice(site.custody, lot, asker, { deviceId, ekCertificates, akPublic: await akPublic(tpm) });
 
 const refused = (code: string) => expect.objectContaining({ code });
 
@@ -68,7 +71,12 @@ it("certifies a device once its TPM has certified its key, and logs the evidence
   expect(await post("certify", lot, device.csr)).toMatchObject({ code: "attestation-required" });
 
   const challenge = await challenged(lot, device);
-  const { evidence } = await recordAttestation(site.custody, lot, challenge.id, await answerOf(tpm, device, challenge));
+  const { evidence } = await recordAttestation(
+    site.custody,
+    lot,
+    by(challenge),
+    await answerOf(tpm, device, challenge),
+  );
   expect(await post("certify", lot, device.csr)).toMatchObject({ code: null, certificate: expect.anything() });
 
   const entry = (await site.acts.find(lotWorkflowId(lot), `attested/${device.id}`))!;
@@ -96,7 +104,7 @@ it("comes back from the ledger where a database was set back", async () => {
   const lot = await openLot();
   const device = await built(lot);
   const challenge = await challenged(lot, device);
-  await recordAttestation(site.custody, lot, challenge.id, await answerOf(tpm, device, challenge));
+  await recordAttestation(site.custody, lot, by(challenge), await answerOf(tpm, device, challenge));
   const { entry, leafHash } = (await site.acts.find(lotWorkflowId(lot), `attested/${device.id}`))!;
   const builtAct = (await site.acts.find(lotWorkflowId(lot), `built/${device.id}`))!;
   const prev = JSON.stringify({ origin: site.origin, leafHash: builtAct.leafHash });
@@ -118,38 +126,54 @@ it("takes one answer a challenge, good or bad, and in time", async () => {
   const first = await challenged(lot, device);
   const answer = await answerOf(tpm, device, first);
   const bad = { ...answer, secret: toBase64(randomBytes(32)) };
-  await expect(recordAttestation(site.custody, lot, first.id, bad)).rejects.toEqual(
+  await expect(recordAttestation(site.custody, lot, by(first), bad)).rejects.toEqual(
     refused("attestation-not-activated"),
   );
-  await expect(recordAttestation(site.custody, lot, first.id, answer)).rejects.toEqual(refused("attestation-replayed"));
+  await expect(recordAttestation(site.custody, lot, by(first), answer)).rejects.toEqual(
+    refused("attestation-replayed"),
+  );
 
   // The old nonce's evidence for a new challenge, whose credential the TPM did open.
   const second = await challenged(lot, device);
   const { secret } = await answerOf(tpm, device, second);
-  await expect(recordAttestation(site.custody, lot, second.id, { ...answer, secret })).rejects.toEqual(
+  await expect(recordAttestation(site.custody, lot, by(second), { ...answer, secret })).rejects.toEqual(
     refused("attestation-replayed"),
   );
 
   const late = await challenged(lot, device);
   const lateAnswer = await answerOf(tpm, device, late);
   await site.db.query("UPDATE attestation_challenge SET expires = now() - interval '1 ms' WHERE id = $1", [late.id]);
-  await expect(recordAttestation(site.custody, lot, late.id, lateAnswer)).rejects.toEqual(
+  await expect(recordAttestation(site.custody, lot, by(late), lateAnswer)).rejects.toEqual(
     refused("attestation-expired"),
   );
 
-  // Of a device's challenges the last counts.
+  // Of a station's challenges the last counts.
   const replaced = await challenged(lot, device);
   const current = await challenged(lot, device);
   const replacedAnswer = await answerOf(tpm, device, replaced);
-  await expect(recordAttestation(site.custody, lot, replaced.id, replacedAnswer)).rejects.toEqual(
+  await expect(recordAttestation(site.custody, lot, by(replaced), replacedAnswer)).rejects.toEqual(
     refused("attestation-unasked"),
   );
   const answers = await answerOf(tpm, device, current);
   const both = await Promise.allSettled(
-    [answers, answers].map((one) => recordAttestation(site.custody, lot, current.id, one)),
+    [answers, answers].map((one) => recordAttestation(site.custody, lot, by(current), one)),
   );
   expect(both.map((one) => one.status).toSorted()).toEqual(["fulfilled", "rejected"]);
   expect(await post("certify", lot, device.csr)).toMatchObject({ code: null });
+});
+
+it("leaves a station's challenge to that station, whoever else asks for the device", async () => {
+  const lot = await openLot();
+  const device = await built(lot);
+  const [first, other] = [await challenged(lot, device), "0b".repeat(32)];
+  const answer = await answerOf(tpm, device, first);
+  await challenged(lot, device, other);
+  await expect(recordAttestation(site.custody, lot, by(first, other), answer)).rejects.toEqual(
+    refused("attestation-unasked"),
+  );
+  const foreignLot = recordAttestation(site.custody, await openLot(), by(first), answer);
+  await expect(foreignLot).rejects.toEqual(refused("attestation-unasked"));
+  expect(await recordAttestation(site.custody, lot, by(first), answer)).toMatchObject({ deviceId: device.id });
 });
 
 it("refuses another key, one that could leave, and spoiled evidence", async () => {
@@ -157,14 +181,14 @@ it("refuses another key, one that could leave, and spoiled evidence", async () =
   const [device, other] = [await built(lot), await built(lot)];
   const forDevice = await challenged(lot, device);
   const ofOther = await answerOf(tpm, { ...device, template: other.template }, forDevice);
-  await expect(recordAttestation(site.custody, lot, forDevice.id, ofOther)).rejects.toEqual(
+  await expect(recordAttestation(site.custody, lot, by(forDevice), ofOther)).rejects.toEqual(
     refused("attestation-other-key"),
   );
 
   const exportable = await built(lot, DEVICE_KEY & ~0x12);
   const challenge = await challenged(lot, exportable);
   const answer = await answerOf(tpm, exportable, challenge);
-  await expect(recordAttestation(site.custody, lot, challenge.id, answer)).rejects.toEqual(
+  await expect(recordAttestation(site.custody, lot, by(challenge), answer)).rejects.toEqual(
     refused("attestation-key-exportable"),
   );
 
@@ -172,7 +196,7 @@ it("refuses another key, one that could leave, and spoiled evidence", async () =
   const good = await answerOf(tpm, device, spoilt);
   const attest = fromBase64(good.attest);
   attest[attest.length >> 1]! ^= 1;
-  await expect(recordAttestation(site.custody, lot, spoilt.id, { ...good, attest: toBase64(attest) })).rejects.toEqual(
+  await expect(recordAttestation(site.custody, lot, by(spoilt), { ...good, attest: toBase64(attest) })).rejects.toEqual(
     refused("attestation-signature-invalid"),
   );
   expect(await post("certify", lot, device.csr)).toMatchObject({ code: "attestation-required" });
@@ -183,25 +207,25 @@ it("refuses keys of another vendor, of another TPM, and ones that sign anything"
   const device = await built(lot);
   const ask = { deviceId: device.id, ekCertificates, akPublic: await akPublic(tpm) };
   const theirs = [(await foreignTpm.nvRead(0x01c00002))!, foreign.vendor.issuer()].map(toBase64);
-  await expect(challengeDevice(site.custody, lot, { ...ask, ekCertificates: theirs })).rejects.toEqual(
+  await expect(challengeDevice(site.custody, lot, STATION, { ...ask, ekCertificates: theirs })).rejects.toEqual(
     refused("attestation-ek-untrusted"),
   );
   const unrestricted = await akPublic(tpm, AK_ATTRIBUTES & ~(1 << 16));
-  await expect(challengeDevice(site.custody, lot, { ...ask, akPublic: unrestricted })).rejects.toEqual(
+  await expect(challengeDevice(site.custody, lot, STATION, { ...ask, akPublic: unrestricted })).rejects.toEqual(
     refused("attestation-ak-unfit"),
   );
 
   // An attestation key in another TPM than the endorsed one: neither opens the credential.
   const foreignAk = await akPublic(foreignTpm);
-  const challenge = await challengeDevice(site.custody, lot, { ...ask, akPublic: foreignAk });
+  const challenge = await challengeDevice(site.custody, lot, STATION, { ...ask, akPublic: foreignAk });
   await expect(answerOf(tpm, device, challenge)).rejects.toMatchObject({ code: "hsm-unavailable" });
   await expect(answerOf(foreignTpm, device, challenge)).rejects.toMatchObject({ code: "hsm-unavailable" });
   const guessed = {
     ...(await answerOf(tpm, device, await challenged(lot, device))),
     secret: toBase64(randomBytes(32)),
   };
-  const again = await challengeDevice(site.custody, lot, { ...ask, akPublic: foreignAk });
-  await expect(recordAttestation(site.custody, lot, again.id, guessed)).rejects.toEqual(
+  const again = await challengeDevice(site.custody, lot, STATION, { ...ask, akPublic: foreignAk });
+  await expect(recordAttestation(site.custody, lot, by(again), guessed)).rejects.toEqual(
     refused("attestation-not-activated"),
   );
 });
@@ -212,9 +236,11 @@ it("asks only where the lot does, for devices that it has, with real roots", asy
   await ownLot(site, lot, 5);
   expect(await post("built", lot, plain!.csr)).toMatchObject({ code: null });
   const ask = { deviceId: plain!.id, ekCertificates, akPublic: await akPublic(tpm) };
-  await expect(challengeDevice(site.custody, lot, ask)).rejects.toEqual(refused("attestation-unasked"));
+  await expect(challengeDevice(site.custody, lot, STATION, ask)).rejects.toEqual(refused("attestation-unasked"));
   expect(await post("certify", lot, plain!.csr)).toMatchObject({ code: null });
-  await expect(challengeDevice(site.custody, await openLot(), ask)).rejects.toEqual(refused("device-not-in-lot"));
+  await expect(challengeDevice(site.custody, await openLot(), STATION, ask)).rejects.toEqual(
+    refused("device-not-in-lot"),
+  );
   await expect(openLot([soft.vendor.issuer()])).rejects.toEqual(refused("profile-violation"));
   await expect(openLot([randomBytes(40)])).rejects.toEqual(refused("profile-violation"));
 });

@@ -69,13 +69,15 @@ export interface ChallengeAnswer {
 
 /**
  * Asks a device's TPM to prove that it holds the attestation key: a credential that only the endorsement key opens, and
- * only beside that key, and a nonce to certify the device's key with. One open challenge a device.
+ * only beside that key, and a nonce to certify the device's key with. One open challenge a device and asker.
+ * @param asker SHA-256 of the SPKI of the client that asks: it alone answers, and nobody else's asking undoes it
  * @throws CountersignError `attestation-unasked`, `attestation-ek-untrusted`, `attestation-ak-unfit`,
  *   `attestation-malformed`, `lot-not-found`, `lot-not-open`, `device-not-in-lot`, `custody-conflict`, `key-unsupported`
  */
 export async function challengeDevice(
   context: AttestationContext,
   lotId: string,
+  asker: string,
   request: ChallengeRequest,
 ): Promise<Challenge> {
   const lot = await getLot(context.db, lotId);
@@ -97,7 +99,7 @@ export async function challengeDevice(
   const expires = await inTransaction(context.db, async (tx) => {
     await lockOpenLot(tx, lotId);
     await heldDevice(tx, lot, request.deviceId);
-    const challenge = { id, device: request.deviceId, lot: lotId, nonce, secretSha256, asked };
+    const challenge = { id, asker, device: request.deviceId, lot: lotId, nonce, secretSha256, asked };
     return await putChallenge(tx, challenge, deadline ?? DEADLINE_SECONDS);
   });
   return { id, nonce, idObject, encryptedSecret, expires };
@@ -112,10 +114,10 @@ export async function challengeDevice(
 export async function recordAttestation(
   context: AttestationContext,
   lotId: string,
-  id: string,
+  which: { readonly id: string; readonly asker: string },
   answer: ChallengeAnswer,
 ): Promise<{ deviceId: string; evidence: string }> {
-  const challenge = await takeChallenge(context.db, lotId, id);
+  const challenge = await takeChallenge(context.db, lotId, which);
   const lot = await getLot(context.db, lotId);
   const { vendorRoots } = demandOf(context, lot);
   if (sha256Hex(fromBase64(answer.secret)) !== toHex(challenge.secretSha256)) {
@@ -168,10 +170,14 @@ export async function recordAttestation(
   return { deviceId, evidence: evidenceSha256 };
 }
 
-async function takeChallenge(db: Db, lot: string, id: string): Promise<NewChallenge> {
+async function takeChallenge(
+  db: Db,
+  lot: string,
+  { id, asker }: { readonly id: string; readonly asker: string },
+): Promise<NewChallenge> {
   // Its own transaction: what is refused below has used the challenge up.
-  const taken = await spendChallenge(db, id);
-  if (taken.state === "taken" && taken.challenge.lot === lot) return taken.challenge;
+  const taken = await spendChallenge(db, { id, lot, asker });
+  if (taken.state === "taken") return taken.challenge;
   if (taken.state === "spent") {
     throw new CountersignError("attestation-replayed", `the challenge ${id} was answered before: ask for a new one`);
   }
@@ -181,7 +187,10 @@ async function takeChallenge(db: Db, lot: string, id: string): Promise<NewChalle
       `the challenge ${id} was to be answered earlier: ask for a new one`,
     );
   }
-  throw new CountersignError("attestation-unasked", `there is no challenge ${id} of lot ${lot}: ask for one`);
+  throw new CountersignError(
+    "attestation-unasked",
+    `this client asked for no challenge ${id} of lot ${lot}: ask for one`,
+  );
 }
 
 /** @throws CountersignError `attestation-unasked` where the lot needs none, `custody-conflict` where another site issues */

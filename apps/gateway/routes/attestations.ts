@@ -3,7 +3,7 @@ import { toBase64 } from "../../../lib/domain/bytes.ts";
 import { tpmEvidence } from "../../../lib/records/attestation.ts";
 import { base64, deviceId, lotId } from "../../../lib/records/primitives.ts";
 import { challengeDevice, recordAttestation } from "../../../services/attestation/attest.ts";
-import { requireClient } from "../../http/client.ts";
+import { clientOf, requireClient } from "../../http/client.ts";
 import { parseInput } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import { lotParams, type LotDeps } from "./lot-deps.ts";
@@ -20,7 +20,7 @@ export function registerAttestations(app: HttpsServer, { custody }: LotDeps): vo
   app.post("/api/v1/lots/:id/attestations", station, async (request, reply) => {
     const { id } = parseInput(lotParams, request.params, "path");
     const body = parseInput(asked, request.body, "request body");
-    const challenge = await challengeDevice(custody, id, body);
+    const challenge = await challengeDevice(custody, id, clientOf(request).spkiId, body);
     return reply.code(201).send({
       challenge: challenge.id,
       nonce: toBase64(challenge.nonce),
@@ -33,7 +33,7 @@ export function registerAttestations(app: HttpsServer, { custody }: LotDeps): vo
   app.post("/api/v1/lots/:id/attestations/:challenge", station, async (request) => {
     const { id, challenge } = parseInput(challengeParams, request.params, "path");
     const answer = parseInput(answered, request.body, "request body");
-    const attested = await recordAttestation(custody, id, challenge, answer);
+    const attested = await recordAttestation(custody, id, { id: challenge, asker: clientOf(request).spkiId }, answer);
     request.log.info({ lot: id, device: attested.deviceId, evidence: attested.evidence }, "device attested");
     return attested;
   });
