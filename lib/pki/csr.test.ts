@@ -20,6 +20,7 @@ import { webCryptoVerify } from "./verify.ts";
 
 x509.cryptoProvider.set(webcrypto as Crypto);
 const key = throwawayKey();
+const ECDSA = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
 const pemOf = (csr: Uint8Array): string => pemEncode("CERTIFICATE REQUEST", csr);
 
 describe("certification requests", () => {
@@ -72,13 +73,27 @@ describe("certification requests", () => {
     }
   });
 
+  it("with an attestation say that there is one", async () => {
+    const keys = (await webcrypto.subtle.generateKey(ECDSA, true, ["sign", "verify"])) as CryptoKeyPair;
+    // The bundle of draft-ietf-lamps-csr-attestation, with a tcg-attest-tpm-certify statement.
+    const statement = der.sequence(der.oid("2.23.133.20.1"), der.sequence(der.octetString(new Uint8Array(40))));
+    const attribute = new x509.Attribute(OID.attestation, [
+      Uint8Array.from(der.sequence(der.sequence(statement))).buffer,
+    ]);
+    const request = { name: "CN=dev-9", keys, signingAlgorithm: ECDSA };
+    const [bare, attested] = await Promise.all([
+      x509.Pkcs10CertificateRequestGenerator.create(request),
+      x509.Pkcs10CertificateRequestGenerator.create({ ...request, attributes: [attribute] }),
+    ]);
+    expect([bare, attested].map((one) => parseCsr(one.toString("pem")).attestation)).toEqual([false, true]);
+  });
+
   it("by @peculiar/x509 are read", async () => {
-    const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
-    const keys = (await webcrypto.subtle.generateKey(algorithm, true, ["sign", "verify"])) as CryptoKeyPair;
+    const keys = (await webcrypto.subtle.generateKey(ECDSA, true, ["sign", "verify"])) as CryptoKeyPair;
     const made = await x509.Pkcs10CertificateRequestGenerator.create({
       name: "CN=dev-8",
       keys,
-      signingAlgorithm: algorithm,
+      signingAlgorithm: ECDSA,
       attributes: [new x509.ChallengePasswordAttribute("pw")],
     });
     const csr = parseCsr(made.toString("pem"));

@@ -28,6 +28,8 @@ export interface Csr {
   readonly keyAlgorithm: KeyAlgorithm;
   readonly challengePassword: string | undefined;
   readonly requestedExtensions: readonly Extension[];
+  /** It has an id-aa-attestation attribute. What that says is read by nobody: it answers no nonce of the issuer's. */
+  readonly attestation: boolean;
   readonly signatureAlgorithm: SignatureAlgorithm;
   readonly signature: Uint8Array;
 }
@@ -128,7 +130,9 @@ function csrDer(input: Uint8Array | string): Uint8Array {
   return blocks[0]!;
 }
 
-function readAttributes(reader: DerReader | undefined): Pick<Csr, "challengePassword" | "requestedExtensions"> {
+function readAttributes(
+  reader: DerReader | undefined,
+): Pick<Csr, "challengePassword" | "requestedExtensions" | "attestation"> {
   let challengePassword: string | undefined;
   let requestedExtensions: Extension[] = [];
   const seen = new Set<string>();
@@ -150,7 +154,7 @@ function readAttributes(reader: DerReader | undefined): Pick<Csr, "challengePass
       while (!values.atEnd) values.read();
     }
   }
-  return { challengePassword, requestedExtensions };
+  return { challengePassword, requestedExtensions, attestation: seen.has(OID.attestation) };
 }
 
 function invalid(message: string): CountersignError {

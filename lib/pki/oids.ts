@@ -23,6 +23,8 @@ export const OID = {
   // RFC 2985 CSR attributes
   challengePassword: "1.2.840.113549.1.9.7",
   extensionRequest: "1.2.840.113549.1.9.14",
+  // draft-ietf-lamps-csr-attestation; registered early as id-aa-evidence
+  attestation: "1.2.840.113549.1.9.16.2.59",
   // RFC 5280 extensions
   subjectKeyIdentifier: "2.5.29.14",
   keyUsage: "2.5.29.15",

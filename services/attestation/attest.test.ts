@@ -4,6 +4,10 @@ import { csrManifest } from "../../apps/cli/station-key.ts";
 import { Tpm } from "../../apps/device/tpm/tpm.ts";
 import { AK_ATTRIBUTES } from "../../apps/device/tpm/templates.ts";
 import { fromBase64, fromHex, toBase64, toHex } from "../../lib/domain/bytes.ts";
+import { assembleCsr } from "../../lib/pki/csr.ts";
+import * as der from "../../lib/pki/der-write.ts";
+import { buildName } from "../../lib/pki/name.ts";
+import { OID } from "../../lib/pki/oids.ts";
 import { attestationRecord } from "../../lib/records/attestation.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
 import { batchAnswers } from "../../store/batches.ts";
@@ -174,6 +178,20 @@ it("leaves a station's challenge to that station, whoever else asks for the devi
   const foreignLot = recordAttestation(site.custody, await openLot(), by(first), answer);
   await expect(foreignLot).rejects.toEqual(refused("attestation-unasked"));
   expect(await recordAttestation(site.custody, lot, by(first), answer)).toMatchObject({ deviceId: device.id });
+});
+
+it("doesn't take an attestation that comes in the CSR, and says so", async () => {
+  const lot = await openLot();
+  const { id, key } = testDevices(1)[0]!;
+  const bundle = der.sequence(der.sequence(der.sequence(der.oid("2.23.133.20.1"), der.octetString(randomBytes(40)))));
+  const attribute = der.sequence(der.oid(OID.attestation), der.setOf(bundle));
+  const name = buildName({ commonName: id });
+  const info = der.sequence(der.integer(0), name, key.spki, der.explicit(0, attribute));
+  const csr = assembleCsr(info, key.algorithm, key.sign(info));
+  expect(await post("built", lot, csr)).toMatchObject({ code: null });
+  const { code, message } = await post("certify", lot, csr);
+  expect(code).toBe("attestation-required");
+  expect(message).toMatch(/the one in its CSR \(id-aa-attestation\) isn't taken/);
 });
 
 it("refuses another key, one that could leave, and spoiled evidence", async () => {

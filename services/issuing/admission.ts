@@ -107,7 +107,7 @@ export function admitCertify(
   lot: string,
   issued: ReadonlyMap<string, string>,
   closed: CountersignError | undefined,
-  unattested?: (device: string) => CountersignError | undefined,
+  unattested?: (item: CheckedItem) => CountersignError | undefined,
 ): Decisions {
   return decide(items, devices, (item, device) => {
     if (device === undefined || device.lot !== lot) {
@@ -137,7 +137,7 @@ export function admitCertify(
       );
     }
     if (closed !== undefined) throw closed;
-    const lacking = unattested?.(item.deviceId);
+    const lacking = unattested?.(item);
     if (lacking !== undefined) throw lacking;
     return "fresh";
   });

@@ -1,6 +1,7 @@
 import { toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { inclusionProofs, leafHash } from "../../lib/ledger/tree.ts";
+import { parseCsr } from "../../lib/pki/csr.ts";
 import type { LintedTbs } from "../../lib/pki/lint.ts";
 import { attestedDevices } from "../../store/attestations.ts";
 import { answeredItems, insertResults, lockBatch, type Batch } from "../../store/batches.ts";
@@ -96,13 +97,17 @@ async function withoutAttestation(tx: Tx, items: readonly CheckedItem[], lot: st
     tx,
     items.map((item) => item.deviceId),
   );
-  return (device: string): CountersignError | undefined =>
-    attested.has(device)
-      ? undefined
-      : new CountersignError(
-          "attestation-required",
-          `lot ${lot} asks for an attestation of each device's key, and ${device} has none: attest it first`,
-        );
+  return ({ deviceId, csr }: CheckedItem): CountersignError | undefined => {
+    if (attested.has(deviceId)) return undefined;
+    const why = parseCsr(csr).attestation
+      ? "the one in its CSR (id-aa-attestation) isn't taken, as it answers no challenge of this site"
+      : "it has none";
+    return new CountersignError(
+      "attestation-required",
+      `lot ${lot} asks for an attestation of each device's key; ${deviceId}: ${why}. Attest it first, by ` +
+        "`countersign device attest` or POST /api/v1/lots/ID/attestations",
+    );
+  };
 }
 
 function givenUp(device: string, reason: string): CountersignError {
