@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { HIERARCHY, Tpm } from "../../apps/device/tpm/tpm.ts";
-import { AK_ATTRIBUTES, EK_P256, EK_RSA, rsaSigningKey, signingKey } from "../../apps/device/tpm/templates.ts";
+import { AK_ATTRIBUTES, EK_P256, EK_P384, EK_RSA, rsaSigningKey, signingKey } from "../../apps/device/tpm/templates.ts";
 import { nodeVerify } from "../../hsm/index.ts";
 import { nodeCredentialCrypto } from "../../services/attestation/crypto.ts";
 import { tempDir, tool } from "../../test/support/index.ts";
@@ -110,6 +110,22 @@ describe("what a TPM certifies of a key", () => {
     await expect(verified(await evidenceOf({ ak: rsaSigningKey(AK_ATTRIBUTES) }))).resolves.toBeDefined();
   });
 
+  it("holds by an attestation key and an endorsement key on P-384", async () => {
+    const certificate = (await tpm.nvRead(0x01c00016))!;
+    const ek = await tpm.createPrimary(HIERARCHY.endorsement, EK_P384);
+    // By the TPM's maker the template is H-3: it is the key that was certified.
+    expect(ekSpkiOf(certificate)).toEqual(readPublic(ek.publicArea, "the endorsement key").spki);
+    await tpm.flushAll();
+    const evidence = await evidenceOf({ ak: signingKey(AK_ATTRIBUTES, "p384") });
+    const { tpm: endorsed } = await verified({ ...evidence, ekCertificates: [certificate, soft.vendor.issuer()] });
+    expect(endorsed).toMatchObject({ model: "swtpm" });
+    const [last] = evidence.signature.slice(-1);
+    const spoiled = Uint8Array.from([...evidence.signature.slice(0, -1), last! ^ 1]);
+    await expect(verified({ ...evidence, signature: spoiled })).rejects.toMatchObject({
+      code: "attestation-signature-invalid",
+    });
+  });
+
   it("falls with any byte of it", { timeout: 120_000 }, async () => {
     const evidence = await evidenceOf({ under: true });
     await verified(evidence);
@@ -184,6 +200,7 @@ describe("MakeCredential", () => {
   it.each([
     ["RSA 2048", EK_RSA],
     ["P-256", EK_P256],
+    ["P-384", EK_P384],
   ])("is opened by the TPM with an endorsement key of %s, for the key it names alone", async (_name, template) => {
     const ek = await tpm.createPrimary(HIERARCHY.endorsement, template);
     const ak = await tpm.createPrimary(HIERARCHY.endorsement, signingKey(AK_ATTRIBUTES));

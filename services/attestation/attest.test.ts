@@ -1,8 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { csrManifest } from "../../apps/cli/station-key.ts";
-import { Tpm } from "../../apps/device/tpm/tpm.ts";
-import { AK_ATTRIBUTES } from "../../apps/device/tpm/templates.ts";
+import { answer, introduce } from "../../apps/device/tpm/attest.ts";
+import { HIERARCHY, Tpm } from "../../apps/device/tpm/tpm.ts";
+import { AK_ATTRIBUTES, EK_PLACES } from "../../apps/device/tpm/templates.ts";
 import { fromBase64, fromHex, toBase64, toHex } from "../../lib/domain/bytes.ts";
 import { assembleCsr } from "../../lib/pki/csr.ts";
 import * as der from "../../lib/pki/der-write.ts";
@@ -102,6 +103,31 @@ it("certifies a device once its TPM has certified its key, and logs the evidence
   const certified = await site.acts.find(lotWorkflowId(lot), `certified/ldevid/${device.id}`);
   expect(parseEntry(certified!.entry).act.prev).toEqual([{ origin: site.origin, leafHash: entry.leafHash }]);
   await expect(challenged(lot, device)).rejects.toMatchObject({ code: "already-exists" });
+});
+
+it("opens a credential for an endorsement key on P-384", async () => {
+  const lot = await openLot();
+  const device = await built(lot);
+  const [, , high] = EK_PLACES;
+  const { ekCertificate, akPublic: ak, ...introduced } = await introduce(tpm, [high!]);
+  await tpm.flushAll();
+  const ask = { deviceId: device.id, ekCertificates: [ekCertificate, soft.vendor.issuer()].map(toBase64) };
+  const challenge = await challengeDevice(site.custody, lot, STATION, { ...ask, akPublic: toBase64(ak) });
+  const load = async () => {
+    const key = await tpm.createPrimary(HIERARCHY.owner, device.template);
+    return { key, auth: new Uint8Array(), parents: [] };
+  };
+  const given = await answer(tpm, { ...introduced, ekCertificate, akPublic: ak }, challenge, load);
+  await tpm.flushAll();
+  const { secret, key, attest, signature } = given;
+  const { evidence } = await recordAttestation(site.custody, lot, by(challenge), {
+    secret: toBase64(secret),
+    akParents: [],
+    key: { public: toBase64(key.publicArea), parents: [] },
+    attest: toBase64(attest),
+    signature: toBase64(signature),
+  });
+  expect(evidence).toMatch(/^[0-9a-f]{64}$/);
 });
 
 it("comes back from the ledger where a database was set back", async () => {

@@ -16,8 +16,8 @@ export interface Introduction {
 const akOf = (tpm: Tpm): Promise<LoadedKey> => tpm.createPrimary(HIERARCHY.endorsement, signingKey(AK_ATTRIBUTES));
 
 /** @throws CountersignError `component-missing` where the TPM holds no certificate of an endorsement key we know */
-export async function introduce(tpm: Tpm): Promise<Introduction> {
-  for (const { nv, template } of EK_PLACES) {
+export async function introduce(tpm: Tpm, places = EK_PLACES): Promise<Introduction> {
+  for (const { nv, template } of places) {
     const ekCertificate = await tpm.nvRead(nv);
     if (ekCertificate === undefined) continue;
     const { handle, publicArea } = await akOf(tpm);
@@ -26,7 +26,7 @@ export async function introduce(tpm: Tpm): Promise<Introduction> {
   }
   throw new CountersignError(
     "component-missing",
-    "the TPM holds no certificate of an RSA 2048 or P-256 endorsement key",
+    "the TPM holds no certificate of an RSA 2048, P-256 or P-384 endorsement key",
   );
 }
 

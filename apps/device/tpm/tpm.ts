@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { concatBytes } from "../../../lib/domain/bytes.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { type Credential, tpm2b, TpmReader, u16, u32 } from "../../../lib/attestation/index.ts";
+import { type Credential, readPublic, tpm2b, TpmReader, u16, u32 } from "../../../lib/attestation/index.ts";
 import { openTpm, type TpmTransport } from "./transport.ts";
 
 /** TPM_CC (TPM 2.0 Library Part 2 section 6.5.2) */
@@ -126,7 +126,22 @@ export class Tpm {
 
   /** Opens what was encrypted for the endorsement key and bound to the Name of `ak`. @returns the secret */
   async activateCredential(ak: number, ek: number, { idObject, encryptedSecret }: Credential): Promise<Uint8Array> {
-    // The endorsement key's template lets it be used by who may use the endorsement hierarchy (its PolicyA).
+    const auth = await this.#authOf(ek);
+    const { parameters } = await this.#run(
+      CC.activateCredential,
+      [ak, ek],
+      [NO_AUTH, auth],
+      [idObject, encryptedSecret],
+    );
+    // Used once, without continueSession: it is gone.
+    if ("session" in auth) this.#loaded.delete(auth.session);
+    return parameters.buffer(64);
+  }
+
+  /** By the profile's low templates an endorsement key is used by who may use its hierarchy (PolicyA), by the high ones by anybody. */
+  async #authOf(ek: number): Promise<Auth> {
+    const { attributes } = readPublic(await this.readPublic(ek), "the endorsement key");
+    if (attributes.has("userWithAuth")) return NO_AUTH;
     const sessionType = Uint8Array.of(1);
     const start = [tpm2b(randomBytes(16)), tpm2b(NO_AUTH), sessionType, u16(ALG_NULL), u16(ALG_SHA256)];
     const { handle } = await this.#run(CC.startAuthSession, [RH_NULL, RH_NULL], undefined, start, true);
@@ -134,15 +149,7 @@ export class Tpm {
     const nothing = tpm2b(NO_AUTH);
     const secretOf = [nothing, nothing, nothing, u32(0)];
     await this.#run(CC.policySecret, [HIERARCHY.endorsement, session], [NO_AUTH], secretOf);
-    const { parameters } = await this.#run(
-      CC.activateCredential,
-      [ak, ek],
-      [NO_AUTH, { session }],
-      [idObject, encryptedSecret],
-    );
-    // Used once, without continueSession: it is gone.
-    this.#loaded.delete(session);
-    return parameters.buffer(64);
+    return { session };
   }
 
   /** TPM2_Certify. @returns TPMS_ATTEST and TPMT_SIGNATURE */
