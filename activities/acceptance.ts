@@ -23,8 +23,8 @@ import { enqueue } from "../services/parties/outbox.ts";
 import { author, openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
 import { storeCaCertificate } from "../store/authority.ts";
-import { inTransaction, type Db } from "../store/db.ts";
-import { currentGrant, findCurrentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
+import { inTransaction, type Db, type Tx } from "../store/db.ts";
+import { acceptedGrants, currentGrant, findCurrentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
 import { storeBlob } from "../store/ledger.ts";
 import { findInbox } from "../store/messages.ts";
 import {
@@ -48,6 +48,17 @@ export interface AcceptanceDeps {
   readonly caToken: CaToken;
   readonly now?: () => Date;
 }
+
+interface ReceivedGrant {
+  readonly parent: string;
+  readonly checked: CheckedGrant;
+  readonly act: CheckedAct<"delegation">;
+  readonly upstream: Uint8Array[];
+}
+
+/** A grant is named by the leaf hash of its act, hex. */
+const grantIdOf = (delegation: Uint8Array): string =>
+  toHex(leafHash(fromBase64(readBody("delegation", delegation).act)));
 
 /** The grantee's activities. They take a parent's or a message's id and find everything else in the site's database. */
 export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities {
@@ -73,12 +84,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
   }
 
   /** The message's grant, checked from the beginning: nothing is taken from an earlier activity's word. */
-  async function grantIn(message: string): Promise<{
-    parent: string;
-    checked: CheckedGrant;
-    act: CheckedAct<"delegation">;
-    upstream: Uint8Array[];
-  }> {
+  async function grantIn(message: string): Promise<ReceivedGrant> {
     const stored = await findInbox(db, message);
     if (stored?.type !== "delegation") throw new CountersignError("not-found", `no delegation arrived as ${message}`);
     const peer = await getPeer(db, stored.sender);
@@ -108,15 +114,14 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
   async function recordedAcceptance(message: string): Promise<RecordedAct | undefined> {
     const stored = await findInbox(db, message);
     if (stored?.type !== "delegation") return undefined;
-    const { workflowId, stepKey } = named(toHex(leafHash(fromBase64(readBody("delegation", stored.body).act))));
+    const { workflowId, stepKey } = named(grantIdOf(stored.body));
     return acts.find(workflowId, stepKey);
   }
 
   /** One transaction for the act and what it lets this site do: nothing is signed under a grant that isn't accepted. */
   async function accept(message: string): Promise<RecordedAct> {
-    const { parent, checked, act, upstream } = await grantIn(message);
-    const [certificate] = checked.chain;
-    if (!certificate) throw new CountersignError("grant-mismatch", "the grant came without a certificate");
+    const received = await grantIn(message);
+    const { checked, act } = received;
     const keyset = await own();
     return acts.recordSigned(
       {
@@ -128,14 +133,29 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
         fields: { keyset: keyset.ref, chainSha256: checked.chainSha256 },
       },
       identity.act,
-      async (tx) => {
-        await pinRoot(tx, checked.root.der, sha256Hex(checked.root.der));
-        const { fields } = act.act;
-        await storeGrant(tx, { ref: act.ref, parent, entry: act.entry, fields, certificate, upstream });
-        await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate });
-        await setEnrolment(tx, parent, { state: "accepted", delegation: message });
-      },
+      (tx) => takeUp(tx, message, received),
     );
+  }
+
+  /** What accepting it lets this site do. */
+  async function takeUp(tx: Tx, message: string, { parent, checked, act, upstream }: ReceivedGrant): Promise<void> {
+    const certificate = checked.chain[0]!;
+    await pinRoot(tx, checked.root.der, sha256Hex(checked.root.der));
+    const { fields } = act.act;
+    await storeGrant(tx, { ref: act.ref, parent, entry: act.entry, fields, certificate, upstream });
+    await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate });
+    await setEnrolment(tx, parent, { state: "accepted", delegation: message });
+  }
+
+  /** In a database that was restored the acceptance is the ledger's, and the grant comes again: it is looked at as ever. */
+  async function adopt(message: string, { entry }: RecordedAct): Promise<void> {
+    const { act } = parseEntry(entry);
+    if ((await acceptedGrants(db)).some(({ leafHash: held }) => held === act.grant?.leafHash)) return;
+    const received = await grantIn(message);
+    if (act.type !== "acceptance" || act.fields.chainSha256 !== received.checked.chainSha256) {
+      throw new CountersignError("grant-mismatch", "this site's ledger holds the acceptance of another chain");
+    }
+    await inTransaction(db, (tx) => takeUp(tx, message, received));
   }
 
   /** A renewed grant rests on the acceptance of the one it takes the place of. */
@@ -216,13 +236,29 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     },
 
     async acceptGrant({ message }) {
-      const { entry } = (await recordedAcceptance(message)) ?? (await accept(message));
+      const recorded = await recordedAcceptance(message);
+      if (recorded) await adopt(message, recorded);
+      const { entry } = recorded ?? (await accept(message));
       return { grant: parseEntry(entry).act.grant!.leafHash };
     },
 
     async refuseGrant({ message, refusal }) {
       const stored = await findInbox(db, message);
-      if (stored) await setEnrolment(db, stored.sender, { state: "refused", delegation: message, refusal });
+      if (stored?.type !== "delegation") return;
+      await inTransaction(db, async (tx) => {
+        await setEnrolment(tx, stored.sender, { state: "refused", delegation: message, refusal });
+        await enqueue(tx, {
+          receiver: stored.sender,
+          type: "grant-refused",
+          retryKey: `grant-refused/${message}`,
+          inReplyTo: message,
+          body: {
+            grant: grantIdOf(stored.body),
+            code: refusal.code,
+            message: refusal.message.slice(0, 1000).toWellFormed(),
+          },
+        });
+      });
     },
 
     async recordAcceptance({ message }) {

@@ -6,7 +6,8 @@ import { CountersignError } from "../lib/domain/errors.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
 import type { ActRef } from "../lib/records/primitives.ts";
-import type { Acts } from "../services/ledger/acts.ts";
+import { parseEntry } from "../lib/records/statement.ts";
+import type { Acts, RecordedAct } from "../services/ledger/acts.ts";
 import {
   delegationIntent,
   grantFields,
@@ -22,7 +23,13 @@ import { author, openSignedAct } from "../services/parties/signed-act.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
 import { findCaCertificate, lastCeremony } from "../store/authority.ts";
 import { inTransaction, type Db } from "../store/db.ts";
-import { getDelegation, refuseDelegation, storeAcceptance, storeDelegationAct } from "../store/delegations.ts";
+import {
+  getDelegation,
+  refuseDelegation,
+  storeAcceptance,
+  storeDelegationAct,
+  type Delegation,
+} from "../store/delegations.ts";
 import { currentGrant, findCurrentGrant } from "../store/grants.ts";
 import { findInbox } from "../store/messages.ts";
 import { getPeer } from "../store/parties.ts";
@@ -67,6 +74,22 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
     return { grant: grant?.ref, prev: { origin: identity.origin, leafHash } };
   }
 
+  /**
+   * What is in the ledger stands: this site's own grant may have been renewed since, so that it would be worded otherwise
+   * today, and a restored database may have forgotten that it was recorded.
+   */
+  async function keepRecorded(row: Delegation, { leafHash, entry }: RecordedAct): Promise<{ leafHash: string }> {
+    const { act } = parseEntry(entry);
+    if (act.type !== "delegation" || row.certificate === null || act.fields.certificate !== toBase64(row.certificate)) {
+      throw new CountersignError(
+        "act-conflict",
+        `revision ${row.revision} of the grant to ${row.child} is in the ledger with another certificate`,
+      );
+    }
+    await storeDelegationAct(db, row.child, { origin: identity.origin, leafHash, entry });
+    return { leafHash };
+  }
+
   return withFailures<DelegationActivities>({
     async prepareDelegation({ child }) {
       const row = await getDelegation(db, child);
@@ -87,6 +110,9 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
 
     async recordDelegation({ child }) {
       const row = await getDelegation(db, child);
+      const name = { workflowId: workflowIds.delegation(child), stepKey: `delegation/${row.revision}` };
+      const recorded = await acts.find(name.workflowId, name.stepKey);
+      if (recorded) return keepRecorded(row, recorded);
       const [issuer] = await issuers();
       if (!issuer) throw new CountersignError("grant-missing", "this site has no CA certificate yet");
       const { grant, prev } = await standing();
@@ -94,8 +120,7 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
       const act = await acts.recordSigned(
         {
           type: "delegation",
-          workflowId: workflowIds.delegation(child),
-          stepKey: `delegation/${row.revision}`,
+          ...name,
           subject: [{ name: child, digest: { sha256: sha256Hex(fromBase64(row.keyset.ca)) } }],
           ...(grant === undefined ? {} : { grant }),
           prev: [
@@ -122,7 +147,8 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
       await enqueue(db, {
         receiver: child,
         type: "delegation",
-        retryKey: `delegation/${row.actLeafHash}`,
+        // One that the child refused is sent as a new message, when it is asked for again.
+        retryKey: `delegation/${row.actLeafHash}${row.refusedBy === null ? "" : `/after/${row.refusedBy}`}`,
         body: { act: toBase64(row.actEntry), upstream: (await issuers()).map(toBase64) },
       });
     },

@@ -6,7 +6,7 @@ import { sha256Hex } from "../lib/domain/hash.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
 import { keyId } from "../lib/pki/spki.ts";
 import { editHub } from "../services/hub/change.ts";
-import type { HubRegistry } from "../services/hub/registry.ts";
+import type { CaRegistry, HubRegistry } from "../services/hub/registry.ts";
 import { signVerification } from "../services/hub/verification.ts";
 import type { Acts } from "../services/ledger/acts.ts";
 import { standingAct } from "../services/parties/acceptance-act.ts";
@@ -24,6 +24,7 @@ import {
   removeLineEnrollment,
   setHubLineCa,
   type HubLine,
+  type HubLineCa,
 } from "../store/hub-lines.ts";
 import { withFailures } from "./failures.ts";
 
@@ -61,10 +62,10 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
     async registerCa(line) {
       const { cas } = registry(line.hub);
       const ca = await present(line);
-      const earlier = (await listHubLineCas(db, line)).filter(({ ordinal }) => ordinal < ca.ordinal).at(-1);
-      const offered = { name: ca.name, certificate: ca.certificate, succeeds: earlier?.name };
+      const earlier = (await listHubLineCas(db, line)).filter(({ ordinal }) => ordinal < ca.ordinal);
       const certificate = parseCertificate(ca.certificate);
       for (const place of cas) {
+        const offered = { name: ca.name, certificate: ca.certificate, succeeds: await lastOf(earlier, place) };
         const offer = await place.offer(offered);
         if (offer === undefined) continue;
         const { code } = offer;
@@ -119,12 +120,20 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
     changeHub: ({ hub, change }) => changed(hub, change),
   });
 
-  /** The certificates of a line that a group takes: the present one, and the one before it. */
+  /** The certificates of a line that a group takes: the last one, unless the hub refused it, and the one before it. */
   async function namesOf(line: HubLine): Promise<string[]> {
-    const cas = (await listHubLineCas(db, line)).filter(({ state }) => state !== "retired");
-    const names = cas.map(({ name }) => name).reverse();
+    const all = await listHubLineCas(db, line);
+    const held = all.filter((ca) => ca.state === "registered" || (ca.state === "requested" && ca === all.at(-1)));
+    const names = held.map(({ name }) => name).reverse();
     if (names.length > 0) return names.slice(0, 2);
     throw new CountersignError("not-found", `${line.line} isn't registered at ${line.hub}`);
+  }
+
+  /** The hub knows best: one that it refused or that was removed there is nobody's predecessor. */
+  async function lastOf(earlier: readonly HubLineCa[], place: CaRegistry): Promise<string | undefined> {
+    if (earlier.length === 0) return undefined;
+    const verified = new Set((await place.list()).filter((one) => one.verified).map(({ name }) => name));
+    return earlier.findLast(({ name, state }) => state !== "retired" && verified.has(name))?.name;
   }
 
   async function changed(hub: string, change: HubChange): Promise<HubChanged> {

@@ -37,13 +37,16 @@ export interface Delegation extends JoinedChild {
   /** the act of the revision before, and the certificate in it */
   readonly supersededLeafHash: string | null;
   readonly supersededCertificate: Uint8Array | null;
+  /** id of the message by which the child said no to the recorded grant, last */
+  readonly refusedBy: string | null;
 }
 
 const COLUMNS = `child, state, invitation, nonce_sha256 AS "nonceSha256", csr, csr_sha256 AS "csrSha256", keyset,
   keyset_origin AS "keysetOrigin", keyset_leaf_hash AS "keysetLeafHash", keyset_entry AS "keysetEntry", infrastructure,
   terms, signer, certificate, act_origin AS "actOrigin", act_leaf_hash AS "actLeafHash", act_entry AS "actEntry",
   acceptance_leaf_hash AS "acceptanceLeafHash", error_code AS "errorCode", error_message AS "errorMessage", joined,
-  revision, superseded_leaf_hash AS "supersededLeafHash", superseded_certificate AS "supersededCertificate"`;
+  revision, superseded_leaf_hash AS "supersededLeafHash", superseded_certificate AS "supersededCertificate",
+  refused_by AS "refusedBy"`;
 
 export async function findDelegation(q: Queryable, child: string): Promise<Delegation | undefined> {
   const { rows } = await q.query<Delegation>(`SELECT ${COLUMNS} FROM delegation WHERE child = $1`, [child]);
@@ -105,7 +108,7 @@ export async function requestDelegation(
   );
   const row = rows[0];
   if (!row) notFound(child);
-  if (row.same && row.state !== "refused") return;
+  if (row.same && row.state !== "refused") return forgetRefusal(tx, child);
   if (row.state === "issued" || row.state === "accepted" || (row.intended && !row.same)) {
     throw new CountersignError("state-conflict", `${child} has been granted other terms already`);
   }
@@ -134,7 +137,7 @@ export async function requestRenewal(tx: Tx, child: string, notAfter: string | u
   }
   const terms = { ...row.terms, notAfter: notAfter ?? row.terms.notAfter };
   if (again && row.state !== "refused") {
-    if (terms.notAfter === row.terms.notAfter) return;
+    if (terms.notAfter === row.terms.notAfter) return forgetRefusal(tx, child);
     throw new CountersignError("state-conflict", `${child} is being renewed until ${row.terms.notAfter} already`);
   }
   if (again) {
@@ -151,7 +154,7 @@ export async function requestRenewal(tx: Tx, child: string, notAfter: string | u
     `UPDATE delegation SET state = 'requested', revision = revision + 1, terms = $2,
        superseded_leaf_hash = act_leaf_hash, superseded_certificate = certificate, certificate = NULL,
        act_origin = NULL, act_leaf_hash = NULL, act_entry = NULL, acceptance_leaf_hash = NULL, acceptance_entry = NULL,
-       error_code = NULL, error_message = NULL
+       refused_by = NULL, error_code = NULL, error_message = NULL
      WHERE child = $1`,
     [child, JSON.stringify(terms)],
   );
@@ -231,6 +234,29 @@ export async function refuseDelegation(
      WHERE child = $1 AND state <> 'accepted'`,
     [child, refusal.code, refusal.message.slice(0, 1000)],
   );
+}
+
+/**
+ * The child doesn't take the grant: it stands as issued, and is sent again when somebody asks for it again. False when it
+ * isn't this one that is waited for.
+ */
+export async function noteRefusedGrant(
+  q: Queryable,
+  child: string,
+  refused: { leafHash: string; message: string; refusal: { code: string; message: string } },
+): Promise<boolean> {
+  const { rowCount } = await q.query(
+    `UPDATE delegation SET refused_by = $3, error_code = $4, error_message = $5
+     WHERE child = $1 AND act_leaf_hash = $2 AND state = 'issued'`,
+    [child, refused.leafHash, refused.message, refused.refusal.code, refused.refusal.message],
+  );
+  return rowCount === 1;
+}
+
+/** It is asked again: what the child said to the last time is no answer to this one. */
+async function forgetRefusal(tx: Tx, child: string): Promise<void> {
+  const sql = "UPDATE delegation SET error_code = NULL, error_message = NULL WHERE child = $1 AND state = 'issued'";
+  await tx.query(sql, [child]);
 }
 
 function notFound(child: string): never {

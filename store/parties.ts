@@ -193,7 +193,10 @@ export async function joinSent(q: Queryable, parent: string): Promise<void> {
   await q.query("UPDATE enrolment SET state = 'joined' WHERE parent = $1 AND state = 'invited'", [parent]);
 }
 
-/** @param change `invitation`: nothing is changed when another one is in hand */
+/**
+ * A refused renewal leaves an accepted enrolment accepted: only the reason is kept, until a later one is accepted.
+ * @param change `invitation`: nothing is changed when another one is in hand
+ */
 export async function setEnrolment(
   q: Queryable,
   parent: string,
@@ -205,8 +208,11 @@ export async function setEnrolment(
   },
 ): Promise<void> {
   await q.query(
-    `UPDATE enrolment SET state = $2, delegation = COALESCE($3, delegation), error_code = $4, error_message = $5
-     WHERE parent = $1 AND (state <> 'accepted' OR $2 = 'accepted') AND ($6::text IS NULL OR invitation->>'id' = $6)`,
+    `UPDATE enrolment SET state = CASE WHEN state = 'accepted' THEN state ELSE $2 END,
+       delegation = CASE WHEN state = 'accepted' AND $2 = 'refused' THEN delegation ELSE COALESCE($3, delegation) END,
+       error_code = $4, error_message = $5
+     WHERE parent = $1 AND (state <> 'accepted' OR $2 = 'accepted' OR $3::uuid IS NOT NULL)
+       AND ($6::text IS NULL OR invitation->>'id' = $6)`,
     [
       parent,
       change.state,

@@ -38,7 +38,8 @@ export async function acceptance(): Promise<AcceptanceResult> {
     const message = arrived.shift();
     if (message !== undefined) {
       const grant = await accept(message);
-      if (grant !== undefined) return { state: "accepted", grant };
+      // What came meanwhile, a later revision perhaps, isn't sent again by itself.
+      if (grant !== undefined && arrived.length === 0) return { state: "accepted", grant };
       continue;
     }
     const no = refused.shift()!;

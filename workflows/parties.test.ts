@@ -4,6 +4,7 @@ import { DefaultLogger, NativeConnection, Runtime, Worker } from "@temporalio/wo
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { workflowBundle } from "../apps/site/workflow-bundle.ts";
 import {
+  acceptanceArrived,
   asked,
   delegationArrived,
   invited,
@@ -158,6 +159,22 @@ describe("acceptance", () => {
     expect(await workflows.result(handle.workflowId)).toEqual({ state: "accepted", grant: "02" });
   });
 
+  it("takes the grant that comes while the one before it is being accepted", async () => {
+    const handle = await take("two-grants", "first");
+    await expect.poll(() => calls.at(-1), { timeout: 10_000 }).toBe("sendJoin");
+    const taken: string[] = [];
+    script = {
+      acceptGrant: async ({ message }) => {
+        taken.push(message);
+        if (message === "one") await handle.signal(delegationArrived, { message: "two" });
+        return { grant: message };
+      },
+    };
+    await handle.signal(delegationArrived, { message: "one" });
+    expect(await workflows.result(handle.workflowId)).toEqual({ state: "accepted", grant: "two" });
+    expect(taken).toEqual(["one", "two"]);
+  });
+
   it("ends with the parent's refusal of its join, once", async () => {
     const handle = await take("refused", "first");
     await expect.poll(() => calls.at(-1), { timeout: 10_000 }).toBe("sendJoin");
@@ -185,6 +202,24 @@ describe("what an operator asks for while a run is ending with a refusal", () =>
     await expect.poll(() => calls.at(-1), { timeout: 10_000 }).toBe("sendDelegation");
     expect(calls.slice(0, 3)).toEqual(["prepareDelegation", "refuseDelegation", "prepareDelegation"]);
     await workflows.getHandle(workflowId).terminate("the test is over");
+  });
+
+  it("is delegated again, as long as no acceptance has come", async () => {
+    const ask = () =>
+      workflows.signalWithStart("delegation", {
+        workflowId: workflowIds.delegation("factory-q"),
+        taskQueue: QUEUES.site,
+        args: [{ child: "factory-q" }],
+        signal: asked,
+      });
+    const sent = () => calls.filter((name) => name === "sendDelegation").length;
+    const { workflowId } = await ask();
+    await expect.poll(sent, { timeout: 10_000 }).toBe(1);
+    await ask();
+    await expect.poll(sent, { timeout: 10_000 }).toBe(2);
+    await workflows.getHandle(workflowId).signal(acceptanceArrived, { message: "m" });
+    expect(await workflows.result(workflowId)).toEqual({ state: "accepted" });
+    expect(calls.slice(4)).toEqual([...calls.slice(0, 4), "confirmAcceptance"]);
   });
 
   it("is registered", async () => {

@@ -41,14 +41,18 @@ export function reportError(thrown: unknown, json: boolean): number {
   const message = error instanceof Error ? error.message : String(error);
   if (json && !answered)
     printJson({ error: { code, message, ...(error instanceof CountersignError ? { details: error.details } : {}) } });
-  // What a hostile file or peer is quoted with must not steer the terminal.
-  note(`${paint("red", "countersign:")} ${message.replace(CONTROLS, " ")} [${code}]`);
+  note(`${paint("red", "countersign:")} ${quoted(message)} [${code}]`);
   if (code === "internal" && error instanceof Error && process.env["COUNTERSIGN_DEBUG"]) note(error.stack ?? "");
   return exitCodeOf(error);
 }
 
 // oxlint-disable-next-line no-control-regex -- they are what is looked for
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f]+/g;
+
+/** What a hostile file or peer is quoted with must not steer the terminal. */
+export function quoted(text: string): string {
+  return text.replace(CONTROLS, " ");
+}
 
 /** Columns padded to their widest cell. */
 export function table(rows: readonly (readonly string[])[]): string {

@@ -52,6 +52,8 @@ let letters: Correspondent;
 let root: Certificate;
 let asked: Body<"join">;
 let invitation: Invitation;
+/** what the parent heard of grants that weren't taken */
+const refused: string[] = [];
 let first: { leafHash: string; fields: Grant };
 
 beforeAll(async () => {
@@ -66,6 +68,7 @@ beforeAll(async () => {
   letters = new Correspondent(parent, "factory-y");
   inbox = await parentInbox(parent, port, (type, body) => {
     if (type === "join") asked = readBody("join", body);
+    if (type === "grant-refused") refused.push(readBody("grant-refused", body).code);
   });
   config = await writeConfig();
   site = await Site.start(config, createLogger({ name: "factory-y", level: "silent" }), (error) => {
@@ -112,9 +115,13 @@ const terms = (certificate: Uint8Array): Grant =>
 async function delegate(fields: Grant): Promise<{ leafHash: string; fields: Grant }> {
   const subject = [{ name: "factory-y", digest: { sha256: "0".repeat(64) } }];
   const { entry, leafHash } = await signedAct(parent, { type: "delegation", subject, prev: [], fields });
-  const { wire } = await letters.write("delegation", { act: toBase64(entry), upstream: [toBase64(root.der)] });
-  expect(await call("POST", "/inbox", wire, ENVELOPE_MEDIA_TYPE)).toMatchObject({ status: 200 });
+  await send({ act: toBase64(entry), upstream: [toBase64(root.der)] });
   return { leafHash, fields };
+}
+
+async function send(body: Body<"delegation">): Promise<void> {
+  const { wire } = await letters.write("delegation", body);
+  expect(await call("POST", "/inbox", wire, ENVELOPE_MEDIA_TYPE)).toMatchObject({ status: 200 });
 }
 
 const renewalOf = async (before: typeof first, change: Partial<Grant> = {}): Promise<Grant> => ({
@@ -290,7 +297,25 @@ describe("a site's CA at its hubs", () => {
     await expect.poll(grantId, { timeout: 30_000 }).toBe(second.leafHash);
     const { rows } = await site.db.query("SELECT 1 FROM grant_received");
     expect(rows).toHaveLength(2);
+    await expect.poll(() => refused, { timeout: 20_000 }).toEqual(others.map(() => "grant-mismatch"));
   }, 120_000);
+
+  it("takes it up again after a restore from before it, though its acceptance is in the ledger", async () => {
+    await inTransaction(site.db, async (tx) => {
+      await tx.query("DELETE FROM grant_received WHERE leaf_hash = $1", [second.leafHash]);
+      await tx.query("UPDATE grant_received SET current = true");
+    });
+    const { rows } = await site.db.query<{ body: Uint8Array }>(
+      "SELECT body FROM inbox WHERE type = 'delegation' ORDER BY sequence DESC LIMIT 1",
+    );
+    expect(await grantId()).toBe(first.leafHash);
+    await send(readBody("delegation", rows[0]!.body));
+    await expect.poll(grantId, { timeout: 20_000 }).toBe(second.leafHash);
+    expect((await call("GET", "/api/v1/parties/company-x")).body.enrolment).toEqual({
+      parent: "company-x",
+      state: "accepted",
+    });
+  }, 60_000);
 
   it("follows a renewal by itself: the next certificate is registered, the last one stays", async () => {
     for (const name of ["embedded", "azure"]) {
@@ -372,4 +397,21 @@ describe("a site's CA at its hubs", () => {
     expect(await change("remove-ca", "factory-y")).toMatchObject({ state: "done", answer: { removed: true } });
     expect(azureState()).toEqual({ "factory-y-2": true });
   }, 60_000);
+
+  it("goes on from the last certificate that a hub has, where it refused one", async () => {
+    const other = await selfSignedRoot(parent, "Somebody else's");
+    const taken = { name: "factory-y-3", certificate: pemEncode("CERTIFICATE", other.der) };
+    expect(await hub.api("POST", "/api/v1/cas", taken)).toMatchObject({ status: 201 });
+    const cas = async (name: string) => (await call("GET", `/api/v1/hubs/${name}/lines/factory-y`)).body.cas.slice(2);
+    const third = await delegate(await renewalOf(second));
+    const registered = { name: "factory-y-3", state: "registered" };
+    await expect.poll(() => cas("embedded"), { timeout: 30_000 }).toMatchObject([{ state: "refused" }]);
+    await expect.poll(() => cas("azure"), { timeout: 30_000 }).toMatchObject([registered]);
+    await delegate(await renewalOf(third));
+    const next = { name: "factory-y-4", state: "registered" };
+    await expect.poll(() => cas("embedded"), { timeout: 30_000 }).toMatchObject([{ state: "refused" }, next]);
+    await expect.poll(() => cas("azure"), { timeout: 30_000 }).toMatchObject([registered, next]);
+    expect((await hub.api("GET", "/api/v1/cas/factory-y-4")).body).toMatchObject({ lineage: "factory-y" });
+    await connect(await makeDevice("dev-fourth"));
+  }, 120_000);
 });

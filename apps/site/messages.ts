@@ -5,6 +5,7 @@ import { QUEUES } from "../../contracts/queues.ts";
 import type { CustodyContext } from "../../services/custody/context.ts";
 import { applyMessage } from "../../services/custody/messages.ts";
 import { readBody } from "../../services/parties/envelope.ts";
+import { noteRefusal } from "../../services/parties/refused-grant.ts";
 import type { MessageHandlers } from "../../services/parties/applier.ts";
 import { sendAgain } from "../../services/recovery/resend.ts";
 import type { OutboxOptions } from "../../services/parties/outbox.ts";
@@ -40,6 +41,9 @@ export function messageHandlers(party: string, workflows: WorkflowClient, custod
         signal: acceptanceArrived,
         signalArgs: [{ message: id }],
       });
+    },
+    async "grant-refused"({ id }) {
+      await noteRefusal(custody.db, id);
     },
     async recovered({ id }) {
       await sendAgain(custody.db, id);

@@ -26,6 +26,7 @@ export const MESSAGE_TYPES = [
   "join",
   "delegation",
   "acceptance",
+  "grant-refused",
   "handoff-release",
   "handoff-receipt",
   "recovered",
@@ -110,6 +111,13 @@ export const BODIES = {
     upstream: z.array(certificateDer).min(1).max(9),
   }),
   acceptance: z.strictObject({ act: entry }),
+  /** a child doesn't take what a `delegation` says; what it has stays in force */
+  "grant-refused": z.strictObject({
+    /** leaf hash of the `delegation` act */
+    grant: sha256Hex,
+    code: z.string().regex(/^[a-z][a-z-]{0,63}$/),
+    message: z.string().max(1000),
+  }),
   "handoff-release": z.strictObject({
     act: entry,
     /** what the taker needs to open the same lot */

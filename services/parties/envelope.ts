@@ -23,6 +23,7 @@ const MAX_BODIES: Readonly<Record<MessageType, number>> = {
   join: 256 << 10,
   delegation: 512 << 10,
   acceptance: 128 << 10,
+  "grant-refused": 8 << 10,
   "handoff-release": MAX_BODY_BYTES,
   "handoff-receipt": 128 << 10,
   recovered: 128 << 10,

@@ -42,6 +42,7 @@ const SENDERS: Readonly<Record<MessageType, readonly Peer["direction"][]>> = {
   join: [],
   delegation: ["parent"],
   acceptance: ["child"],
+  "grant-refused": ["child"],
   "handoff-release": ["parent", "child"],
   "handoff-receipt": ["parent", "child"],
   recovered: ["parent", "child"],

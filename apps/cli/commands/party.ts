@@ -6,7 +6,7 @@ import { CountersignError, isCountersignError } from "../../../lib/domain/errors
 import { grantTerms } from "../../../lib/records/grant.ts";
 import { invitation as invitationSchema } from "../../../lib/records/message.ts";
 import { issueOf } from "../failure.ts";
-import { note, print, printJson, table } from "../output.ts";
+import { note, print, printJson, quoted, table } from "../output.ts";
 import { SiteClient } from "../site-client.ts";
 
 /** `countersign party ...` and `countersign delegate`: who exchanges with whom, and who may sign for whom. */
@@ -21,6 +21,7 @@ interface PartyView {
   gateway: string;
   origin: string;
   delegation?: DelegationView;
+  enrolment?: { state: string; error?: { code: string; message: string } };
 }
 interface DelegationView {
   child: string;
@@ -66,8 +67,9 @@ export function registerParty(program: Command): void {
         if (options.json) return printJson(view);
         const shown = Object.entries(view).filter(([, value]) => typeof value === "string" && !value.includes("\n"));
         print(table(shown.map(([key, value]) => [key, String(value)])));
-        const { delegation } = view;
-        if (delegation) print(`delegation  ${delegation.state}, request ${delegation.csrSha256}`);
+        const { delegation, enrolment } = view;
+        if (delegation) print(`delegation  ${delegation.state}, request ${delegation.csrSha256}${why(delegation)}`);
+        if (enrolment) print(`enrolment   ${enrolment.state}${why(enrolment)}`);
       }),
     );
 
@@ -122,12 +124,11 @@ export function registerParty(program: Command): void {
         const notAfter = options.until === undefined ? {} : { notAfter: instant(options.until) };
         const path = `/api/v1/delegations/${encodeURIComponent(id)}`;
         const { revision } = await client.post<DelegationView>(`${path}/renewals`, notAfter);
-        const done = await client.poll<DelegationView>(
-          path,
-          ({ state }) => state === "accepted" || state === "refused",
-          { timeoutMs: WAIT_MS, what: `the renewal of ${id}` },
-        );
-        if (done.state === "refused") {
+        const done = await client.poll<DelegationView>(path, isSettled, {
+          timeoutMs: WAIT_MS,
+          what: `the renewal of ${id}`,
+        });
+        if (done.state !== "accepted") {
           throw new CountersignError("state-conflict", `${id} isn't renewed: ${done.error?.message ?? "refused"}`);
         }
         if (options.json) return printJson(done);
@@ -158,10 +159,10 @@ export function registerParty(program: Command): void {
         await client.post("/api/v1/delegations", { to: options.to, grant });
         const done = await client.poll<DelegationView>(
           `/api/v1/delegations/${encodeURIComponent(options.to)}`,
-          ({ state }) => state === "accepted" || state === "refused",
+          isSettled,
           { timeoutMs: WAIT_MS, what: `the delegation to ${options.to}` },
         );
-        if (done.state === "refused") {
+        if (done.state !== "accepted") {
           throw new CountersignError(
             "state-conflict",
             `not delegated to ${options.to}: ${done.error?.message ?? "refused"}`,
@@ -171,6 +172,15 @@ export function registerParty(program: Command): void {
         print(`${options.to} accepted its grant`);
       }),
     );
+}
+
+/** Refused by our own site, or by the child, who keeps what it has. */
+function isSettled({ state, error }: DelegationView): boolean {
+  return state === "accepted" || state === "refused" || (state === "issued" && error !== undefined);
+}
+
+function why({ error }: { error?: { code: string; message: string } }): string {
+  return error === undefined ? "" : `; the last one was refused: ${quoted(error.message)} [${quoted(error.code)}]`;
 }
 
 function delegator({ from, site }: { from?: string; site?: string }): string {

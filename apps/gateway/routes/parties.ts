@@ -111,7 +111,12 @@ export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
   app.get("/api/v1/parties/:id", operator, async (request) => {
     const { id } = parseInput(partyParams, request.params, "path");
     const delegation = await findDelegation(db, id);
-    return { ...peerView(await getPeer(db, id)), ...(delegation ? { delegation: delegationView(delegation) } : {}) };
+    const enrolment = await findEnrolment(db, id);
+    return {
+      ...peerView(await getPeer(db, id)),
+      ...(delegation ? { delegation: delegationView(delegation) } : {}),
+      ...(enrolment ? { enrolment: enrolmentView(enrolment) } : {}),
+    };
   });
 
   app.post("/api/v1/delegations", operator, async (request, reply) => {
