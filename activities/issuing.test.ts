@@ -4,6 +4,8 @@ import { csrManifest } from "../apps/cli/station-key.ts";
 import type { BatchRefusal } from "../contracts/lots.ts";
 import { submitCsrs } from "../services/intake/submit.ts";
 import { recordBuilt } from "../services/issuing/built.ts";
+import type { IssuingContext } from "../services/issuing/context.ts";
+import { UnderWay } from "../services/issuing/under-way.ts";
 import { batchAnswers } from "../store/batches.ts";
 import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../test/support/lot-site.ts";
 import { issuingActivities } from "./issuing.ts";
@@ -67,6 +69,36 @@ describe("a group of batches", () => {
     const late = new MockActivityEnvironment({ attempt: 1000 }).run(issueBatches, { batches: [only!.batch] });
     await expect(late).rejects.toMatchObject({ type: "timeout", nonRetryable: false });
     await expect(attempt(1001, [only!.batch])).resolves.toEqual([]);
+  });
+
+  it("is joined by batches that come meanwhile: done, refused, or left to their workflow", async () => {
+    const group = await batches(4);
+    const [own, good, late, spoiled] = group.map(({ batch }) => batch) as [string, string, string, string];
+    await site.db.query("UPDATE batch SET items = '\\x00' WHERE id = $1", [spoiled]);
+    const { rows } = await site.db.query<{ lot: string }>("SELECT lot FROM batch WHERE id = $1", [own]);
+    const { lot } = rows[0]!;
+    const underWay = new UnderWay();
+    const offered: Promise<boolean>[] = [];
+    const context: IssuingContext = {
+      ...site.issuing,
+      underWay,
+      seam: {
+        afterIntents: () => {
+          if (offered.length > 0) return;
+          for (const id of [good, "batch-none", spoiled]) offered.push(underWay.offer({ id, lot, kind: "certify" })!);
+        },
+      },
+    };
+    const activity = issuingActivities(context).issueBatches;
+    const run = new MockActivityEnvironment().run(activity, { lot, batches: [own] });
+    await expect(run).resolves.toEqual([]);
+    // One that isn't there is refused, and nobody waits for the answer.
+    await expect(Promise.all(offered)).resolves.toEqual([true, true, false]);
+    for (const id of [own, good]) {
+      expect((await batchAnswers(site.db, id)).answers[0]?.certificate).toBeInstanceOf(Uint8Array);
+    }
+    expect((await batchAnswers(site.db, spoiled)).state).toBe("pending");
+    expect(underWay.offer({ id: late, lot, kind: "certify" })).toBeUndefined();
   });
 
   it("refuses a batch that isn't there without failing", async () => {

@@ -1,10 +1,11 @@
 import { Context } from "@temporalio/activity";
-import type { BatchRefusal, LotActivities } from "../contracts/lots.ts";
+import type { BatchRefusal, LotActivities, LotBatchKind } from "../contracts/lots.ts";
 import { isCountersignError } from "../lib/domain/errors.ts";
 import { recordBuilt } from "../services/issuing/built.ts";
 import { issueBatch } from "../services/issuing/certify.ts";
 import type { IssuingContext } from "../services/issuing/context.ts";
 import { refuseBatch } from "../services/issuing/refuse.ts";
+import { UnderWay } from "../services/issuing/under-way.ts";
 import { pendingInLot } from "../store/batches.ts";
 import type { Db } from "../store/db.ts";
 import { asFailure, withFailures } from "./failures.ts";
@@ -16,7 +17,8 @@ const FAULTS_AT_MOST = 15;
 /** One activity's heartbeat: called for every device, passed on once a second. */
 function heartbeat(): () => void {
   const context = Context.current();
-  let last = -Infinity;
+  // The server knows that it began: work that is over within the second sends none.
+  let last = performance.now();
   return () => {
     const now = performance.now();
     if (now - last < HEARTBEAT_MS) return;
@@ -31,12 +33,17 @@ function heartbeat(): () => void {
  * have their answer before it.
  */
 async function together(
-  db: Db,
-  { batches }: { batches: string[] },
+  { db, underWay = new UnderWay() }: IssuingContext,
+  { lot, batches }: { lot?: string; batches: string[] },
+  kind: LotBatchKind,
   work: (batch: string) => Promise<void>,
 ): Promise<BatchRefusal[]> {
   const last = Context.current().info.attempt >= FAULTS_AT_MOST;
-  const ended = await Promise.allSettled(batches.map(work));
+  const own = batches.map((batch) => () => work(batch));
+  const ended =
+    lot === undefined
+      ? await Promise.allSettled(own.map((begin) => begin()))
+      : await underWay.run({ lot, kind }, own, (batch) => joined(db, batch, work));
   const refusals: BatchRefusal[] = [];
   const faults: unknown[] = [];
   for (const [i, end] of ended.entries()) {
@@ -58,6 +65,22 @@ async function together(
   throw faults[0];
 }
 
+/**
+ * Work on a batch that joined others: whether it is done. A refusal is its answer; whatever else it fails with, its
+ * workflow tries it again, and counts how often.
+ */
+async function joined(db: Db, batch: string, work: (batch: string) => Promise<void>): Promise<boolean> {
+  try {
+    await work(batch);
+    return true;
+  } catch (error) {
+    const failure = asFailure(error);
+    if (failure.nonRetryable !== true) return false;
+    await refuseBatch(db, batch, { code: failure.type ?? "internal", message: failure.message });
+    return true;
+  }
+}
+
 /** A fault of this program or of its rows, which waiting doesn't mend; of a driver's error alone that can't be told. */
 function staysSo(error: unknown): boolean {
   if (isCountersignError(error)) return error.code === "internal";
@@ -72,13 +95,13 @@ export function issuingActivities(
   context: IssuingContext,
 ): Pick<LotActivities, "recordBuilt" | "issueBatches" | "refuseBatch" | "waitingBatches"> {
   return withFailures({
-    recordBuilt: (input: { batches: string[] }) => {
+    recordBuilt: (input: Parameters<LotActivities["recordBuilt"]>[0]) => {
       const onProgress = heartbeat();
-      return together(context.db, input, (batch) => recordBuilt(context, batch, onProgress));
+      return together(context, input, "built", (batch) => recordBuilt(context, batch, onProgress));
     },
-    issueBatches: (input: { batches: string[] }) => {
+    issueBatches: (input: Parameters<LotActivities["issueBatches"]>[0]) => {
       const onProgress = heartbeat();
-      return together(context.db, input, (batch) => issueBatch(context, batch, onProgress));
+      return together(context, input, "certify", (batch) => issueBatch(context, batch, onProgress));
     },
     waitingBatches: async ({ lot, limit }: Parameters<LotActivities["waitingBatches"]>[0]) =>
       (await pendingInLot(context.db, lot, limit)).flatMap(({ id, kind }) =>

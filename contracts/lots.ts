@@ -76,9 +76,12 @@ export interface BatchRefusal {
 
 export interface LotActivities {
   openLot(input: { request: LotRequest }): Promise<void>;
-  /** Works on batches side by side; gives the refusals, by batch. A batch that is done already costs a look. */
-  recordBuilt(input: { batches: string[] }): Promise<BatchRefusal[]>;
-  issueBatches(input: { batches: string[] }): Promise<BatchRefusal[]>;
+  /**
+   * Works on batches side by side; gives the refusals, by batch. A batch that is done already costs a look. Others of the
+   * lot, where it is named, may join them meanwhile.
+   */
+  recordBuilt(input: { lot?: string; batches: string[] }): Promise<BatchRefusal[]>;
+  issueBatches(input: { lot?: string; batches: string[] }): Promise<BatchRefusal[]>;
   /** The lot's oldest batches that nobody finished, at most `limit`. */
   waitingBatches(input: { lot: string; limit: number }): Promise<LotBatch[]>;
   /** Answers what is left of a batch with one refusal: nothing more will come of it. */

@@ -75,7 +75,7 @@ export async function productionLot(input: ProductionLotInput): Promise<void> {
     }
   }
 
-  const lanes = Array.from({ length: input.lanes ?? LANES }, () => lane(state, bounded));
+  const lanes = Array.from({ length: input.lanes ?? LANES }, () => lane(input.lot, state, bounded));
   await Promise.all(lanes);
   await condition(allHandlersFinished);
   await continueAsNew<typeof productionLot>({
@@ -90,7 +90,7 @@ export async function productionLot(input: ProductionLotInput): Promise<void> {
 }
 
 /** Works until this run is asked to end. */
-async function lane(state: LotState, bounded: boolean): Promise<void> {
+async function lane(lot: string, state: LotState, bounded: boolean): Promise<void> {
   for (;;) {
     await condition(() => state.queue.length > 0 || state.mayRefill() || state.runEnds());
     if (state.runEnds()) return;
@@ -103,7 +103,7 @@ async function lane(state: LotState, bounded: boolean): Promise<void> {
     const batches = state.take(GROUP);
     const ids = batches.map((batch) => batch.id);
     const work = batches[0]?.kind === "built" ? recordBuilt : issueBatches;
-    for (const refusal of await refusals(ids, () => work({ batches: ids }))) await refuseBatch(refusal);
+    for (const refusal of await refusals(ids, () => work({ lot, batches: ids }))) await refuseBatch(refusal);
     state.finish(batches);
   }
 }

@@ -2,6 +2,7 @@ import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy, type WorkflowClient } 
 import { batchesArrived, lotWorkflowIds, type LotBatch } from "../../contracts/lots.ts";
 import { QUEUES } from "../../contracts/queues.ts";
 import { pendingBatches, type PendingBatch } from "../../store/batches.ts";
+import type { UnderWay } from "../../services/issuing/under-way.ts";
 import type { Db } from "../../store/db.ts";
 import { waitingHandoffs } from "../../store/handoffs.ts";
 import { waitingRuns } from "../../store/injections.ts";
@@ -25,23 +26,40 @@ export class Dispatcher {
   readonly #db: Db;
   readonly #workflows: WorkflowClient;
   readonly #onFault: (error: unknown) => void;
+  readonly #underWay: UnderWay | undefined;
   readonly #waiting = new Map<string, LotBatch[]>();
   readonly #sending = new Set<string>();
   readonly #announced = new Map<string, number>();
   readonly #rescan: NodeJS.Timeout;
   #closed = false;
 
-  constructor(options: { db: Db; workflows: WorkflowClient; onFault: (error: unknown) => void }) {
+  constructor(options: {
+    db: Db;
+    workflows: WorkflowClient;
+    onFault: (error: unknown) => void;
+    /** work of this process that batches may join */
+    underWay?: UnderWay | undefined;
+  }) {
     this.#db = options.db;
     this.#workflows = options.workflows;
     this.#onFault = options.onFault;
+    this.#underWay = options.underWay;
     this.#rescan = setInterval(() => void this.#look(), RESCAN_MS);
     void this.#look();
   }
 
-  announce({ id, lot, kind }: PendingBatch): void {
+  announce(batch: PendingBatch): void {
+    const { id, kind } = batch;
     this.#announced.set(id, Date.now());
     if (kind === "install") return void this.#install(id);
+    const joined = this.#underWay?.offer(batch);
+    if (joined === undefined) return this.#tell({ ...batch, kind });
+    void joined.then((done) => {
+      if (!done) this.#tell({ ...batch, kind });
+    });
+  }
+
+  #tell({ id, lot, kind }: LotBatch & { lot: string }): void {
     const waiting = this.#waiting.get(lot);
     if (waiting === undefined) this.#waiting.set(lot, [{ id, kind }]);
     else waiting.push({ id, kind });

@@ -16,6 +16,7 @@ import { parseCertificate, parseCertificatesPem } from "../../lib/pki/certificat
 import type { CustodyContext } from "../../services/custody/context.ts";
 import type { HubRegistry } from "../../services/hub/registry.ts";
 import type { IssuingContext } from "../../services/issuing/context.ts";
+import { UnderWay } from "../../services/issuing/under-way.ts";
 import { actKey, Acts, createLedger, Sequencer } from "../../services/ledger/index.ts";
 import { Applier } from "../../services/parties/applier.ts";
 import { crlUrl } from "../../services/parties/ca.ts";
@@ -191,7 +192,8 @@ async function launch(
   };
   const accounted = caToken === undefined ? undefined : accountedToken(caToken, db);
   const hubs = siteHubs(config);
-  const issuing = issuingContext(config, { db, acts, caToken, processes });
+  const underWay = new UnderWay();
+  const issuing = issuingContext(config, { db, acts, underWay, caToken, processes });
   const temporal = await startTemporalSide(
     {
       ...config.temporal,
@@ -278,7 +280,7 @@ async function launch(
       components: () => siteComponents(health),
     },
     [
-      (app) => registerLots(app, { db, identity, workflows: workflow, custody }),
+      (app) => registerLots(app, { db, identity, workflows: workflow, custody, underWay }),
       (app) => registerReconcile(app, reconciling),
       (app) => registerHubs(app, { db, workflows: workflow, hubs, planned: (name) => plannedHub(config, name) }),
     ],
@@ -321,12 +323,17 @@ interface Parts {
 
 function issuingContext(
   config: SiteConfig,
-  parts: Pick<Parts, "db" | "acts"> & { caToken: Token | undefined; processes: IssuingProcesses | undefined },
+  parts: Pick<Parts, "db" | "acts"> & {
+    underWay: UnderWay;
+    caToken: Token | undefined;
+    processes: IssuingProcesses | undefined;
+  },
 ): IssuingContext {
-  const { db, acts, caToken, processes } = parts;
+  const { db, acts, underWay, caToken, processes } = parts;
   return {
     db,
     acts,
+    underWay,
     party: config.party,
     caKey: async () => {
       if (processes) return processes.caKey("ca");

@@ -1,6 +1,7 @@
 import type { CaKey } from "../../hsm/index.ts";
 import type { Db } from "../../store/db.ts";
 import type { Acts } from "../ledger/index.ts";
+import type { UnderWay } from "./under-way.ts";
 
 /** A wait for the ledger that takes longer fails, as what it is, and is tried again. */
 export const INCLUSION_TIMEOUT_MS = 30_000;
@@ -17,6 +18,8 @@ export interface IssuingContext {
   /** where this site's CA publishes its CRL, http */
   readonly crlUrl?: (caKeyId: string) => string;
   readonly now?: () => Date;
+  /** where batches join work of their lot; absent: each goes by way of its workflow */
+  readonly underWay?: UnderWay;
   /** how long to wait for a signed checkpoint; default {@link INCLUSION_TIMEOUT_MS} */
   readonly inclusionTimeoutMs?: number;
   /** Tests stop the work at these points; nothing else sets them. */

@@ -6,6 +6,7 @@ import { QUEUES } from "../../../contracts/queues.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { BatchWatch } from "../../../services/intake/wait.ts";
 import type { CustodyContext } from "../../../services/custody/context.ts";
+import type { UnderWay } from "../../../services/issuing/under-way.ts";
 import { startInjection } from "../../../services/custody/inject.ts";
 import { openOwnLot } from "../../../services/custody/lots.ts";
 import { orderLot } from "../../../services/custody/orders.ts";
@@ -32,12 +33,13 @@ const injectionBody = z.strictObject({ limit: z.int().min(0).max(100_000_000).op
 /** Everything about lots, batches, handoffs and devices, under /api/v1. */
 export function registerLots(
   app: HttpsServer,
-  deps: Pick<GatewayDeps, "db" | "identity" | "workflows"> & { custody: CustodyContext },
+  deps: Pick<GatewayDeps, "db" | "identity" | "workflows"> & { custody: CustodyContext; underWay?: UnderWay },
 ): void {
   const { db, workflows, custody } = deps;
   const dispatcher = new Dispatcher({
     db,
     workflows,
+    underWay: deps.underWay,
     onFault: (error) => app.log.warn({ err: error }, "batches wait to be announced"),
   });
   const watch = new BatchWatch(db);

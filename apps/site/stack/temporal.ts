@@ -77,6 +77,9 @@ async function startOn(port: number, options: TemporalOptions): Promise<Temporal
   }
 }
 
+/** As durable as SQLite's own default, for one append and one sync a commit, where that writes and syncs two files. */
+const WRITE_AHEAD = ["--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=full"];
+
 async function launch(binary: string, port: number, options: TemporalOptions): Promise<Child> {
   const httpPort = await freePort(new Set([port]));
   const metricsPort = await freePort(new Set([port, httpPort]));
@@ -88,7 +91,7 @@ async function launch(binary: string, port: number, options: TemporalOptions): P
       ...["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--port", String(port)],
       ...["--http-port", String(httpPort), "--metrics-port", String(metricsPort), "--log-level", "warn"],
       ...namespaces.flatMap((namespace) => ["--namespace", namespace]),
-      ...(dbFile === undefined ? [] : ["--db-filename", dbFile]),
+      ...(dbFile === undefined ? [] : ["--db-filename", dbFile, ...WRITE_AHEAD]),
       ...Object.entries(searchAttributes).flatMap(([name, type]) => ["--search-attribute", `${name}=${type}`]),
       ...Object.entries(dynamicConfig).flatMap(([key, value]) => [
         "--dynamic-config-value",

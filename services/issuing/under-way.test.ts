@@ -1,0 +1,112 @@
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { UnderWay } from "./under-way.ts";
+
+const at = { lot: "lot-1", kind: "certify" } as const;
+const batch = (id: string, lot = "lot-1", kind: "built" | "certify" = "certify") => ({ id, lot, kind });
+
+/** Work that ends when it is told to, and how much of it there is. */
+function works() {
+  const open = new Map<string, (done?: boolean) => void>();
+  const begun: string[] = [];
+  const begin = (id: string): Promise<boolean> => {
+    begun.push(id);
+    return new Promise((resolve) => open.set(id, (done = true) => resolve(done)));
+  };
+  const own = (id: string) => async (): Promise<void> => {
+    if (!(await begin(id))) throw new Error(`${id} failed`);
+  };
+  const end = async (id: string, done = true): Promise<void> => {
+    open.get(id)!(done);
+    await turns();
+  };
+  return { begun, begin, own, end };
+}
+
+async function turns(): Promise<void> {
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+}
+
+afterEach(() => vi.useRealTimers());
+
+describe("work that is under way", () => {
+  it("is joined by batches of its lot and kind, and by no others, until it ends", async () => {
+    const { begun, begin, own, end } = works();
+    const underWay = new UnderWay();
+    expect(underWay.offer(batch("early"))).toBeUndefined();
+
+    const run = underWay.run(at, [own("own")], begin);
+    expect(underWay.offer(batch("other-lot", "lot-2"))).toBeUndefined();
+    expect(underWay.offer(batch("other-kind", "lot-1", "built"))).toBeUndefined();
+    const joined = underWay.offer(batch("joined"));
+    expect(begun).toEqual(["own", "joined"]);
+
+    await end("own");
+    const second = underWay.offer(batch("second"));
+    await end("joined");
+    await expect(joined).resolves.toBe(true);
+    await end("second", false);
+    await expect(second).resolves.toBe(false);
+    await expect(run).resolves.toEqual([{ status: "fulfilled", value: undefined }]);
+    expect(underWay.offer(batch("late"))).toBeUndefined();
+  });
+
+  it("has so many batches side by side, as many again that wait, and no more", async () => {
+    const { begun, begin, own, end } = works();
+    const underWay = new UnderWay();
+    const run = underWay.run(at, [own("own")], begin);
+    const taken = Array.from({ length: 15 }, (_, i) => underWay.offer(batch(`b${i}`)));
+    expect(taken).not.toContain(undefined);
+    expect(underWay.offer(batch("b15"))).toBeUndefined();
+    expect(begun).toHaveLength(8);
+    await end("b0");
+    expect(begun).toHaveLength(9);
+
+    // Whoever has the least work takes the next.
+    const other = works();
+    const beside = underWay.run(at, [other.own("beside")], other.begin);
+    void underWay.offer(batch("b16"));
+    expect(other.begun).toEqual(["beside", "b16"]);
+    for (const id of ["own", ...begun]) await end(id);
+    for (let i = 0; i < 15; i++) await end(`b${i}`);
+    await other.end("beside");
+    await other.end("b16");
+    await Promise.all([run, beside, ...taken]);
+  });
+
+  it("takes nothing more once one of its own failed, and gives back what waits", async () => {
+    const { begun, begin, own, end } = works();
+    const underWay = new UnderWay();
+    const run = underWay.run(at, [own("good"), own("bad")], begin);
+    const taken = Array.from({ length: 8 }, (_, i) => underWay.offer(batch(`b${i}`))!);
+    await end("bad", false);
+    expect(underWay.offer(batch("late"))).toBeUndefined();
+    expect(begun).toHaveLength(8);
+    await expect(Promise.all(taken.slice(6))).resolves.toEqual([false, false]);
+    for (const id of begun) await end(id);
+    await expect(Promise.all(taken.slice(0, 6))).resolves.toEqual(Array(6).fill(true));
+    await expect(run).resolves.toMatchObject([{ status: "fulfilled" }, { status: "rejected" }]);
+  });
+
+  it("ends some time, however many come", async () => {
+    vi.useFakeTimers();
+    const { begin, own, end } = works();
+    const underWay = new UnderWay();
+    const run = underWay.run(at, [own("own")], begin);
+    const joined = underWay.offer(batch("joined"));
+    await end("own");
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(underWay.offer(batch("late"))).toBeUndefined();
+    await end("joined");
+    await expect(joined).resolves.toBe(true);
+    await run;
+  });
+
+  it("doesn't fail for what one that joined throws", async () => {
+    const { own, end } = works();
+    const underWay = new UnderWay();
+    const run = underWay.run(at, [own("own")], () => Promise.reject(new Error("out of reach")));
+    await expect(underWay.offer(batch("joined"))).resolves.toBe(false);
+    await end("own");
+    await run;
+  });
+});
