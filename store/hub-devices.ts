@@ -1,6 +1,7 @@
 import { CountersignError } from "../lib/domain/errors.ts";
-import type { Queryable } from "./db.ts";
+import { inTransaction, type Db, type Queryable } from "./db.ts";
 import type { HubCa } from "./hub-cas.ts";
+import { REGISTRY_CHANNEL } from "./hub-revocations.ts";
 
 /** The hub's devices, and what their last connect showed. */
 
@@ -187,6 +188,40 @@ export async function setDeviceState(
     [deviceId, state],
   );
   return rows[0];
+}
+
+/**
+ * Many at once, in one commit, told to the hub processes in few notifications.
+ * @returns those of them that are here
+ */
+export async function setDeviceStates(
+  db: Db,
+  deviceIds: readonly string[],
+  state: HubDevice["state"],
+): Promise<Set<string>> {
+  return inTransaction(db, async (tx) => {
+    await tx.query("SELECT set_config('countersign.told_together', 'on', true)");
+    const { rows } = await tx.query<{ deviceId: string }>(
+      // In the order in which connects lock them.
+      `WITH known AS (SELECT device_id FROM hub_device WHERE device_id = ANY($1) ORDER BY device_id FOR UPDATE)
+       UPDATE hub_device SET state = $2 FROM known WHERE hub_device.device_id = known.device_id
+       RETURNING hub_device.device_id AS "deviceId"`,
+      [deviceIds, state],
+    );
+    const here = rows.map(({ deviceId }) => deviceId);
+    await tx.query("SELECT pg_notify($1, ids) FROM unnest($2::text[]) AS ids", [REGISTRY_CHANNEL, packed(here)]);
+    return new Set(here);
+  });
+}
+
+/** 65 octets each at most, and PostgreSQL takes payloads of less than 8,000. */
+const IDS_A_NOTIFICATION = 120;
+
+function packed(deviceIds: readonly string[]): string[] {
+  const packs = Math.ceil(deviceIds.length / IDS_A_NOTIFICATION);
+  return Array.from({ length: packs }, (_, i) =>
+    deviceIds.slice(i * IDS_A_NOTIFICATION, (i + 1) * IDS_A_NOTIFICATION).join(" "),
+  );
 }
 
 /** Its telemetry stays. False when there is no such device. */

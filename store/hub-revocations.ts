@@ -1,6 +1,6 @@
 import type { Queryable } from "./db.ts";
 
-/** PostgreSQL channel: a device's ID when its state changed or it was removed, '' when CAs, blocks or CRLs changed. */
+/** PostgreSQL channel: the IDs of devices, a space between, whose state changed or that were removed; '' when CAs, blocks or CRLs changed. */
 export const REGISTRY_CHANNEL = "hub_registry";
 
 export interface HubBlock {

@@ -65,6 +65,12 @@ export interface HubDeviceShown {
   telemetry?: number;
 }
 
+export interface HubDevicesSet {
+  state: "enabled" | "disabled";
+  set: number;
+  unknown: string[];
+}
+
 /** What verified passports say of devices; times RFC 3339. */
 export interface HubPassportShown {
   deviceId: string;

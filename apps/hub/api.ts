@@ -11,11 +11,12 @@ import {
   listDevices,
   removeDevice,
   setDeviceState,
+  setDeviceStates,
 } from "../../store/hub-devices.ts";
 import { countTelemetry, listTelemetry } from "../../store/hub-telemetry.ts";
 import { hubTotals } from "../../store/hub.ts";
 import { countAlarms } from "../../store/hub-monitor.ts";
-import { requireClient } from "../http/client.ts";
+import { clientOf, requireClient } from "../http/client.ts";
 import { parseInput } from "../http/input.ts";
 import type { HttpsServer } from "../http/server.ts";
 import type { MqttListener } from "./mqtt.ts";
@@ -32,6 +33,11 @@ export const DeviceParams = z.strictObject({ id: DeviceId });
 export const EnrolmentBody = z.strictObject({ enrolment: z.enum(["first-connect", "registered"]) });
 export const UnloggedBody = z.strictObject({ unlogged: z.enum(["allow", "alarm", "refuse"]) });
 const CreateBody = z.strictObject({ deviceId: DeviceId });
+const MAX_AT_ONCE = 20_000;
+const StatesBody = z.strictObject({
+  deviceIds: z.array(DeviceId).min(1).max(MAX_AT_ONCE),
+  state: z.enum(["enabled", "disabled"]),
+});
 const Page = z.strictObject({
   after: z.string().max(64).default(""),
   limit: z.coerce.number().int().min(1).max(1000).default(100),
@@ -99,6 +105,13 @@ export function managementApi(
       return shownDevice(device);
     });
   }
+  server.post("/api/v1/device-states", { ...operator, bodyLimit: 2 << 20 }, async (request) => {
+    const { deviceIds, state } = parseInput(StatesBody, request.body, "request body");
+    const here = await setDeviceStates(db, deviceIds, state);
+    await registry.recheck([...here]);
+    request.log.warn({ devices: here.size, by: clientOf(request).commonName }, `devices ${state}`);
+    return { state, set: here.size, unknown: deviceIds.filter((id) => !here.has(id)) };
+  });
   server.delete("/api/v1/devices/:id", operator, async (request, reply) => {
     const { id } = parseInput(DeviceParams, request.params, "path");
     found((await removeDevice(db, id)) || undefined, `device ${id}`);

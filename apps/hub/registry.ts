@@ -92,7 +92,7 @@ export class Registry {
 
   /** Reads everything and listens for changes until `stop`. */
   async start(): Promise<void> {
-    this.#subscription = await keepListening(this.#db, REGISTRY_CHANNEL, (deviceId) => this.#hear(deviceId));
+    this.#subscription = await keepListening(this.#db, REGISTRY_CHANNEL, (deviceIds) => this.#hear(deviceIds));
     await this.reload();
     this.#poll = setInterval(() => this.#hear(""), LOOK_MS);
   }
@@ -220,9 +220,9 @@ export class Registry {
     return true;
   }
 
-  #hear(deviceId: string): void {
-    if (deviceId === "") this.#all = true;
-    else this.#touched.add(deviceId);
+  #hear(deviceIds: string): void {
+    if (deviceIds === "") this.#all = true;
+    else for (const id of deviceIds.split(" ")) this.#touched.add(id);
     this.#gathering ??= setTimeout(() => {
       this.#gathering = undefined;
       const all = this.#all;

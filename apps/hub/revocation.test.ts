@@ -7,6 +7,7 @@ import * as x509 from "@peculiar/x509";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { exchange } from "../../services/exchange.ts";
 import { connect, type Db } from "../../store/db.ts";
+import { listen } from "../../store/listen.ts";
 import { registerTestCa, startTestHub, type TestHub } from "../../test/support/hub-process.ts";
 import { connectFleet, fleetDevices, type Fleet } from "../../test/support/mqtt-fleet.ts";
 import { CLIENT_AUTH, testCertificate, type TestCertificate } from "../../test/support/test-pki.ts";
@@ -25,6 +26,7 @@ let neighbour: TestCertificate;
 let files: Server;
 const served = new Map<string, Uint8Array>();
 const open: Fleet[] = [];
+const stops: (() => void)[] = [];
 
 beforeAll(async () => {
   files = createServer((request, response) => {
@@ -44,6 +46,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   for (const fleet of open) fleet.end();
+  for (const stop of stops) stop();
   files.close();
   await db?.end();
   await other?.stop();
@@ -292,6 +295,55 @@ describe("revoking", () => {
     const closed = await fleet.closed(1);
     expect(Object.keys(closed)).toEqual(["one-a"]);
     expect(closed["one-a"]! - asked).toBeLessThan(1_000);
+  });
+
+  it("many devices at once, connected or not, is one change for every hub process", async () => {
+    const known = EACH > 30 ? 12_000 : 360;
+    const gone = Math.floor((known * 5) / 6);
+    await db.query(
+      "INSERT INTO hub_device (device_id, state) SELECT 'known-' || i, 'enabled' FROM generate_series(1, $1) i",
+      [known],
+    );
+    const ids = (prefix: string, from: number, to: number) =>
+      Array.from({ length: to - from }, (_, i) => `${prefix}-${from + i}`);
+    const fleet = await connectFleet(hub, await fleetDevices(ids("many", 0, 2 * EACH), technician, [factory]));
+    const far = await connectFleet(other, await fleetDevices(ids("far", 0, 4), technician, [factory]));
+    open.push(fleet, far);
+    expect([fleet.up, far.up]).toEqual([2 * EACH, 4]);
+    const told: string[] = [];
+    const listener = await listen(
+      db,
+      "hub_registry",
+      (payload) => told.push(payload),
+      () => undefined,
+    );
+    stops.push(() => listener.close());
+    const set = async (deviceIds: string[]) => {
+      const asked = Date.now();
+      const { status, body } = await hub.api("POST", "/api/v1/device-states", { deviceIds, state: "disabled" });
+      return { asked, took: Date.now() - asked, status, body };
+    };
+    const unconnected = await set([...ids("known", 1, gone + 1), "known-nobody"]);
+    expect(unconnected).toMatchObject({ status: 200, body: { set: gone, unknown: ["known-nobody"] } });
+    const connected = await set([...ids("many", 0, EACH), ...ids("far", 0, 2)]);
+    const closed = Object.entries(await fleet.closed(EACH));
+    const farClosed = Object.entries(await far.closed(2));
+    const last = (when: [string, number][]) => Math.round(Math.max(...when.map(([, at]) => at)) - connected.asked);
+    process.stdout.write(
+      `${gone} of ${known} disabled, none connected: ${unconnected.took} ms; ${EACH} of ${2 * EACH} connected ended ` +
+        `${last(closed)} ms after the request, on another process after ${last(farClosed)} ms; ${told.length} notifications\n`,
+    );
+    expect(farClosed.map(([id]) => id).toSorted()).toEqual(["far-0", "far-1"]);
+    expect(closed).toHaveLength(EACH);
+    expect(told.length).toBeLessThan(gone / 4);
+    const { rows } = await db.query(
+      "SELECT state, count(*) AS n FROM hub_device WHERE device_id LIKE 'known-%' GROUP BY 1",
+    );
+    expect(rows.toSorted((a, b) => a.n - b.n)).toEqual([
+      { state: "enabled", n: known - gone },
+      { state: "disabled", n: gone },
+    ]);
+    for (const wrong of [[], ["no id!"], Array(20_001).fill("a")]) expect((await set(wrong)).status).toBe(400);
   });
 
   it("isn't undone by what an operator doesn't say right", async () => {

@@ -77,6 +77,10 @@ describe("from the command line", () => {
     await countersign("hub", "device", "enable", "dev-cli");
     const alone = countersign("device", "connect", ...token, "--chain", join(dir(), "leaf.pem"), ...to);
     await expect(alone).rejects.toMatchObject({ code: "hub-refused" });
+    const many = ["hub", "device", "disable", "dev-cli", "dev-nobody", "--json"];
+    expect(JSON.parse(await countersign(...many))).toEqual({ state: "disabled", set: 1, unknown: ["dev-nobody"] });
+    expect(process.exitCode).toBe(1);
+    process.exitCode = 0;
     await countersign("hub", "device", "remove", "dev-cli");
     await expect(countersign("hub", "device", "show", "dev-cli")).rejects.toMatchObject({ code: "not-found" });
   }, 90_000);

@@ -147,15 +147,20 @@ export function registerHub(program: Command): void {
         : showElsewhere(`devices/${encodeURIComponent(id)}`, options),
     );
   for (const verb of ["disable", "enable"] as const) {
-    elsewhereOptions(device.command(verb).argument("<id>", "device ID"))
+    elsewhereOptions(device.command(verb).argument("<ids...>", "device IDs: many at once are one change at the hub"))
       .description(verb === "disable" ? "end its connection and let it in no more" : "let it in again")
-      .addHelpText("after", `\nExample:\n  $ countersign hub device ${verb} dev-1-0001`)
+      .addHelpText(
+        "after",
+        `\nExamples:\n  $ countersign hub device ${verb} dev-1-0001\n  $ xargs countersign hub device ${verb} < ids.txt`,
+      )
       .option("--json", "machine-readable")
-      .action((id: string, options: Elsewhere) =>
-        options.hub === undefined
+      .action((ids: string[], options: Elsewhere) => {
+        const [id, ...more] = ids as [string, ...string[]];
+        if (more.length > 0) return setMany(ids, verb, options);
+        return options.hub === undefined
           ? withHub(async (client) => shown(await client.setDevice(id, verb), options))
-          : changeElsewhere(options, { kind: `${verb}-device`, subject: id }),
-      );
+          : changeElsewhere(options, { kind: `${verb}-device`, subject: id });
+      });
   }
   elsewhereOptions(device.command("remove").argument("<id>", "device ID"))
     .description("forget a device (it may come back by connecting; to keep it out, disable it)")
@@ -230,6 +235,17 @@ function caRow(ca: HubCaShown): string[] {
 
 function deviceRow(device: HubDeviceShown): string[] {
   return [device.deviceId, device.state, device.caName ?? "-", device.firstConnectedAt ?? "-"];
+}
+
+async function setMany(ids: readonly string[], verb: "enable" | "disable", options: Elsewhere): Promise<void> {
+  if (options.hub !== undefined) throw new CountersignError("usage", "one device at a time at another hub");
+  await withHub(async (client) => {
+    const answer = await client.setDevices(ids, verb);
+    if (answer.unknown.length > 0) process.exitCode = 1;
+    if (options.json) return printJson(answer);
+    print(`${answer.set} ${answer.state}`);
+    for (const id of answer.unknown) print(`not here: ${id}`);
+  });
 }
 
 function shown(device: HubDeviceShown, options: Json): void {
