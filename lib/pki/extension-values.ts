@@ -1,7 +1,8 @@
 import { toHex } from "../domain/bytes.ts";
 import { DerReader, derError, TAG } from "./der.ts";
+import { readDistributionPoints } from "./distribution-points.ts";
 import type { Extension } from "./extensions.ts";
-import { readGeneralName, type GeneralName } from "./general-name.ts";
+import { MAX_NAMES, readGeneralName, readGeneralNames, type GeneralName } from "./general-name.ts";
 import { OID } from "./oids.ts";
 
 /** KeyUsage bits by number (RFC 5280 section 4.2.1.3). */
@@ -49,9 +50,6 @@ export interface ExtensionValues {
   readonly crlUrls: readonly string[] | undefined;
 }
 
-/** Names and subtrees in one extension. With 10 certificates a path, bounds the name-constraint checks to a few 100,000. */
-const MAX_NAMES = 256;
-
 /** @throws CountersignError `der-invalid` where an extension's value isn't what its OID says */
 export function readExtensionValues(extensions: readonly Extension[]): ExtensionValues {
   const value = <T>(oid: string, read: (reader: DerReader) => T): T | undefined => {
@@ -63,6 +61,8 @@ export function readExtensionValues(extensions: readonly Extension[]): Extension
     return result;
   };
   value(OID.authorityInfoAccess, checkAccessDescriptions);
+  value(OID.subjectInfoAccess, checkAccessDescriptions);
+  value(OID.freshestCRL, readDistributionPoints);
   value(OID.issuerAltName, (reader) => readGeneralNames(reader.enter()));
   return {
     basicConstraints: value(OID.basicConstraints, readBasicConstraints),
@@ -72,7 +72,7 @@ export function readExtensionValues(extensions: readonly Extension[]): Extension
     aki: value(OID.authorityKeyIdentifier, readAuthorityKeyIdentifier),
     san: value(OID.subjectAltName, (reader) => readGeneralNames(reader.enter())),
     nameConstraints: value(OID.nameConstraints, readNameConstraints),
-    crlUrls: value(OID.cRLDistributionPoints, readCrlUrls),
+    crlUrls: value(OID.cRLDistributionPoints, readDistributionPoints),
   };
 }
 
@@ -127,21 +127,6 @@ export function readAuthorityKeyIdentifier(outer: DerReader): AuthorityKeyIdenti
   return { keyIdentifier, certIssuer, certSerial };
 }
 
-function readGeneralNames(reader: DerReader): GeneralName[] {
-  const names: GeneralName[] = [];
-  if (reader.atEnd) throw reader.fail("empty GeneralNames");
-  while (!reader.atEnd) {
-    if (names.length === MAX_NAMES) throw reader.fail(`more than ${MAX_NAMES} names`);
-    const element = reader.read();
-    const name = readGeneralName(element);
-    if (name.kind === "ip" && name.value.length !== 4 && name.value.length !== 16) {
-      throw derError("IP address of neither 4 nor 16 octets", element.offset);
-    }
-    names.push(name);
-  }
-  return names;
-}
-
 function readNameConstraints(outer: DerReader): NameConstraints {
   const reader = outer.enter();
   const offset = reader.offset;
@@ -166,33 +151,15 @@ function readSubtrees(reader: DerReader | undefined): GeneralName[] | undefined 
   return bases;
 }
 
-/** AuthorityInfoAccessSyntax (RFC 5280 section 4.2.2.1): nothing in it is used, but it must be one. */
+/** AuthorityInfoAccessSyntax and the subject's (RFC 5280 section 4.2.2): nothing in it is used, but it must be one. */
 function checkAccessDescriptions(outer: DerReader): void {
   const reader = outer.enter();
-  if (reader.atEnd) throw reader.fail("empty authority information access");
+  if (reader.atEnd) throw reader.fail("empty information access");
   for (let count = 0; !reader.atEnd; count++) {
-    if (count === MAX_NAMES) throw reader.fail("too much authority information access");
+    if (count === MAX_NAMES) throw reader.fail("too much information access");
     const description = reader.enter();
     description.oid();
     readGeneralName(description.read());
     description.end();
   }
-}
-
-function readCrlUrls(outer: DerReader): string[] {
-  const reader = outer.enter();
-  const urls: string[] = [];
-  let points = 0;
-  if (reader.atEnd) throw reader.fail("empty list of CRL distribution points");
-  while (!reader.atEnd) {
-    if (points++ === MAX_NAMES) throw reader.fail("too many CRL distribution points");
-    const point = reader.enter();
-    const fullName = point.enterOptional(0xa0)?.enterOptional(0xa0);
-    const names = fullName === undefined ? [] : readGeneralNames(fullName);
-    for (const name of names) if (name.kind === "uri") urls.push(name.value);
-    point.readOptional(0x81);
-    point.readOptional(0xa2);
-    point.end();
-  }
-  return urls;
 }

@@ -1,7 +1,7 @@
 import { CountersignError } from "../domain/errors.ts";
 import { utf8 } from "../domain/bytes.ts";
 import { explicit, implicit, octetString, oid, sequence } from "./der-write.ts";
-import { derError, inside, type DerElement, type DerReader } from "./der.ts";
+import { DerReader, derError, inside, type DerElement } from "./der.ts";
 import { nameFrom, parseName, type Name } from "./name.ts";
 import { OID } from "./oids.ts";
 
@@ -12,7 +12,7 @@ export interface HardwareModuleName {
   readonly hwSerialNum: Uint8Array;
 }
 
-/** GeneralName (RFC 5280 section 4.2.1.6). `other`: otherName, x400Address, ediPartyName, registeredID, not looked into. */
+/** GeneralName (RFC 5280 section 4.2.1.6). `other`: otherName and registeredID, not looked into. No x400Address or ediPartyName. */
 export type GeneralName =
   | { readonly kind: "email" | "dns" | "uri"; readonly value: string }
   /** 4 or 16 octets; in a name constraint 8 or 32, address and mask */
@@ -20,7 +20,12 @@ export type GeneralName =
   | { readonly kind: "directory"; readonly value: Name }
   /** otherName HardwareModuleName (RFC 4108 section 5) */
   | { readonly kind: "hardware-module"; readonly value: HardwareModuleName }
-  | { readonly kind: "other"; readonly tag: number };
+  | {
+      readonly kind: "other";
+      readonly tag: number;
+      /** An otherName's type-id, dotted */
+      readonly type?: string | undefined;
+    };
 
 const TEXT_KINDS: Record<number, "email" | "dns" | "uri"> = { 0x81: "email", 0x82: "dns", 0x86: "uri" };
 
@@ -43,17 +48,46 @@ export function readGeneralName(element: DerElement): GeneralName {
     wrapper.end();
     return { kind: "directory", value: name };
   }
-  if (tag === 0xa0) return readOtherName(inside(element)) ?? { kind: "other", tag };
-  if ([0xa3, 0xa5, 0x88].includes(tag)) return { kind: "other", tag };
-  throw derError("not a GeneralName", offset);
+  if (tag === 0xa0) return readOtherName(inside(element));
+  if (tag === 0x88) {
+    new DerReader(element.raw, offset).oid(tag);
+    return { kind: "other", tag };
+  }
+  throw derError("not a GeneralName, or of a kind we don't take", offset);
+}
+
+/** In one GeneralNames, and elsewhere where a list could be long: bounds all that follows from it. */
+export const MAX_NAMES = 256;
+
+/**
+ * GeneralNames (RFC 5280 section 4.2.1.6) to the reader's end: at least one.
+ * @throws CountersignError `der-invalid`
+ */
+export function readGeneralNames(reader: DerReader): GeneralName[] {
+  const names: GeneralName[] = [];
+  if (reader.atEnd) throw reader.fail("empty GeneralNames");
+  while (!reader.atEnd) {
+    if (names.length === MAX_NAMES) throw reader.fail(`more than ${MAX_NAMES} names`);
+    const element = reader.read();
+    const name = readGeneralName(element);
+    if (name.kind === "ip" && name.value.length !== 4 && name.value.length !== 16) {
+      throw derError("IP address of neither 4 nor 16 octets", element.offset);
+    }
+    names.push(name);
+  }
+  return names;
 }
 
 /** OtherName ::= SEQUENCE { type-id, value [0] EXPLICIT }. Types but ours are read no further. */
-function readOtherName(reader: DerReader): GeneralName | undefined {
+function readOtherName(reader: DerReader): GeneralName {
   const type = reader.oid();
   const wrapper = reader.enter(0xa0);
   reader.end();
-  if (type !== OID.hardwareModuleName) return undefined;
+  if (type !== OID.hardwareModuleName) {
+    wrapper.read();
+    wrapper.end();
+    return { kind: "other", tag: 0xa0, type };
+  }
   const fields = wrapper.enter();
   wrapper.end();
   const hwType = fields.oid();

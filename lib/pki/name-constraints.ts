@@ -2,6 +2,8 @@ import type { Certificate } from "./certificate.ts";
 import type { NameConstraints } from "./extension-values.ts";
 import type { GeneralName } from "./general-name.ts";
 import { isWithin, type Name } from "./name.ts";
+import { TAG } from "./der.ts";
+import { HOST } from "./name-form.ts";
 import { OID } from "./oids.ts";
 
 /** The outcome that refuses; `undefined` from {@link constraintFault} means: within the constraints. */
@@ -83,11 +85,9 @@ function constrainedNames({ subject, san }: Certificate, isLeaf: boolean): Const
   return names;
 }
 
-const LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?";
-const HOST = new RegExp(`^(?=.{1,253}$)${LABEL}(?:\\.${LABEL})*$`);
-
+/** With white space around it too, and as a wildcard: who matches common names may take those for a host's. */
 function looksLikeDns(text: string): boolean {
-  return text.includes(".") && /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/.test(text);
+  return text.includes(".") && /^(\*\.)?[A-Za-z0-9_][A-Za-z0-9_.-]*$/.test(text.trim());
 }
 
 function checkBase(base: GeneralName): void {
@@ -120,6 +120,8 @@ function checkBase(base: GeneralName): void {
 
 /** Names of forms that we don't compare: refused only where they meet (RFC 5280 section 4.2.1.10). */
 function sameUnknownForm(name: GeneralName, base: GeneralName): boolean {
+  // Constraints on e-mail addresses bind internationalised ones, which come as an otherName (RFC 9598 section 6)
+  if (base.kind === "email") return name.kind === "other" && name.type === OID.smtpUtf8Mailbox;
   const tag = (one: GeneralName): number | undefined =>
     one.kind === "other" ? one.tag : one.kind === "hardware-module" ? OTHER_NAME : undefined;
   return tag(name) !== undefined && tag(name) === tag(base);
@@ -146,6 +148,10 @@ function matches(name: Constrained, base: GeneralName, side: Side): boolean {
 /** To exclude, letters are folded further than ASCII: what might be the same name is. */
 function directoryMatches(name: Name, base: Name, side: Side): boolean {
   if (side === "permitted") return isWithin(name, base);
+  // These compare by type and octets: what isn't the same name here may be to others
+  const odd = name.rdns.slice(0, base.rdns.length).flat();
+  if (odd.some(({ tag, text }) => text === undefined || tag === TAG.numericString))
+    throw new Unsupported("a directory name that can't be compared");
   const fold = (rdn: string | undefined): string | undefined => rdn?.normalize("NFKC").toLowerCase();
   return base.canonical.every((rdn, i) => fold(name.canonical[i]) === fold(rdn));
 }

@@ -1,7 +1,7 @@
 import { toHex, utf8 } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
 import { compareOctets, encodeElement, oid, sequence, setOf } from "./der-write.ts";
-import { derError, inside, readWhole, TAG, type DerElement } from "./der.ts";
+import { derError, inside, readWhole, TAG, type DerElement, type DerReader } from "./der.ts";
 import { stringText } from "./directory-string.ts";
 import { OID } from "./oids.ts";
 
@@ -50,27 +50,9 @@ export function nameFrom(element: DerElement): Name {
   const canonical: string[] = [];
   while (!reader.atEnd) {
     if (rdns.length === MAX_RDNS) throw reader.fail(`name with more than ${MAX_RDNS} RDNs`);
-    const rdn = reader.enter(TAG.set);
-    const attributes: NameAttribute[] = [];
-    const keys: string[] = [];
-    let previous: DerElement | undefined;
-    while (!rdn.atEnd) {
-      if (attributes.length === MAX_ATTRIBUTES) throw rdn.fail(`RDN with more than ${MAX_ATTRIBUTES} attributes`);
-      const member = rdn.read(TAG.sequence);
-      if (previous && compareOctets(previous.raw, member.raw) >= 0)
-        throw derError("SET OF not in order", member.offset);
-      previous = member;
-      const attribute = inside(member);
-      const type = attribute.oid();
-      const value = attribute.read();
-      attribute.end();
-      const text = stringText(value);
-      attributes.push({ type, tag: value.tag, text });
-      keys.push(`${type}=${canonicalValue(value, text)}`);
-    }
-    if (attributes.length === 0) throw rdn.fail("empty RDN");
+    const { attributes, key } = readRdn(reader.enter(TAG.set));
     rdns.push(attributes);
-    canonical.push(JSON.stringify(keys.toSorted()));
+    canonical.push(key);
   }
   const commonNames = rdns.flat().filter((attribute) => attribute.type === OID.commonName);
   return {
@@ -79,6 +61,32 @@ export function nameFrom(element: DerElement): Name {
     canonical,
     cn: commonNames.length === 1 ? commonNames[0]!.text : undefined,
   };
+}
+
+/**
+ * RelativeDistinguishedName: the content of its SET, to the reader's end.
+ * @returns its attributes, and its comparison key
+ * @throws CountersignError `der-invalid`
+ */
+export function readRdn(reader: DerReader): { attributes: NameAttribute[]; key: string } {
+  const attributes: NameAttribute[] = [];
+  const keys: string[] = [];
+  let previous: DerElement | undefined;
+  while (!reader.atEnd) {
+    if (attributes.length === MAX_ATTRIBUTES) throw reader.fail(`RDN with more than ${MAX_ATTRIBUTES} attributes`);
+    const member = reader.read(TAG.sequence);
+    if (previous && compareOctets(previous.raw, member.raw) >= 0) throw derError("SET OF not in order", member.offset);
+    previous = member;
+    const attribute = inside(member);
+    const type = attribute.oid();
+    const value = attribute.read();
+    attribute.end();
+    const text = stringText(value);
+    attributes.push({ type, tag: value.tag, text });
+    keys.push(`${type}=${canonicalValue(value, text)}`);
+  }
+  if (attributes.length === 0) throw reader.fail("empty RDN");
+  return { attributes, key: JSON.stringify(keys.toSorted()) };
 }
 
 /**

@@ -20,6 +20,7 @@ export const OID = {
   organizationName: "2.5.4.10",
   organizationalUnitName: "2.5.4.11",
   emailAddress: "1.2.840.113549.1.9.1",
+  domainComponent: "0.9.2342.19200300.100.1.25",
   // RFC 2985 CSR attributes
   challengePassword: "1.2.840.113549.1.9.7",
   extensionRequest: "1.2.840.113549.1.9.14",
@@ -46,11 +47,14 @@ export const OID = {
   extKeyUsage: "2.5.29.37",
   freshestCRL: "2.5.29.46",
   authorityInfoAccess: "1.3.6.1.5.5.7.1.1",
+  subjectInfoAccess: "1.3.6.1.5.5.7.1.11",
   inhibitAnyPolicy: "2.5.29.54",
   // RFC 6960 section 4.2.2.2.1
   ocspNoCheck: "1.3.6.1.5.5.7.48.1.5",
   // RFC 4108 section 5
   hardwareModuleName: "1.3.6.1.5.5.7.8.4",
+  // RFC 9598 section 3
+  smtpUtf8Mailbox: "1.3.6.1.5.5.7.8.9",
   // RFC 5280 section 4.2.1.12 key purposes
   serverAuth: "1.3.6.1.5.5.7.3.1",
   clientAuth: "1.3.6.1.5.5.7.3.2",

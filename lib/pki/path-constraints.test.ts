@@ -7,6 +7,7 @@ import {
   put,
   constrain,
   named,
+  attribute,
   gn,
   dns,
   email,
@@ -16,9 +17,14 @@ import {
   subject,
   withMail,
 } from "../../test/support/spoiled-path.ts";
+import { utf8 } from "../domain/bytes.ts";
 import * as der from "./der-write.ts";
 import { buildName } from "./name.ts";
 import { OID } from "./oids.ts";
+
+/** SubjectAltName of one SmtpUTF8Mailbox (RFC 9598). */
+const mailbox = (address: string): Uint8Array =>
+  der.sequence(der.explicit(0, der.oid(OID.smtpUtf8Mailbox), der.explicit(0, der.encodeElement(0x0c, utf8(address)))));
 
 /** Name constraints (RFC 5280 sections 4.2.1.10 and 6.1.3 b, c), one certificate of a path changed at a time. */
 
@@ -32,11 +38,7 @@ describe.each<[string, [string, Spoil, string][]]>([
         { ca: constrain([gn.directory(buildName({ organization: "Z" }))]) },
         "name-constraint-violated@0",
       ],
-      [
-        "not critical, and not met",
-        { ca: constrain([gn.directory(buildName({ organization: "Z" }))], [], false) },
-        "name-constraint-violated@0",
-      ],
+      ["not critical, though met", { ca: constrain([gn.directory(Y)], [], false) }, "extension-critical@1"],
       [
         "met by the subject but not by a directory name beside it",
         {
@@ -120,6 +122,39 @@ describe.each<[string, [string, Spoil, string][]]>([
         "DNS, in a common name",
         { ca: constrain([gn.dns("example.com")]), leaf: named(buildName({ commonName: "a.evil.com" })) },
         "name-constraint-violated@0",
+      ],
+      [
+        "DNS, in a common name, as a wildcard",
+        { ca: constrain([gn.dns("example.com")]), leaf: named(buildName({ commonName: "*.evil.com" })) },
+        "name-constraint-violated@0",
+      ],
+      [
+        "DNS, in a common name, with white space around",
+        { ca: constrain([gn.dns("example.com")]), leaf: named(buildName({ commonName: " a.evil.com" })) },
+        "name-constraint-unsupported@0",
+      ],
+      [
+        "e-mail, an internationalised mailbox outside what is permitted",
+        { ca: constrain([gn.email("example.com")]), leaf: put(OID.subjectAltName, false, mailbox("ü@evil.com")) },
+        "name-constraint-unsupported@0",
+      ],
+      [
+        "e-mail, an internationalised mailbox in what is excluded",
+        { ca: constrain([], [gn.email("evil.com")]), leaf: put(OID.subjectAltName, false, mailbox("ü@evil.com")) },
+        "name-constraint-unsupported@0",
+      ],
+      [
+        "DNS alone, an internationalised mailbox",
+        { ca: constrain([gn.dns("example.com")]), leaf: put(OID.subjectAltName, false, mailbox("ü@evil.com")) },
+        "ok 3",
+      ],
+      [
+        "excluding an organization that the leaf writes as NumericString",
+        {
+          ca: constrain([], [gn.directory(buildName({ organization: "47" }))]),
+          leaf: named(der.sequence(attribute(OID.organizationName, 0x12, utf8("47")))),
+        },
+        "name-constraint-unsupported@0",
       ],
       [
         "e-mail, in the subject, IA5String",

@@ -3,6 +3,7 @@ import { isCountersignError } from "../domain/errors.ts";
 import { algorithmFor } from "./algorithms.ts";
 import type { Certificate } from "./certificate.ts";
 import { constraintFault, type NameBudget } from "./name-constraints.ts";
+import { alternativeNameFault, nameFault } from "./name-form.ts";
 import { sameName } from "./name.ts";
 import { OID } from "./oids.ts";
 import { checkPurpose, type PathPurpose } from "./path-purpose.ts";
@@ -106,7 +107,17 @@ function checkForm(certificate: Certificate, i: number): void {
   if (basicConstraints?.pathLen !== undefined && !(ca && signsCertificates)) {
     throw new PathError("basic-constraints", i, "a path length without cA and keyCertSign");
   }
+  const fault = nameFault(issuer) ?? nameFault(subject) ?? firstFault(san);
+  if (fault !== undefined) throw new PathError("certificate-malformed", i, fault);
   if (keyUsage?.length === 0) throw new PathError("key-usage", i, "its key usage is empty");
+}
+
+function firstFault(names: Certificate["san"]): string | undefined {
+  for (const name of names ?? []) {
+    const fault = alternativeNameFault(name);
+    if (fault !== undefined) return fault;
+  }
+  return undefined;
 }
 
 function checkCa({ basicConstraints, keyUsage }: Certificate, i: number): void {
@@ -151,6 +162,10 @@ function checkCriticality(certificate: Certificate, i: number): void {
   }
   if (certificate.nameConstraints !== undefined && certificate.basicConstraints?.ca !== true) {
     throw new PathError("basic-constraints", i, "name constraints in a certificate that is no CA's");
+  }
+  // Enforced either way, but a CA that doesn't insist leaves others free not to (RFC 5280 section 4.2.1.10)
+  if (certificate.nameConstraints !== undefined && !isCritical(certificate, OID.nameConstraints)) {
+    throw new PathError("extension-critical", i, "name constraints must be critical");
   }
 }
 

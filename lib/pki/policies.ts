@@ -20,6 +20,11 @@ const MAX_ENTRIES = 64;
 /** Above any path's length, so as good as no limit */
 const MAX_SKIP = 0xffff;
 
+const QUALIFIER_TAGS: Record<string, number> = {
+  [OID.qualifierCps]: TAG.ia5String,
+  [OID.qualifierUserNotice]: TAG.sequence,
+};
+
 /**
  * @returns the extensions, or why the certificate can't be judged
  * @throws CountersignError `der-invalid`
@@ -71,7 +76,8 @@ function readPolicies(outer: DerReader): Set<string> | "unknown-qualifier" {
     while (!qualifiers.atEnd) {
       const qualifier = qualifiers.enter();
       const kind = qualifier.oid();
-      qualifier.read();
+      // CPSuri or UserNotice; of others any one value
+      qualifier.read(QUALIFIER_TAGS[kind]);
       qualifier.end();
       if (kind !== OID.qualifierCps && kind !== OID.qualifierUserNotice) unknown = true;
     }
