@@ -150,7 +150,9 @@ async function signAndStore(
         if (issuance.issuerKeyId !== authority.issuerKeyId) throw otherIssuer(issuance);
         const tbs = issuance.linted ?? relint(authority, issuance.tbs);
         asked.count++;
-        signed.push({ issuance, certificate: await key.signCertificate(tbs) });
+        const certificate = await key.signCertificate(tbs);
+        // Only now: what was gathered when it was asked for may be on its way into the database.
+        signed.push({ issuance, certificate });
         if (performance.now() - storedAt > STORE_AFTER_MS) await store();
       } catch (error) {
         failed = true;

@@ -1,7 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { csrManifest } from "../../apps/cli/station-key.ts";
 import type { CaKey } from "../../hsm/index.ts";
 import { toBase64 } from "../../lib/domain/bytes.ts";
@@ -362,6 +362,33 @@ describe("crashes", () => {
         }),
     };
     await issueBatch(slow, await post(lot, "certify", [device!.csr]), () => void beats++);
+  });
+
+  it("what is signed while earlier signatures are being stored is stored too", async () => {
+    const lot = await newLot(2);
+    const devices = testDevices(2);
+    await build(lot, devices);
+    const batch = await post(lot, "certify", devices.map(csrOf));
+    const now = performance.now.bind(performance);
+    let passed = 0;
+    const clock = vi.spyOn(performance, "now").mockImplementation(() => now() + passed);
+    let calls = 0;
+    const slow: IssuingContext = {
+      ...site.issuing,
+      caKey: async () =>
+        signingBy(async (sign) => {
+          if (++calls === 2) await sleep(300);
+          else passed = 6_000;
+          return await sign();
+        }),
+    };
+    try {
+      await issueBatch(slow, batch);
+    } finally {
+      clock.mockRestore();
+    }
+    expect(calls).toBe(2);
+    expect(codes(await answers(batch))).toEqual([null, null]);
   });
 
   type Sign = CaKey["signCertificate"];
