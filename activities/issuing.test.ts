@@ -45,11 +45,9 @@ describe("a group of batches", () => {
     await expect(attempt(1, [refused])).resolves.toEqual([]);
     await site.db.query("UPDATE batch SET state = 'pending' WHERE id = $1", [refused]);
     await site.db.query("DELETE FROM batch_result WHERE batch = $1", [refused]);
-    await site.db.query(
-      `UPDATE issuance SET issuer_key_id = 'earlier', certificate = NULL, certified_key = NULL, certified_leaf = NULL
-       WHERE device = $1`,
-      [group[1]!.device.id],
-    );
+    const { id } = group[1]!.device;
+    await site.db.query("UPDATE issuance_intent SET issuer_key_id = 'earlier' WHERE device = $1", [id]);
+    await site.db.query("DELETE FROM issuance_certificate WHERE device = $1", [id]);
 
     await expect(attempt(1, ids)).rejects.toMatchObject({ nonRetryable: false });
     expect((await batchAnswers(site.db, good)).answers[0]?.certificate).toBeInstanceOf(Uint8Array);

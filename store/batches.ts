@@ -230,7 +230,7 @@ export async function batchAnswers(
       FROM batch_result r
       LEFT JOIN device d ON d.id = r.device AND r.code IS NULL
       LEFT JOIN lot l ON l.id = d.lot
-      LEFT JOIN issuance i ON i.device = d.id AND i.profile = l.profile
+      LEFT JOIN issuance_certificate i ON i.device = d.id AND i.profile = l.profile
       WHERE r.batch = $1 ORDER BY r.index`,
     values: [id, batch.kind === "certify"],
   });

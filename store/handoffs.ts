@@ -154,7 +154,7 @@ export async function lockReleasable(tx: Tx, lot: string): Promise<HandoffItem[]
   const { rows } = await tx.query<HandoffItem>(
     `SELECT d.id AS "deviceId", d.spki_sha256 AS "spkiSha256", d.csr_sha256 AS "csrSha256", d.slot,
        d.prev->>'leafHash' AS prev
-     FROM device d WHERE d.id = ANY($1) AND NOT EXISTS (SELECT 1 FROM issuance i WHERE i.device = d.id) ORDER BY d.slot`,
+     FROM device d WHERE d.id = ANY($1) AND NOT EXISTS (SELECT 1 FROM issuance_intent i WHERE i.device = d.id) ORDER BY d.slot`,
     [locked.rows.map((row) => row.id)],
   );
   return rows;

@@ -2,12 +2,12 @@ import { toHex } from "../lib/domain/bytes.ts";
 import type { Intake } from "../lib/records/manifest.ts";
 import type { ActRef, PrevRef } from "../lib/records/primitives.ts";
 import type { Queryable, Tx } from "./db.ts";
-import { hexHashes, ints, packed, texts } from "./packed.ts";
+import { hexHashes, ints, packed, packedHex, texts } from "./packed.ts";
 
 /**
- * What is about to be signed, and what was. A row's bytes are fixed before the HSM is asked; `certificate` takes the
- * first signed result and never another. Nothing is shown outside before its record is under a signed checkpoint: such
- * rows are the view `released_issuance`.
+ * What is about to be signed, and what was. An intent's bytes are fixed before the HSM is asked; its certificate is the
+ * first signed result and never another. Both together are the view `issuance`. Nothing is shown outside before its record
+ * is under a signed checkpoint: such rows are the view `released_issuance`.
  */
 
 export interface NewIntent {
@@ -38,7 +38,7 @@ export async function insertIntents(
   const intakePaths = packed(intents.map((i) => pathBytes(i.intake.path)));
   await tx.query({
     name: "intent-insert",
-    text: `INSERT INTO issuance (lot, profile, grant_origin, grant_leaf, issuer_key_id, intent_leaf, intake_digest,
+    text: `INSERT INTO issuance_intent (lot, profile, grant_origin, grant_leaf, issuer_key_id, intent_leaf, intake_digest,
         device, csr_sha256, serial, intent_index, intake_index, tbs, intent_path, intake_path)
       SELECT $1, $2, $3, $4, $5, $6, $7, d, c, s, ni, mi, substring($13::bytea FROM te - ts + 1 FOR ts),
         substring($16::bytea FROM ne - ns + 1 FOR ns), substring($19::bytea FROM me - ms + 1 FOR ms)
@@ -140,8 +140,8 @@ export async function findIssuances(q: Queryable, profile: string, devices: read
 export async function certifiedKeys(q: Queryable, profile: string, devices: readonly string[]): Promise<string[]> {
   const { rows } = await q.query<{ keys: string | null }>({
     name: "issuance-keys",
-    text: `SELECT string_agg(certified_key, '') AS keys FROM issuance
-      WHERE profile = $1 AND device = ANY($2) AND certificate IS NOT NULL`,
+    text: `SELECT encode(string_agg(retry_key, ''::bytea), 'hex') AS keys FROM issuance_certificate
+      WHERE profile = $1 AND device = ANY($2)`,
     values: [profile, texts(devices)],
   });
   return hexHashes(rows[0]!.keys);
@@ -164,15 +164,16 @@ export async function lockUnsigned(
   const { rows } = await tx.query<{ unsigned: string | null }>({
     name: "issuance-unsigned",
     // No device ID has a space in it.
-    text: `SELECT string_agg(device, ' ') AS unsigned FROM issuance
-      WHERE profile = $1 AND device = ANY($2) AND certificate IS NULL AND abandoned IS NULL`,
+    text: `SELECT string_agg(device, ' ') AS unsigned FROM issuance_intent
+      WHERE profile = $1 AND device = ANY($2) AND abandoned IS NULL AND device <> ALL (
+        ARRAY(SELECT device FROM issuance_certificate WHERE profile = $1 AND device = ANY($2)))`,
     values: [profile, texts(devices)],
   });
   const unsigned = new Set(rows[0]!.unsigned?.split(" "));
   return new Map(locked.rows.flatMap(({ id, ...rest }) => (unsigned.has(id) ? [[id, rest] as const] : [])));
 }
 
-/** Stores signed certificates where there is none yet; the caller holds the locks of {@link lockUnsigned}. */
+/** Stores signed certificates: the first of each stays. The caller holds the locks of {@link lockUnsigned}. */
 export async function storeCertificates(
   tx: Tx,
   profile: string,
@@ -182,20 +183,19 @@ export async function storeCertificates(
   const certificates = packed(certified.map((c) => c.certificate));
   await tx.query({
     name: "issuance-store",
-    // The first stays by COALESCE, not by a condition: one on the certificate makes the planner expect hardly any row
-    // without one, and go through all rows for each of them.
-    text: `UPDATE issuance i SET certificate = COALESCE(i.certificate, substring($3::bytea FROM n.e - n.s + 1 FOR n.s)),
-        certified_key = COALESCE(i.certified_key, n.k), certified_leaf = COALESCE(i.certified_leaf, n.l)
-      FROM unnest($2::text[], $4::int[], $5::int[], $6::text[], $7::text[]) AS n(d, e, s, k, l)
-      WHERE i.device = n.d AND i.profile = $1`,
+    text: `INSERT INTO issuance_certificate (device, profile, certificate, retry_key, leaf_hash)
+      SELECT d, $1, substring($3::bytea FROM e - s + 1 FOR s), substring($6::bytea FROM 32 * o::int - 31 FOR 32),
+        substring($7::bytea FROM 32 * o::int - 31 FOR 32)
+      FROM unnest($2::text[], $4::int[], $5::int[]) WITH ORDINALITY AS n(d, e, s, o)
+      ON CONFLICT DO NOTHING`,
     values: [
       profile,
       texts(certified.map((c) => c.device)),
       certificates.bytes,
       certificates.ends,
       certificates.sizes,
-      texts(certified.map((c) => c.retryKey)),
-      texts(certified.map((c) => c.leafHash)),
+      packedHex(certified.map((c) => c.retryKey)),
+      packedHex(certified.map((c) => c.leafHash)),
     ],
   });
 }

@@ -6,13 +6,13 @@ import { leafHash } from "../lib/ledger/tree.ts";
 import { utf8 } from "../lib/domain/bytes.ts";
 import { tempDir, testDatabase } from "../test/support/index.ts";
 import { connect, inTransaction, migrate, type Db } from "./db.ts";
-import { findIssuances, releasedDevices } from "./issuance.ts";
+import { certifiedKeys, findIssuances, lockUnsigned, releasedDevices } from "./issuance.ts";
 import { readIncluded, removePending, takePending } from "./ledger.ts";
 import { countLot } from "./lots.ts";
 
 /** What a database holds when a migration that reshapes its rows comes. */
 
-const LEAN = ["011-ledger-rows.sql", "040-lean-rows.sql"];
+const RESHAPING = ["011-ledger-rows.sql", "040-lean-rows.sql", "150-certificate-rows.sql"];
 const entries = ["a", "b", "c", "d"].map((text) => utf8(`{"${text}":{"lot":"lot","profile":{}}}`));
 const keys = entries.map((_, i) => Buffer.alloc(32, i + 1));
 const hash = (byte: string): string => byte.repeat(64);
@@ -22,7 +22,7 @@ beforeAll(async () => {
   db = connect((await testDatabase()).url);
   const before = join(tempDir("migrations"), "before");
   cpSync(join(import.meta.dirname, "migrations"), before, { recursive: true });
-  for (const name of LEAN) rmSync(join(before, name));
+  for (const name of RESHAPING) rmSync(join(before, name));
   await migrate(db, before);
   await db.query("INSERT INTO ledger_head (origin, size, root) VALUES ('x', 2, $1)", [Buffer.alloc(32)]);
   for (const [i, entry] of entries.entries()) {
@@ -57,8 +57,21 @@ beforeAll(async () => {
     await db.query(
       `INSERT INTO issuance (device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent, intake, grant_origin,
          grant_leaf, certificate, certified_key, certified_leaf, released)
-       VALUES ($1, 'p', 'lot', '', 'k', $1, 'tbs', $2, $3, 'x', '', 'der', $4, 'leaf', $5)`,
-      [`dev-${i}`, intent, intake, keys[i]!.toString("hex"), i === 0],
+       VALUES ($1, 'p', 'lot', '', 'k', $1, 'tbs', $2, $3, 'x', '', 'der', $4, $5, $6)`,
+      [`dev-${i}`, intent, intake, keys[i]!.toString("hex"), hash(String(i)), i === 0],
+    );
+  }
+  for (const [i, [device, reason]] of [["open", null] as const, ["abandoned", "the key is gone"] as const].entries()) {
+    await db.query(
+      `INSERT INTO device (id, spki_sha256, lot, slot, csr_sha256, stage, built, prev)
+       VALUES ($1, $1, 'lot', $2, '', 'built', true, '{}')`,
+      [device, i + 4],
+    );
+    await db.query(
+      `INSERT INTO issuance (device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent, intake, grant_origin,
+         grant_leaf, abandoned)
+       VALUES ($1, 'p', 'lot', '', 'k', $1, 'tbs', $2, $3, 'x', '', $4)`,
+      [device, intent, intakes[0], reason],
     );
   }
   await migrate(db);
@@ -76,7 +89,25 @@ it("keeps intents, intakes and releases of a database that was filled before its
   // dev-1 is in the tree and dev-2 waits for it; the checkpoint covers neither.
   expect([...(await releasedDevices(db, "p", ["dev-0", "dev-1", "dev-2"]))]).toEqual(["dev-0"]);
   expect(await readIncluded(db, keys)).toHaveLength(1);
-  expect(await countLot(db, "lot")).toMatchObject({ built: 3, certified: 1, released: 0, refused: 0 });
+  expect(await countLot(db, "lot")).toMatchObject({ built: 5, certified: 1, released: 0, refused: 0 });
+});
+
+it("keeps certificates, and intents without one, of a database that was filled before they had rows of their own", async () => {
+  const found = await findIssuances(db, "p", ["dev-0", "dev-2", "open", "abandoned"]);
+  const byDevice = new Map(found.map((issuance) => [issuance.device, issuance]));
+  for (const i of [0, 2]) {
+    const { certificate, certifiedKey } = byDevice.get(`dev-${i}`)!;
+    expect(Buffer.from(certificate!).toString()).toBe("der");
+    expect(certifiedKey).toBe(keys[i]!.toString("hex"));
+  }
+  expect(byDevice.get("open")).toMatchObject({ certificate: null, certifiedKey: null, abandoned: null });
+  expect(byDevice.get("abandoned")).toMatchObject({ certificate: null, abandoned: "the key is gone" });
+  expect(await certifiedKeys(db, "p", ["dev-0", "open"])).toEqual([keys[0]!.toString("hex")]);
+  const { rows } = await db.query("SELECT device, certified_leaf FROM issuance WHERE certified_leaf IS NOT NULL");
+  expect(new Map(rows.map((row) => [row.device, row.certified_leaf])).get("dev-2")).toBe(hash("2"));
+  await inTransaction(db, async (tx) =>
+    expect([...(await lockUnsigned(tx, "p", ["dev-0", "dev-1", "dev-2"])).keys()]).toEqual([]),
+  );
 });
 
 it("takes the acts that waited then, in their order", async () => {

@@ -62,7 +62,7 @@ export async function placeAhead(
   count: number,
 ): Promise<IssuancePlace | undefined> {
   const { rows } = await q.query<IssuancePlace>(
-    `SELECT device, profile FROM issuance WHERE (device, profile) > ($1, $2)
+    `SELECT device, profile FROM issuance_intent WHERE (device, profile) > ($1, $2)
      ORDER BY device, profile OFFSET $3 LIMIT 1`,
     [after.device, after.profile, count - 1],
   );
@@ -110,7 +110,8 @@ export async function openIntents(
 export async function abandonIntent(tx: Tx, device: string, profile: string, reason: string): Promise<boolean> {
   await tx.query("SELECT 1 FROM device WHERE id = $1 FOR UPDATE", [device]);
   const { rowCount } = await tx.query(
-    "UPDATE issuance SET abandoned = $3 WHERE device = $1 AND profile = $2 AND certificate IS NULL",
+    `UPDATE issuance_intent i SET abandoned = $3 WHERE device = $1 AND profile = $2
+       AND NOT EXISTS (SELECT FROM issuance_certificate c WHERE c.device = i.device AND c.profile = i.profile)`,
     [device, profile, reason.slice(0, 500)],
   );
   return rowCount === 1;
@@ -120,10 +121,13 @@ export async function abandonIntent(tx: Tx, device: string, profile: string, rea
 export async function unloggedCertificates(q: Queryable, scope: Scope, limit: number): Promise<Uint8Array[]> {
   const { condition, values } = within(scope);
   const { rows } = await q.query<{ certificate: Uint8Array }>(
-    `SELECT i.certificate FROM issuance i
-     WHERE ${condition} AND i.certificate IS NOT NULL
-       AND NOT EXISTS (SELECT 1 FROM ledger_leaf l WHERE l.retry_key = decode(i.certified_key, 'hex'))
-       AND NOT EXISTS (SELECT 1 FROM ledger_pending p WHERE position(decode(i.certified_key, 'hex') IN p.retry_keys) > 0)
+    `SELECT c.certificate FROM issuance_intent i
+       CROSS JOIN LATERAL (
+         SELECT certificate, retry_key FROM issuance_certificate c
+         WHERE c.device = i.device AND c.profile = i.profile LIMIT 1) c
+     WHERE ${condition}
+       AND NOT EXISTS (SELECT 1 FROM ledger_leaf l WHERE l.retry_key = c.retry_key)
+       AND NOT EXISTS (SELECT 1 FROM ledger_pending p WHERE position(c.retry_key IN p.retry_keys) > 0)
      LIMIT $${values.length + 1}`,
     [...values, limit],
   );
@@ -137,7 +141,8 @@ export async function certifiedEntry(
   serial: string,
 ): Promise<Uint8Array | undefined> {
   const { rows } = await q.query<{ entry: Uint8Array }>(
-    `SELECT a.entry FROM issuance i JOIN ledger_act a ON a.retry_key = decode(i.certified_key, 'hex')
+    `SELECT a.entry FROM issuance_intent i JOIN issuance_certificate c USING (device, profile)
+       JOIN ledger_act a USING (retry_key)
      WHERE i.issuer_key_id = $1 AND i.serial = $2 AND a.entry IS NOT NULL AND a.refused IS NULL`,
     [issuerKeyId, serial],
   );

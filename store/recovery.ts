@@ -79,16 +79,19 @@ export async function adoptCertificate(tx: Tx, issued: AdoptedCertificate): Prom
   const intake = issued.intake.kind === "manifest" ? issued.intake : undefined;
   await tx.query({
     name: "recovery-certificate",
-    text: `INSERT INTO issuance (device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent_leaf, intent_index,
-        intent_path, intake_digest, intake_index, intake_path, grant_origin, grant_leaf, certificate, certified_key,
-        certified_leaf)
-      SELECT d.id, $2, $3, d.csr_sha256, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17
-      FROM device d WHERE d.id = $1
-      ON CONFLICT (device, profile) DO UPDATE SET issuer_key_id = EXCLUDED.issuer_key_id, serial = EXCLUDED.serial,
-        tbs = EXCLUDED.tbs, intent_leaf = EXCLUDED.intent_leaf, intent_index = EXCLUDED.intent_index,
-        intent_path = EXCLUDED.intent_path, intake_digest = EXCLUDED.intake_digest, intake_index = EXCLUDED.intake_index,
-        intake_path = EXCLUDED.intake_path, certificate = EXCLUDED.certificate, certified_key = EXCLUDED.certified_key,
-        certified_leaf = EXCLUDED.certified_leaf, abandoned = NULL`,
+    text: `WITH intent AS (
+        INSERT INTO issuance_intent (device, profile, lot, csr_sha256, issuer_key_id, serial, tbs, intent_leaf,
+          intent_index, intent_path, intake_digest, intake_index, intake_path, grant_origin, grant_leaf)
+        SELECT d.id, $2, $3, d.csr_sha256, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14 FROM device d WHERE d.id = $1
+        ON CONFLICT (device, profile) DO UPDATE SET issuer_key_id = EXCLUDED.issuer_key_id, serial = EXCLUDED.serial,
+          tbs = EXCLUDED.tbs, intent_leaf = EXCLUDED.intent_leaf, intent_index = EXCLUDED.intent_index,
+          intent_path = EXCLUDED.intent_path, intake_digest = EXCLUDED.intake_digest,
+          intake_index = EXCLUDED.intake_index, intake_path = EXCLUDED.intake_path, abandoned = NULL
+        RETURNING device, profile
+      ) INSERT INTO issuance_certificate (device, profile, certificate, retry_key, leaf_hash)
+      SELECT device, profile, $15, $16, $17 FROM intent
+      ON CONFLICT (device, profile) DO UPDATE SET certificate = EXCLUDED.certificate, retry_key = EXCLUDED.retry_key,
+        leaf_hash = EXCLUDED.leaf_hash`,
     values: [
       issued.device,
       issued.profile,
@@ -105,8 +108,8 @@ export async function adoptCertificate(tx: Tx, issued: AdoptedCertificate): Prom
       issued.grant.origin,
       issued.grant.leafHash,
       issued.certificate,
-      issued.retryKey,
-      issued.leafHash,
+      Buffer.from(issued.retryKey, "hex"),
+      Buffer.from(issued.leafHash, "hex"),
     ],
   });
 }
@@ -272,7 +275,8 @@ export async function adoptRevocation(tx: Tx, revoked: AdoptedRevocation): Promi
   if (ordered.rowCount === 1) return true;
   const held =
     target === "device"
-      ? "SELECT certificate, issuer_key_id AS issuer FROM issuance WHERE certified_leaf = $1 AND certificate IS NOT NULL"
+      ? `SELECT certificate, issuer_key_id AS issuer FROM issuance_certificate JOIN issuance_intent USING (device, profile)
+         WHERE leaf_hash = decode($1, 'hex')`
       : `SELECT certificate, (SELECT key_id FROM ca_certificate ORDER BY added DESC LIMIT 1) AS issuer FROM (
            SELECT certificate FROM delegation WHERE act_leaf_hash = $1 AND certificate IS NOT NULL
            UNION SELECT certificate FROM delegation_superseded WHERE leaf_hash = $1) d`;

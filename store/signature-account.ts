@@ -21,7 +21,7 @@ export interface SignatureAccount {
 
 export async function readAccount(q: Queryable, keyId: string): Promise<SignatureAccount> {
   const { rows } = await q.query<SignatureAccount>(
-    `SELECT (SELECT count(*) FROM issuance WHERE issuer_key_id = $1)
+    `SELECT (SELECT count(*) FROM issuance_intent WHERE issuer_key_id = $1)
          + coalesce((SELECT noted FROM signature_account WHERE key_id = $1), 0) AS accounted,
        (SELECT count(*) FROM issuance
          WHERE created >= (SELECT settled_before FROM reconcile_progress) AND issuer_key_id = $1

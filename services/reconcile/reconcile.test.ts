@@ -90,6 +90,16 @@ const rows = async (lot: string) =>
     )
   ).rows;
 
+/** Puts a certificate into a lot's rows that no record stands for. */
+const plant = (lot: string, der: Uint8Array) =>
+  site.db.query(
+    `INSERT INTO issuance_certificate (device, profile, certificate, retry_key, leaf_hash)
+     SELECT device, profile, $2, decode(repeat('ab', 32), 'hex'), decode(repeat('cd', 32), 'hex')
+     FROM issuance_intent WHERE lot = $1
+     ON CONFLICT (device, profile) DO UPDATE SET certificate = EXCLUDED.certificate, retry_key = EXCLUDED.retry_key`,
+    [lot, der],
+  );
+
 describe("open intents", () => {
   it("whose batch is done are signed under the same bytes, once, and given out when asked for again", async () => {
     const { lot, devices } = await orphans(3);
@@ -141,7 +151,7 @@ describe("open intents", () => {
     const { lot, devices } = await builtLot(1);
     const batch = await post(lot, "certify", devices);
     const giveUp = async (): Promise<void> => {
-      await site.db.query("UPDATE issuance SET abandoned = 'in between' WHERE lot = $1", [lot]);
+      await site.db.query("UPDATE issuance_intent SET abandoned = 'in between' WHERE lot = $1", [lot]);
     };
     await expect(issueBatch({ ...site.issuing, seam: { afterSigning: giveUp } }, batch)).rejects.toMatchObject({
       code: "internal",
@@ -248,10 +258,7 @@ describe("a certificate that is seen", () => {
   it("in the site's own database, without an entry in the ledger, raises its alarm too", async () => {
     const { lot, devices } = await orphans(1);
     const der = await stolen(devices[0]!.id);
-    await site.db.query(
-      "UPDATE issuance SET certificate = $2, certified_key = repeat('ab', 32), certified_leaf = repeat('cd', 32) WHERE lot = $1",
-      [lot, der],
-    );
+    await plant(lot, der);
     expect((await reconcile(context)).alarms).toHaveLength(1);
     expect((await reconcile(context)).alarms).toHaveLength(0);
     expect((await alarms()).at(-1)!.subject[0]!.name).toBe(site.party);
@@ -259,40 +266,30 @@ describe("a certificate that is seen", () => {
 
   it("is found beside a row that holds no certificate at all, which is told", async () => {
     const [one, two] = [await orphans(1), await orphans(1)];
-    const change = (lot: string, der: Uint8Array) =>
-      site.db.query(
-        "UPDATE issuance SET certificate = $2, certified_key = repeat('ab', 32), certified_leaf = repeat('cd', 32) WHERE lot = $1",
-        [lot, der],
-      );
-    await change(one.lot, utf8("no certificate"));
-    await change(two.lot, await stolen(two.devices[0]!.id));
+    await plant(one.lot, utf8("no certificate"));
+    await plant(two.lot, await stolen(two.devices[0]!.id));
     const before = (await alarms()).length;
     await expect(reconcile(context, { everything: true })).rejects.toMatchObject({ kind: "invalid" });
     expect(await alarms()).toHaveLength(before + 1);
-    await site.db.query("DELETE FROM issuance WHERE lot = $1", [one.lot]);
+    await site.db.query("DELETE FROM issuance_intent WHERE lot = $1", [one.lot]);
   });
 
   it("in a row that somebody changed long after it was settled is found by the slow pass, or when all is asked for", async () => {
     const progress = async () =>
       (await site.db.query<{ at: Date }>("SELECT settled_before AS at FROM reconcile_progress")).rows[0]!.at;
-    const change = async (lot: string, der: Uint8Array) =>
-      site.db.query("UPDATE issuance SET certificate = $2, certified_key = repeat('ac', 32) WHERE lot = $1", [
-        lot,
-        der,
-      ]);
-    await site.db.query("UPDATE issuance SET created = created - interval '1 day'");
+    await site.db.query("UPDATE issuance_intent SET created = created - interval '1 day'");
     await reconcile(context, { olderThanMs: 0 });
     expect(Date.now() - (await progress()).getTime()).toBeLessThan(600_000);
     const made = await builtLot(1);
     await again(made.lot, made.devices);
-    await site.db.query("UPDATE issuance SET created = created - interval '1 day'");
+    await site.db.query("UPDATE issuance_intent SET created = created - interval '1 day'");
 
-    await change(made.lot, await stolen(made.devices[0]!.id));
+    await plant(made.lot, await stolen(made.devices[0]!.id));
     await site.db.query("UPDATE reconcile_progress SET device = 'zzz'");
     expect((await reconcile(context)).alarms).toHaveLength(0);
     expect((await reconcile(context)).alarms).toHaveLength(1);
 
-    await change(made.lot, await stolen(made.devices[0]!.id));
+    await plant(made.lot, await stolen(made.devices[0]!.id));
     await site.db.query("UPDATE reconcile_progress SET device = 'zzz'");
     expect((await reconcile(context, { everything: true })).alarms).toHaveLength(1);
   });
@@ -300,7 +297,7 @@ describe("a certificate that is seen", () => {
   it("waits for intents that are open before it counts what is older as settled", async () => {
     const { lot } = await orphans(1);
     await site.db.query("UPDATE reconcile_progress SET settled_before = now() - interval '3 days'");
-    await site.db.query("UPDATE issuance SET created = now() - interval '2 days' WHERE lot = $1", [lot]);
+    await site.db.query("UPDATE issuance_intent SET created = now() - interval '2 days' WHERE lot = $1", [lot]);
     const down = { ...context, caKey: async (): Promise<CaKey> => crash() };
     expect((await reconcile(down)).intents.open).toHaveLength(1);
     expect((await reconcile(context)).intents.signed).toHaveLength(1);
