@@ -6,15 +6,19 @@ import { parseCertificate } from "../lib/pki/certificate.ts";
 import { pemEncode } from "../lib/pki/pem.ts";
 import { keyId } from "../lib/pki/spki.ts";
 import { azureHub } from "../services/hub/azure/hub.ts";
+import { followRevocation } from "../services/hub/keep-out.ts";
+import type { HubRegistry } from "../services/hub/registry.ts";
 import { azureHubSettings, resolveAzureHub } from "../services/hub/azure/settings.ts";
 import { orderRevocation, recordRevocations, type RevocationOrder } from "../services/parties/revoke.ts";
 import { storeCaCertificate } from "../store/authority.ts";
 import { inTransaction } from "../store/db.ts";
+import { claimForHandoff, insertHandoff } from "../store/handoffs.ts";
 import { hubsBehind, toldOf } from "../store/hub-blocks.ts";
 import { insertStep, lockDeviceCertificates, type RevocationEffect } from "../store/revocations.ts";
 import { AZURE, startAzureRecorder, type AzureRecorder, azureSettings } from "../test/support/azure-recorder.ts";
 import { tempDir } from "../test/support/index.ts";
 import {
+  buildDevices,
   certifyDevices,
   lotSite,
   ownLot,
@@ -40,7 +44,7 @@ beforeAll(async () => {
     testCertificate("CN=Child CA", { ca: true, pathLength: 0 }),
   ]);
   await storeCaCertificate(site.db, { keyId: keyId(site.ca.spki), role: "ca", certificate: site.ca.der });
-  devices = testDevices(11);
+  devices = testDevices(15);
   await ownLot(site, LOT, devices.length);
   await certifyDevices(site, LOT, devices);
 }, 60_000);
@@ -50,15 +54,18 @@ beforeEach(() => {
   azure.requests.length = 0;
 });
 
-function activities(): { tell: () => Promise<{ left: boolean }>; faults: string[] } {
+function testHub(): HubRegistry {
   const folder = tempDir("azure");
   const files = { "ca.pem": azure.ca.pem, secret: AZURE.secret, "hub.key": AZURE.hubKey, "dps.key": AZURE.dpsKey };
   for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o600 });
   const settings = azureHubSettings.parse(azureSettings(azure.url));
-  const hub = azureHub(resolveAzureHub(settings, (name) => join(folder, name)));
+  return azureHub(resolveAzureHub(settings, (name) => join(folder, name)));
+}
+
+function activities(): { tell: () => Promise<{ left: boolean }>; faults: string[] } {
   const faults: string[] = [];
   const made = hubRevocationActivities({
-    ...{ db: site.db, hubs: new Map([["azure", hub]]) },
+    ...{ db: site.db, hubs: new Map([["azure", testHub()]]) },
     onFault: (_hub, subject) => void faults.push(subject),
   });
   return { tell: () => made.tellHubRevocations({ hub: "azure" }), faults };
@@ -201,19 +208,19 @@ describe("an Azure that is away", () => {
 });
 
 describe("a child's CA", () => {
-  let steps = 0;
+  const stepsOf = new Map<string, number>();
   // The child's delegation would stand in this ledger; here it is any act that does.
-  const step = (effect: RevocationEffect) =>
+  const step = (effect: RevocationEffect, name = "child", leafOf = 10) =>
     inTransaction(site.db, async (tx) =>
       insertStep(tx, {
-        target: "ca",
-        subject: "child",
+        target: name.startsWith("child") ? "ca" : "device",
+        subject: name,
         subjectKeyId: "00".repeat(32),
         certificate: child.der,
         issuerKeyId: keyId(site.ca.spki),
         serial: parseCertificate(child.der).serial,
-        leafHash: (await lockDeviceCertificates(tx, id(10)))[0]!.leafHash,
-        step: ++steps,
+        leafHash: (await lockDeviceCertificates(tx, id(leafOf)))[0]!.leafHash,
+        step: stepsOf.set(name, (stepsOf.get(name) ?? 0) + 1).get(name)!,
         effect,
         reason: effect === "final" ? "cACompromise" : "certificateHold",
         invalidity: null,
@@ -221,6 +228,100 @@ describe("a child's CA", () => {
       }),
     ).then(record);
   const group = () => [...azure.groups.values()];
+  const status = (device: string): unknown => azure.devices.get(device)?.["status"];
+  const enable = (device: string, was = "enabled") =>
+    void azure.devices.set(device, {
+      ...{ deviceId: device, status: was, etag: "x", authentication: { type: "certificateAuthority" } },
+    });
+  const puts = () => azure.requests.filter(({ method, path }) => method === "PUT" && path.startsWith("/devices/"));
+
+  /** Devices that left for `peer`, as a handoff leaves them. */
+  async function givenTo(peer: string, some: readonly TestDevice[]): Promise<void> {
+    const lot = `lot-of-${peer}`;
+    await ownLot(site, lot, some.length);
+    await buildDevices(site, lot, some);
+    await inTransaction(site.db, async (tx) => {
+      await insertHandoff(tx, {
+        ...{ id: `to-${peer}`, direction: "out", lot, peer, state: "releasing", count: some.length },
+        ...{ listRoot: "0".repeat(64), list: new Uint8Array(1), terms: {}, time: new Date() },
+      });
+      await claimForHandoff(
+        tx,
+        `to-${peer}`,
+        some.map((device) => device.id),
+      );
+    });
+  }
+
+  it("takes the devices that it was given with it, those that are there, and gives back what was taken", async () => {
+    const given = testDevices(6);
+    const ids = given.map((device) => device.id);
+    const [in1, in2, , off, own, late] = ids as [string, string, string, string, string, string];
+    await givenTo("child-b", given);
+    for (const device of [in1, in2, own, id(4)]) enable(device);
+    enable(off, "disabled");
+    const { tell } = activities();
+    await step("hold", "child-b", 11);
+    // A lost answer, then a throttled one: what was done is known, and not done twice.
+    const put =
+      (name: string) =>
+      ({ method, path }: { method: string; path: string }) =>
+        method === "PUT" && path.endsWith(`/${name}`);
+    azure.faults.push({ on: put(in1), after: true, answer: "cut" });
+    await expect(tell()).rejects.toMatchObject({ type: "component-unreachable" });
+    azure.faults.push({ on: put(in2), answer: { status: 429, headers: { "retry-after": "3" } } });
+    await expect(tell()).rejects.toMatchObject({ type: "hub-busy", nextRetryDelay: "3 seconds" });
+    expect([status(in1), status(in2)]).toEqual(["disabled", "enabled"]);
+    azure.requests.length = 0;
+    expect(await tell()).toEqual({ left: false });
+    expect(ids.map(status)).toEqual(["disabled", "disabled", undefined, "disabled", "disabled", undefined]);
+    expect(status(id(4))).toBe("enabled");
+    expect(puts().map(({ path }) => path)).toEqual([in2, own].map((name) => `/devices/${name}`));
+
+    // One that another act keeps out stays out, whichever is lifted first.
+    enable(late);
+    await step("hold", own, 13);
+    await tell();
+    await step("lift", own, 13);
+    await tell();
+    expect(status(own)).toBe("disabled");
+    await step("hold", in2, 14);
+    await tell();
+    await step("lift", "child-b", 11);
+    expect(await tell()).toEqual({ left: false });
+    expect(ids.map(status)).toEqual(["enabled", "disabled", undefined, "disabled", "enabled", "enabled"]);
+    await step("lift", in2, 14);
+    await tell();
+    expect(status(in2)).toBe("enabled");
+    const { rows } = await site.db.query("SELECT FROM hub_block WHERE name = ANY($1) AND kind = 'device'", [ids]);
+    expect(rows).toEqual([]);
+  });
+
+  it("has its devices taken as long as there is time, one that is refused apart, and the rest the next time", async () => {
+    const given = testDevices(70);
+    await givenTo("child-c", given);
+    const ids = given.map((device) => device.id).sort();
+    for (const device of ids.slice(0, 4)) enable(device);
+    await step("final", "child-c", 12);
+    azure.faults.push({
+      on: ({ method, path }) => method === "PUT" && path.endsWith(`/${ids[1]}`),
+      answer: { status: 400 },
+    });
+    const hub = testHub();
+    const follow = (until?: number) =>
+      followRevocation(site.db, "azure", hub, { target: "ca", subject: "child-c" }, until);
+    expect(await follow(Date.now() - 1)).toEqual({ left: true });
+    expect(puts()).toEqual([]);
+    await expect(follow()).rejects.toMatchObject({ code: "hub-refused" });
+    expect(ids.slice(0, 4).map(status)).toEqual(["disabled", "enabled", "disabled", "disabled"]);
+    azure.requests.length = 0;
+    expect(await follow()).toEqual({ left: false });
+    expect(status(ids[1]!)).toBe("disabled");
+    expect(azure.requests.filter(({ path }) => path.startsWith("/devices/"))).toHaveLength(3);
+    // None is made of those that were never there.
+    expect(azure.devices.size).toBeLessThan(30);
+    expect(await activities().tell()).toEqual({ left: false });
+  });
 
   it("is held, lifted and revoked by a group of the provisioning service, and by its registration", async () => {
     const { tell } = activities();

@@ -32,12 +32,14 @@ export function hubRevocationActivities({ db, hubs, onFault }: HubRevocationDeps
       const open = await untoldSubjects(db, hub, new Date(began - REFUSED_AGAIN_MS), CHUNK);
       const faults: unknown[] = [];
       const queue = open.values();
+      let unfinished = false;
       await Promise.all(
         Array.from({ length: AT_ONCE }, async () => {
           for (const one of queue) {
             try {
-              await followRevocation(db, hub, registry, one);
-              await noteTold(db, hub, one.steps);
+              const { left } = await followRevocation(db, hub, registry, one, began + BUDGET_MS);
+              if (left) unfinished = true;
+              else await noteTold(db, hub, one.steps);
             } catch (error) {
               onFault(hub, one.subject, error);
               const refused = isAnswer(error);
@@ -50,7 +52,7 @@ export function hubRevocationActivities({ db, hubs, onFault }: HubRevocationDeps
         }),
       );
       if (faults.length > 0) throw again(faults.find((one) => throttled([one])) ?? faults[0]);
-      return { left: open.length === CHUNK || Date.now() - began > BUDGET_MS };
+      return { left: unfinished || open.length === CHUNK || Date.now() - began > BUDGET_MS };
     },
   });
 }

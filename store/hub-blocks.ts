@@ -100,9 +100,15 @@ export async function standingOf(
 export type BlockKind = "device" | "enrollment" | "group";
 export type Found = "enabled" | "disabled" | "absent";
 
-export async function findBlock(q: Queryable, hub: string, kind: BlockKind, name: string): Promise<Found | undefined> {
-  const sql = "SELECT found FROM hub_block WHERE hub = $1 AND kind = $2 AND name = $3";
-  return (await q.query<{ found: Found }>(sql, [hub, kind, name])).rows[0]?.found;
+export interface Block {
+  readonly found: Found;
+  /** the child for whose sake a device is kept out as well */
+  readonly child: string | null;
+}
+
+export async function findBlock(q: Queryable, hub: string, kind: BlockKind, name: string): Promise<Block | undefined> {
+  const sql = "SELECT found, child FROM hub_block WHERE hub = $1 AND kind = $2 AND name = $3";
+  return (await q.query<Block>(sql, [hub, kind, name])).rows[0];
 }
 
 /** What was noted first stays. */
@@ -117,4 +123,53 @@ export async function addBlock(q: Queryable, hub: string, kind: BlockKind, name:
 
 export async function removeBlock(q: Queryable, hub: string, kind: BlockKind, name: string): Promise<void> {
   await q.query("DELETE FROM hub_block WHERE hub = $1 AND kind = $2 AND name = $3", [hub, kind, name]);
+}
+
+/** Devices that were given to `child` and aren't known to be kept out at the hub for its sake, behind `after`. */
+export async function devicesToBlock(
+  q: Queryable,
+  hub: string,
+  child: string,
+  after: string,
+  limit: number,
+): Promise<string[]> {
+  const { rows } = await q.query<{ id: string }>(
+    `SELECT d.id FROM device d JOIN handoff h ON h.id = d.handoff
+     WHERE NOT d.held AND h.direction = 'out' AND h.peer = $2 AND d.id > $3 AND NOT EXISTS (
+       SELECT FROM hub_block b WHERE b.hub = $1 AND b.kind = 'device' AND b.name = d.id AND b.child = $2
+         AND b.done IS NOT NULL)
+     ORDER BY d.id LIMIT $4`,
+    [hub, child, after, limit],
+  );
+  return rows.map(({ id }) => id);
+}
+
+/** Devices that are kept out at the hub for the child's sake, behind `after`. */
+export async function blockedFor(
+  q: Queryable,
+  hub: string,
+  child: string,
+  after: string,
+  limit: number,
+): Promise<{ name: string; found: Found }[]> {
+  const { rows } = await q.query<{ name: string; found: Found }>(
+    `SELECT name, found FROM hub_block WHERE hub = $1 AND kind = 'device' AND child = $2 AND name > $3
+     ORDER BY name LIMIT $4`,
+    [hub, child, after, limit],
+  );
+  return rows;
+}
+
+/** Whose sake a device is kept out for, beside its own; `done` once the hub has it. Null: its own alone. */
+export async function setBlockChild(
+  q: Queryable,
+  hub: string,
+  device: string,
+  { child, done }: { child: string | null; done: boolean },
+): Promise<void> {
+  await q.query(
+    `UPDATE hub_block SET child = $3, done = CASE WHEN $4 THEN now() END
+     WHERE hub = $1 AND kind = 'device' AND name = $2`,
+    [hub, device, child, done],
+  );
 }

@@ -1,5 +1,4 @@
 import { createHash } from "node:crypto";
-import { errorCodeOf, isCountersignError } from "../../lib/domain/errors.ts";
 import { sha256Hex } from "../../lib/domain/hash.ts";
 import type { Db } from "../../store/db.ts";
 import {
@@ -10,11 +9,15 @@ import {
   type BlockKind,
   type UntoldSubject,
 } from "../../store/hub-blocks.ts";
+import { eachOf, present } from "./attempts.ts";
+import { childDevices } from "./child-devices.ts";
 import type { CaRegistry, HubRegistry, ProvisioningEntry } from "./registry.ts";
 
 /**
  * Brings a hub that follows no CRL to what the ledger says of a device or of a child's CA now: whichever step was ordered,
- * the last recorded ones count. Made again, it finds itself done.
+ * the last recorded ones count. Made again, it finds itself done, or goes on where it was.
+ * @param until milliseconds of the clock; no further one of a child's devices is begun after it
+ * @returns whether there is more to do
  * @throws CountersignError those of the registry
  */
 export async function followRevocation(
@@ -22,15 +25,16 @@ export async function followRevocation(
   hub: string,
   registry: HubRegistry,
   { target, subject }: Pick<UntoldSubject, "target" | "subject">,
-): Promise<void> {
+  until = Infinity,
+): Promise<{ left: boolean }> {
   const block = blocker(db, hub);
   const standing = async () => standingOf(db, target, subject);
   for (let was = await standing(); ;) {
     if (target === "device") await followDevice(was);
-    else await followCa(was);
+    else if (await followCa(was)) return { left: true };
     // What was recorded meanwhile counts: an attempt that hangs must not let in what a later one has kept out.
     const now = await standing();
-    if (now.map(({ effect }) => effect).join() === was.map(({ effect }) => effect).join()) return;
+    if (now.map(({ effect }) => effect).join() === was.map(({ effect }) => effect).join()) return { left: false };
     was = now;
   }
 
@@ -48,23 +52,38 @@ export async function followRevocation(
     };
     const known = certificates.map(({ certificate }) => certificate);
     const entry = blocks?.device(subject, known);
-    await eachOf([
-      () => block("device", subject, identity, out),
-      async () => entry && (await block("enrollment", subject, entry, out)),
-    ]);
+    const refusals: unknown[] = [];
+    await eachOf(
+      [
+        () => block("device", subject, identity, out),
+        async () => entry && (await block("enrollment", subject, entry, out)),
+      ],
+      refusals,
+    );
+    if (refusals.length > 0) throw refusals[0];
   }
 
-  async function followCa(certificates: Standing): Promise<void> {
+  /** @returns whether there are more devices */
+  async function followCa(certificates: Standing): Promise<boolean> {
+    const refusals: unknown[] = [];
     for (const { certificate, effect } of certificates) {
       const name = `countersign-revoked-${sha256Hex(certificate).slice(0, 32)}`;
       const group = registry.blocks?.ca(name, certificate);
       // A hold leaves what is registered: only the child's key could prove it again.
       const places = effect === "final" ? registry.cas : [];
-      await eachOf([
-        ...places.map((place) => () => unregister(place, certificate)),
-        async () => group && (await block("group", name, group, effect !== "lift")),
-      ]);
+      await eachOf(
+        [
+          ...places.map((place) => () => unregister(place, certificate)),
+          async () => group && (await block("group", name, group, effect !== "lift")),
+        ],
+        refusals,
+      );
     }
+    const out = certificates.some(({ effect }) => effect !== "lift");
+    const given = childDevices(db, hub, registry.devices, subject);
+    const left = await (out ? given.keepOut(until, refusals) : given.giveBack(until, refusals));
+    if (!left && refusals.length > 0) throw refusals[0];
+    return left;
   }
 }
 
@@ -75,29 +94,6 @@ async function unregister(place: CaRegistry, certificate: Uint8Array): Promise<v
   for (const { name } of there) await place.remove(name);
 }
 
-/** One that is refused doesn't keep the others from being done; one that is out of reach is out of reach for all. */
-async function eachOf(steps: readonly (() => Promise<unknown>)[]): Promise<void> {
-  const refusals: unknown[] = [];
-  for (const step of steps) {
-    try {
-      await step();
-    } catch (error) {
-      if (!isCountersignError(error) || error.kind !== "refused") throw error;
-      refusals.push(error);
-    }
-  }
-  if (refusals.length > 0) throw refusals[0];
-}
-
-/** Where an operator has removed it meanwhile there is nothing to give back. */
-async function present(enabled: Promise<unknown>): Promise<void> {
-  try {
-    await enabled;
-  } catch (error) {
-    if (errorCodeOf(error) !== "not-found") throw error;
-  }
-}
-
 function blocker(db: Db, hub: string) {
   return async (kind: BlockKind, name: string, entry: ProvisioningEntry, out: boolean): Promise<void> => {
     const found = await findBlock(db, hub, kind, name);
@@ -106,9 +102,10 @@ function blocker(db: Db, hub: string) {
       if (found === undefined) await addBlock(db, hub, kind, name, (await entry.show()) ?? "absent");
       return entry.disable();
     }
-    if (found === undefined) return;
-    if (found === "enabled") await entry.enable();
-    if (found === "absent") await entry.remove();
+    // What is held no longer may still be in the hands of a child who mustn't have it.
+    if (found === undefined || found.child !== null) return;
+    if (found.found === "enabled") await entry.enable();
+    if (found.found === "absent") await entry.remove();
     await removeBlock(db, hub, kind, name);
   };
 }

@@ -248,11 +248,23 @@ export function testDevices(count: number, prefix = "dev-"): TestDevice[] {
 
 export const spkiId = (device: TestDevice): string => keyId(device.key.spki);
 
+/** Has an own lot's devices built, by one batch of the station's. */
+export async function buildDevices(site: LotSite, lot: string, devices: readonly TestDevice[]): Promise<void> {
+  await recordBuilt(site.issuing, await handIn(site, lot, "built", devices));
+}
+
 /** Has an own lot's devices built and certified, each by one batch of the station's. */
 export async function certifyDevices(site: LotSite, lot: string, devices: readonly TestDevice[]): Promise<void> {
+  await buildDevices(site, lot, devices);
+  await issueBatch(site.issuing, await handIn(site, lot, "certify", devices));
+}
+
+async function handIn(
+  { client, intake }: LotSite,
+  lot: string,
+  kind: "built" | "certify",
+  devices: readonly TestDevice[],
+): Promise<string> {
   const csrs = devices.map(({ csr }) => csr);
-  for (const kind of ["built", "certify"] as const) {
-    const batch = await submitCsrs(site.intake, lot, await csrManifest(site.client("station"), kind, lot, csrs), csrs);
-    await (kind === "built" ? recordBuilt(site.issuing, batch.id) : issueBatch(site.issuing, batch.id));
-  }
+  return (await submitCsrs(intake, lot, await csrManifest(client("station"), kind, lot, csrs), csrs)).id;
 }
