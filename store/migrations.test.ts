@@ -1,4 +1,4 @@
-import { cpSync, rmSync } from "node:fs";
+import { cpSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
 import { nodeSha256 } from "../services/ledger/sha256.ts";
@@ -12,7 +12,9 @@ import { countLot } from "./lots.ts";
 
 /** What a database holds when a migration that reshapes its rows comes. */
 
-const RESHAPING = ["011-ledger-rows.sql", "040-lean-rows.sql", "150-certificate-rows.sql"];
+const RESHAPING = ["011-ledger-rows.sql", "040-lean-rows.sql"];
+/** From here on all of them. */
+const LATER = "150-certificate-rows.sql";
 const entries = ["a", "b", "c", "d"].map((text) => utf8(`{"${text}":{"lot":"lot","profile":{}}}`));
 const keys = entries.map((_, i) => Buffer.alloc(32, i + 1));
 const hash = (byte: string): string => byte.repeat(64);
@@ -22,7 +24,7 @@ beforeAll(async () => {
   db = connect((await testDatabase()).url);
   const before = join(tempDir("migrations"), "before");
   cpSync(join(import.meta.dirname, "migrations"), before, { recursive: true });
-  for (const name of RESHAPING) rmSync(join(before, name));
+  for (const name of readdirSync(before)) if (RESHAPING.includes(name) || name >= LATER) rmSync(join(before, name));
   await migrate(db, before);
   await db.query("INSERT INTO ledger_head (origin, size, root) VALUES ('x', 2, $1)", [Buffer.alloc(32)]);
   for (const [i, entry] of entries.entries()) {
