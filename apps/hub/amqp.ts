@@ -6,10 +6,13 @@ import { AmqpLink } from "./amqp-link.ts";
 import { type DoorOptions, listenDevices, type Visitor } from "./device-door.ts";
 import type { TelemetryWriter } from "./telemetry.ts";
 import type { Traffic } from "./traffic.ts";
+import { UnreadOutput } from "./unread.ts";
 
 export interface AmqpOptions extends DoorOptions {
   /** Largest message, everything included. */
   maxMessageBytes: number;
+  /** How long a device may leave unread what it was sent. */
+  drainTimeoutMs: number;
   admission: Admission;
   telemetry: TelemetryWriter;
   traffic: Traffic;
@@ -42,11 +45,13 @@ export async function listenAmqp(options: AmqpOptions): Promise<AmqpListener> {
     container.on(event, () => undefined);
   }
   for (const event of ["sender_error", "receiver_error"] as const) container.on(event, () => undefined);
+  const unread = new UnreadOutput(options.drainTimeoutMs);
   let connected = 0;
 
   async function come(visitor: Visitor): Promise<void> {
     const { socket } = visitor;
     socket.on("error", () => undefined);
+    unread.watch(socket);
     const timer = setTimeout(() => socket.destroy(), options.connectTimeoutMs);
     socket.once("close", () => clearTimeout(timer));
     let deviceId: string | undefined;
@@ -114,6 +119,9 @@ export async function listenAmqp(options: AmqpOptions): Promise<AmqpListener> {
       return connected;
     },
     refusals: door.refusals,
-    close: () => door.close(),
+    close: () => {
+      unread.stop();
+      return door.close();
+    },
   };
 }

@@ -53,6 +53,8 @@ export const HubConfigSchema = z.strictObject({
         .default(272 * 1024),
       /** From the accepted connection to its `open`, milliseconds. */
       connectTimeoutMs: z.int().min(100).max(120_000).default(10_000),
+      /** How long a device may leave unread what it was sent, milliseconds. */
+      drainTimeoutMs: z.int().min(100).max(120_000).default(20_000),
     })
     .optional(),
   /** Device provisioning (DPS) over MQTT, where it is wanted; at an address of its own, since clients' port is 8883. */
