@@ -9,6 +9,7 @@ import type {
   WitnessMark,
 } from "../lib/ledger/monitor/store.ts";
 import type { SplitView } from "../lib/records/split-view.ts";
+import { ints, texts } from "./packed.ts";
 import { inTransaction, type Db, type Queryable, type Tx } from "./db.ts";
 
 /** Alarms of one kind over one ledger's entries: one that is wrong throughout must not fill the database. */
@@ -135,7 +136,7 @@ async function takeCertificates(
   await tx.query(
     `INSERT INTO hub_logged (sha256, party, entry) SELECT decode(s, 'hex'), $1, i
      FROM unnest($2::text[], $3::bigint[]) AS f(s, i) ON CONFLICT DO NOTHING`,
-    [party, facts.map(({ sha256 }) => sha256), facts.map(({ index }) => index)],
+    [party, texts(facts.map(({ sha256 }) => sha256)), ints(facts.map(({ index }) => index))],
   );
 }
 
@@ -147,12 +148,14 @@ async function takeSlots(
   reused: (fact: SlotFact, holder: SlotHolder) => Alarm,
 ): Promise<Alarm[]> {
   if (facts.length === 0) return [];
-  const values = [facts.map(({ lot }) => lot), facts.map(({ slot }) => slot)];
-  await tx.query(
+  const values = [texts(facts.map(({ lot }) => lot)), ints(facts.map(({ slot }) => slot))];
+  const { rowCount } = await tx.query(
     `INSERT INTO hub_slot (lot, slot, party, entry, sha256) SELECT l, s, $1, i, decode(c, 'hex')
      FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[]) AS f(l, s, i, c) ON CONFLICT DO NOTHING`,
-    [party, ...values, facts.map(({ index }) => index), facts.map(({ sha256 }) => sha256)],
+    [party, ...values, ints(facts.map(({ index }) => index)), texts(facts.map(({ sha256 }) => sha256))],
   );
+  // Each is its slot's first.
+  if (rowCount === facts.length) return [];
   const { rows } = await tx.query<SlotHolder & { lot: string; slot: number }>(
     `SELECT lot, slot, party, entry AS index, encode(sha256, 'hex') AS sha256 FROM hub_slot
      WHERE (lot, slot) IN (SELECT l, s FROM unnest($1::text[], $2::bigint[]) AS f(l, s))`,

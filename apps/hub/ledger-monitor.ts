@@ -33,6 +33,9 @@ const LOOK_MS = 3_000;
 const LEAST_PAUSE_MS = 250;
 const TIMEOUT_MS = 5_000;
 const WITNESS_TIMEOUT_MS = 2_000;
+/** A ledger that has grown by much is taken in by pieces: after each, so many times as long belongs to others. */
+const REST = 2;
+const LONGEST_REST_MS = 1_000;
 /** Of certificates that a round looks for. */
 const A_ROUND = 512;
 const MAX_KNOWN = 100_000;
@@ -55,6 +58,8 @@ export class LedgerMonitor {
   #round: Promise<void> | undefined;
   #next: Promise<void> | undefined;
   #startedAt = 0;
+  /** devices that wait for a look */
+  #waiting = 0;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(db: Db, logger: Logger, settings: MonitorSettings) {
@@ -157,8 +162,15 @@ export class LedgerMonitor {
   async #lookNow(): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, LOOK_MS)));
-    await Promise.race([this.#look(), late]);
+    this.#waiting++;
+    await Promise.race([this.#look(), late]).finally(() => this.#waiting--);
     clearTimeout(timer);
+  }
+
+  /** A line that certifies at full speed shares its machine with who follows it: it isn't to stand still for that. */
+  async #rest(tookMs: number): Promise<void> {
+    if (this.#waiting > 0 || this.#stopping.signal.aborted) return;
+    await new Promise((wake) => setTimeout(wake, Math.min(REST * tookMs, LONGEST_REST_MS)));
   }
 
   #later(ms: number): void {
@@ -204,6 +216,7 @@ export class LedgerMonitor {
           ...(rootSha256 === undefined ? {} : { rootSha256 }),
           lagMs: lagSeconds * 1000,
           signal: this.#stopping.signal,
+          rest: (tookMs) => this.#rest(tookMs),
         },
         wanted.map(parseCertificate),
       );

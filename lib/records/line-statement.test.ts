@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { fromUtf8, toBase64, utf8 } from "../domain/bytes.ts";
 import { buildLine, lineAct, lineText, readEntry } from "./line-statement.ts";
+import { scanLine, type LineScan } from "./line-scan.ts";
 import { buildStatement, parseEntry, type AnyAct } from "./statement.ts";
 
 const hash = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((bytes) => Buffer.from(bytes).toString("hex"));
@@ -168,6 +169,74 @@ describe("line statements", () => {
       { numRuns: 2000 },
     );
     expect(refused).toBeGreaterThan(1000);
+  });
+});
+
+/** What `scanLine` gives of an entry, by way of `readEntry`. */
+function scanned(entry: Uint8Array): LineScan {
+  const { act: read } = readEntry(entry);
+  if (read.type !== "certified" && read.type !== "built" && read.type !== "installed") throw new Error(read.type);
+  const { type, origin, party } = read;
+  const { lot, slot } = read.fields;
+  const line = { type, origin, party, lot, slot };
+  if (read.type !== "certified") return line;
+  return { ...line, purpose: read.fields.purpose, certificate: read.fields.certificate };
+}
+
+describe("a scan of line records", () => {
+  it("says what readEntry says", () => {
+    const found: Record<string, number> = {};
+    fc.assert(
+      fc.property(act, (value) => {
+        const entry = buildStatement(value);
+        const line = scanLine(entry);
+        // It knows whatever the fast reading knows.
+        expect(line === undefined).toBe(lineAct(entry) === undefined);
+        if (line === undefined) return;
+        found[line.type] = (found[line.type] ?? 0) + 1;
+        expect(line).toEqual(scanned(entry));
+      }),
+      { numRuns: 2000 },
+    );
+    expect(Math.min(found["built"]!, found["certified"]!, found["installed"]!)).toBeGreaterThan(5);
+  });
+
+  it("lets nothing pass that isn't a valid record, whatever became of its bytes", () => {
+    let passed = 0;
+    fc.assert(
+      fc.property(act, fc.nat(), fc.constantFrom(...SPOILT), (value, where, spoil) => {
+        const entry = utf8(spoil(fromUtf8(buildStatement(value)), where));
+        const line = scanLine(entry);
+        if (line === undefined) return;
+        passed++;
+        expect(line).toEqual(scanned(entry));
+      }),
+      { numRuns: 4000 },
+    );
+    expect(passed).toBeGreaterThan(15);
+  });
+
+  it("passes what is changed within a value only as readEntry does", () => {
+    fc.assert(
+      fc.property(act, fc.nat(), fc.nat(255), (value, where, byte) => {
+        const entry = buildStatement(value).slice();
+        entry[where % entry.length] = byte;
+        const line = scanLine(entry);
+        if (line !== undefined) expect(line).toEqual(scanned(entry));
+        expect(line === undefined).toBe(lineAct(entry) === undefined);
+      }),
+      { numRuns: 4000 },
+    );
+  });
+
+  it("stops at an entry's end, wherever that is", () => {
+    const [value] = fc.sample(
+      act.filter((one) => lineText(one) !== undefined),
+      { numRuns: 1, seed: 7 },
+    );
+    const entry = buildStatement(value!);
+    expect(scanLine(entry)).toBeDefined();
+    for (let end = 0; end < entry.length; end++) expect(scanLine(entry.subarray(0, end))).toBeUndefined();
   });
 });
 

@@ -5,8 +5,8 @@ import type { VerifySignature } from "../../domain/signing.ts";
 import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
 import { verifyDsse } from "../../records/dsse.ts";
-import { readEntry } from "../../records/line-statement.ts";
-import type { ParsedEntry } from "../../records/statement.ts";
+import { scanLine } from "../../records/line-scan.ts";
+import { parseEntry, type ParsedEntry } from "../../records/statement.ts";
 import { formatVkey, type NoteKey } from "../note.ts";
 import type { LogEntry } from "../reader.ts";
 import type { Alarm, Fact, MonitorStore, SlotFact, SlotHolder } from "./store.ts";
@@ -46,10 +46,17 @@ export class EntryBatch {
   async add(entry: LogEntry): Promise<void> {
     const { party, log } = this.#context;
     const { index } = entry;
+    const line = scanLine(entry.bytes);
+    // Nothing else can be wrong with a valid line record: the checkpoint signs it.
+    if (line !== undefined && line.origin === log.name && line.party === party) {
+      const { lot, slot, certificate, purpose } = line;
+      if (certificate !== undefined) this.#takeCertified(index, { lot, slot, certificate, purpose });
+      return;
+    }
     const wrong = (why: string): void => this.#raise("act-invalid", `#${index}`, `entry ${index} ${why}`, index);
     let parsed: ParsedEntry;
     try {
-      parsed = readEntry(entry.bytes);
+      parsed = parseEntry(entry.bytes);
     } catch (error) {
       if (!isCountersignError(error)) throw error;
       return wrong(`can't be read: ${error.message}`);
@@ -72,13 +79,8 @@ export class EntryBatch {
       case "delegation":
         this.facts.push({ kind: "certificate", sha256: this.#digestOf(act.fields.certificate), index });
         return;
-      case "certified": {
-        const { lot, slot, purpose } = act.fields;
-        const sha256 = this.#digestOf(act.fields.certificate);
-        this.facts.push({ kind: "certificate", sha256, index });
-        if (purpose === "initial") this.facts.push({ kind: "slot", lot, slot, sha256, index });
-        return;
-      }
+      case "certified":
+        return this.#takeCertified(index, act.fields);
       case "alarm": {
         const about = act.subject[0]?.name ?? "";
         this.#raise("party-alarm", `#${index}`, `raised an alarm itself: ${act.fields.what} (${about})`, index);
@@ -87,6 +89,16 @@ export class EntryBatch {
       default:
         return;
     }
+  }
+
+  #takeCertified(
+    index: number,
+    fields: { lot: string; slot: number; certificate: string; purpose: "initial" | "renewal" | undefined },
+  ): void {
+    const { lot, slot, purpose } = fields;
+    const sha256 = this.#digestOf(fields.certificate);
+    this.facts.push({ kind: "certificate", sha256, index });
+    if (purpose === "initial") this.facts.push({ kind: "slot", lot, slot, sha256, index });
   }
 
   /** SHA-256 of what is written as base64, hex. */

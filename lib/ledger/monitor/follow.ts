@@ -28,6 +28,8 @@ export interface FollowContext {
   readonly signal?: AbortSignal;
   /** when a log has kept the round for long enough, on the clock of performance.now(); absent: never */
   readonly until?: number;
+  /** Called between two commits with the time that the last one took, in ms: lets others have the machine meanwhile. */
+  readonly rest?: (tookMs: number) => Promise<void>;
 }
 
 /** Entries between two commits of the store: what a crash costs, and what is held in memory. */
@@ -140,11 +142,12 @@ async function takeEntries(
   from: number,
   context: FollowContext & Omit<EntryContext, "store" | "verify">,
 ): Promise<void> {
-  const { party, store, signal } = context;
+  const { party, store, signal, rest } = context;
   await store.storeHead(party, { note: reader.checkpoint.note, size: reader.size });
   const reused = (fact: SlotFact, holder: SlotHolder): Alarm => slotReused(party, fact, holder);
   let batch = new EntryBatch(context);
   let next = from;
+  let began = performance.now();
   try {
     for await (const entry of reader.entries(from)) {
       await batch.add(entry);
@@ -153,6 +156,8 @@ async function takeEntries(
       await store.take(party, next, batch, reused);
       batch = new EntryBatch(context);
       signal?.throwIfAborted();
+      await rest?.(performance.now() - began);
+      began = performance.now();
     }
   } finally {
     // Also of a log that breaks off, or is too slow for a whole batch in one round: what was verified is taken in.
