@@ -4,7 +4,9 @@ import type { Command } from "commander";
 import { describe, expect, it } from "vitest";
 import { countersign } from "../../test/scenarios/countersign.ts";
 import { PROJECT_ROOT, tempDir } from "../../test/support/index.ts";
+import { issue, issueCa, issueCrl, pem, throwawayKey, throwawayRoot } from "../../test/support/issuing.ts";
 import { testCertificate } from "../../test/support/test-pki.ts";
+import { pemEncode } from "../../lib/pki/pem.ts";
 import { buildProgram } from "./program.ts";
 
 /** What every command promises, whatever it does. */
@@ -88,6 +90,45 @@ describe("what is wrong is said once", () => {
     const noRoot = await countersign(["chain", "verify", join(dir, "chain.pem"), "--root", join(dir, "noise")]);
     expect(noRoot).toMatchObject({ code: 2, stderr: expect.stringContaining("noise") });
   });
+
+  it("every CRL of a file counts, and one of no CA of the path is refused", async () => {
+    const dir = tempDir("crls");
+    const root = throwawayRoot({ commonName: "Root" });
+    const ca = issueCa(root, { commonName: "CA" });
+    const leaf = issue(ca, "ldevid", { commonName: "dev-1" }, throwawayKey().spki);
+    const stranger = throwawayRoot({ commonName: "Stranger" });
+    const revoked = [{ serial: leaf.serial, revokedAt: new Date("2026-01-01T00:00:00Z") }];
+    const crl = (...ders: Uint8Array[]) => ders.map((one) => pemEncode("X509 CRL", one)).join("");
+    const files = {
+      "root.pem": pem(root.certificate.der),
+      // Unreadable certificates beside the chain do no harm
+      "chain.pem": pem(leaf.der, leaf.der.slice(0, 50), ca.certificate.der),
+      "both.pem": crl(issueCrl(root), issueCrl(ca)),
+      "revoked.pem": crl(issueCrl(root), issueCrl(ca, { revoked })),
+      "root-crl.pem": crl(issueCrl(root)),
+      "stray.pem": crl(issueCrl(root), issueCrl(stranger)),
+      "none.pem": pem(leaf.der),
+    };
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text);
+    const verify = async (...more: string[]): Promise<unknown> => {
+      const files = more.map((one) => (one.endsWith(".pem") ? join(dir, one) : one));
+      const root = ["--root", join(dir, "root.pem")];
+      return JSON.parse(
+        (await countersign(["chain", "verify", join(dir, "chain.pem"), ...root, "--json", ...files])).stdout,
+      );
+    };
+
+    const path = ["CN=dev-1", "CN=CA", "CN=Root"];
+    expect(await verify()).toEqual({ ok: true, path, revocationChecked: [false, false] });
+    expect(await verify("--crl", "both.pem")).toEqual({ ok: true, path, revocationChecked: [true, true] });
+    expect(await verify("--crl", "root-crl.pem")).toMatchObject({ ok: true, revocationChecked: [false, true] });
+    expect(await verify("--crl", "root-crl.pem", "--require-crls")).toMatchObject({ reason: "crl-missing" });
+    expect(await verify("--crl", "revoked.pem")).toMatchObject({ ok: false, reason: "revoked", index: 0 });
+    expect(await verify("--crl", "stray.pem")).toMatchObject({ ok: false, reason: "crl-issuer" });
+    expect(await verify("--at", "2020-01-01")).toMatchObject({ reason: "not-yet-valid" });
+    expect(await verify("--at", "2020-01-01T00:00:00")).toMatchObject({ error: { code: "usage" } });
+    expect(await verify("--crl", "none.pem")).toMatchObject({ error: { code: "path-invalid" } });
+  }, 60_000);
 
   it("an older copy to compare with that isn't there is misuse, not agreement", async () => {
     const dir = tempDir("previous");

@@ -1,9 +1,8 @@
 import type { Command } from "commander";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { parseCertificatesPem } from "../../../lib/pki/certificate.ts";
-import { parseCrl } from "../../../lib/pki/crl.ts";
-import { formatName } from "../../../lib/pki/name.ts";
-import { validatePath } from "../../../lib/pki/path.ts";
+import { parseCrl, type Crl } from "../../../lib/pki/crl.ts";
+import { formatName, sameName } from "../../../lib/pki/name.ts";
+import { validatePath, type PathResult } from "../../../lib/pki/path.ts";
 import { pemDecode } from "../../../lib/pki/pem.ts";
 import { webCryptoVerify } from "../../../lib/pki/verify.ts";
 import { readNeeded, readRoot } from "../evidence/folder.ts";
@@ -13,6 +12,7 @@ interface Options {
   root: string;
   crl: string[];
   at?: string;
+  requireCrls?: boolean;
   json?: boolean;
 }
 
@@ -30,6 +30,7 @@ export function registerChain(program: Command): void {
       [],
     )
     .option("--at <time>", "the time to validate at, RFC 3339 (default: now)")
+    .option("--require-crls", "refuse unless a current CRL is given of each CA that issued something in the path")
     .option("--json", "print the answer as JSON")
     .addHelpText(
       "after",
@@ -37,36 +38,47 @@ export function registerChain(program: Command): void {
     )
     .action(async (file: string, options: Options) => {
       const at = options.at === undefined ? new Date() : new Date(options.at);
-      if (Number.isNaN(at.getTime()))
+      // Without its offset, a time would be read as this machine's
+      const written = options.at === undefined || /^\d{4}-\d{2}-\d{2}(T[\d:.]+(Z|[+-]\d{2}:\d{2}))?$/.test(options.at);
+      if (!written || Number.isNaN(at.getTime()))
         throw new CountersignError("usage", `--at ${options.at}: not a time; write it as 2026-07-01T00:00:00Z`);
       const root = await readRoot(options.root);
       const bytes = await readNeeded(file, "the chain");
-      const crls = await Promise.all(
-        options.crl.map(async (path) => {
-          const crl = Buffer.from(await readNeeded(path, "the CRL"));
-          return asEvidence(path, () =>
-            parseCrl(crl[0] === 0x30 ? crl : (pemDecode(crl.toString("utf8"), "X509 CRL")[0] ?? new Uint8Array())),
-          ).der;
-        }),
+      const crls = (await Promise.all(options.crl.map(readCrls))).flat();
+      const chain = asEvidence(file, () =>
+        pemDecode(Buffer.from(bytes).toString("utf8").replaceAll("\0", ""), "CERTIFICATE"),
       );
-      const certificates = asEvidence(file, () =>
-        parseCertificatesPem(Buffer.from(bytes).toString("utf8").replaceAll("\0", "")),
-      );
-      const result = await validatePath({
-        chain: certificates.map((c) => c.der),
-        roots: [root.der],
-        at,
-        crls,
-        verify: webCryptoVerify,
-      });
+      const revocation = options.requireCrls === true ? "all" : "if-given";
+      const request = { chain, roots: [root.der], at, crls, revocation, verify: webCryptoVerify } as const;
+      const result = withUsedCrls(await validatePath(request), crls);
       if (!result.ok) {
         if (options.json) printJson({ ok: false, reason: result.reason, index: result.index, message: result.message });
         throw new CountersignError("path-invalid", `${file}: ${result.message} (${result.reason})`);
       }
-      const subjects = [...certificates, root].map((c) => formatName(c.subject));
-      if (options.json) return printJson({ ok: true, path: subjects });
+      const subjects = result.path.map((c) => formatName(c.subject));
+      const { revocationChecked } = result;
+      if (options.json) return printJson({ ok: true, path: subjects, revocationChecked });
       print(`${paint("green", "verified")} ${subjects.join(" <- ")}`);
+      const unchecked = subjects.filter((_, i) => revocationChecked[i] === false);
+      if (crls.length > 0 && unchecked.length > 0) print(`no CRL was given for: ${unchecked.join("; ")}`);
     });
+}
+
+/** All that the file holds: one that was passed over might hold the revocation. */
+async function readCrls(path: string): Promise<Crl[]> {
+  const bytes = Buffer.from(await readNeeded(path, "the CRL"));
+  return asEvidence(path, () =>
+    (bytes[0] === 0x30 ? [bytes] : pemDecode(bytes.toString("utf8"), "X509 CRL")).map(parseCrl),
+  );
+}
+
+/** A CRL of none of the path's CAs says nothing of it, whatever whoever gave it believes: that must not read as checked. */
+function withUsedCrls(result: PathResult, crls: readonly Crl[]): PathResult {
+  if (!result.ok) return result;
+  const stray = crls.find(({ issuer }) => !result.path.slice(1).some((ca) => sameName(ca.subject, issuer)));
+  if (stray === undefined) return result;
+  const message = `the CRL of ${formatName(stray.issuer)} is of no CA in this path: leave it out, or give the right one`;
+  return { ok: false, reason: "crl-issuer", index: 0, message };
 }
 
 /** Evidence that can't be parsed is a no, not a misuse. */
