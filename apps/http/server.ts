@@ -1,6 +1,7 @@
 import { constants } from "node:crypto";
 import type { IncomingMessage, Server as PlainServer, ServerResponse } from "node:http";
 import type { Server as TlsServer } from "node:https";
+import type { Socket } from "node:net";
 import { fastify, LogController, type FastifyInstance } from "fastify";
 import type { FastifyBaseLogger } from "fastify";
 import { CountersignError } from "../../lib/domain/errors.ts";
@@ -32,6 +33,8 @@ export type HttpServer = FastifyInstance<PlainServer, IncomingMessage, ServerRes
 
 const DEFAULT_BODY_LIMIT = 1024 * 1024;
 const DEFAULT_REQUEST_TIMEOUT = 30_000;
+/** What is being answered when the server closes has so long; well within a process's time to stop. */
+const CLOSING_MS = 4_000;
 
 /** What both kinds of server share: bounded sizes and times, so that a slow or endless client costs little. */
 function limits(options: Pick<ServerOptions, "bodyLimit" | "requestTimeout">) {
@@ -78,6 +81,7 @@ export function createPlainServer(options: Omit<ServerOptions, "tls">): HttpServ
 }
 
 function furnish(server: HttpServer): void {
+  endInTime(server);
   server.addContentTypeParser(RAW_CONTENT_TYPES, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
   server.setErrorHandler((error, request, reply) => {
     const typed = asCountersignError(error);
@@ -106,5 +110,20 @@ function furnish(server: HttpServer): void {
       },
       "request",
     );
+  });
+}
+
+/** A server waits for its connections to end, and half a request or half a handshake would keep it from closing. */
+function endInTime(server: HttpServer): void {
+  const open = new Set<Socket>();
+  server.server.on("connection", (socket: Socket) => {
+    open.add(socket);
+    socket.once("close", () => open.delete(socket));
+  });
+  server.addHook("preClose", async () => {
+    const timer = setTimeout(() => {
+      for (const socket of open) socket.destroy();
+    }, CLOSING_MS);
+    server.server.once("close", () => clearTimeout(timer));
   });
 }

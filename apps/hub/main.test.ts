@@ -1,6 +1,9 @@
 import { spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";
+import { connect as netConnect } from "node:net";
 import { join } from "node:path";
+import { connect as tlsConnect } from "node:tls";
 import { describe, expect, it } from "vitest";
 import { connect } from "../../store/db.ts";
 import { startTestHub } from "../../test/support/hub-process.ts";
@@ -18,6 +21,22 @@ describe("the hub's process", () => {
   it("ends when the process that started it is gone", async () => {
     const hub = await startTestHub();
     expect(await hub.orphan()).toBe(0);
+  });
+
+  it("ends in time and well, whatever is half said to it", async () => {
+    const hub = await startTestHub();
+    const ports = [hub.apiPort, hub.mqttPort];
+    const half = tlsConnect({ port: hub.apiPort, host: "127.0.0.1", ca: hub.infraCa.pem, servername: "localhost" });
+    const mute = ports.map((port) => netConnect(port, "127.0.0.1"));
+    for (const socket of [half, ...mute]) socket.on("error", () => undefined);
+    await Promise.all([once(half, "secureConnect"), ...mute.map((socket) => once(socket, "connect"))]);
+    half.write(
+      'POST /api/v1/crl-updates HTTP/1.1\r\nhost: hub\r\ncontent-type: application/json\r\ncontent-length: 9000\r\n\r\n{"crl"',
+    );
+    // Its headers have been read by the time another request is answered.
+    await hub.api("GET", "/healthz");
+    await hub.stop();
+    for (const socket of [half, ...mute]) socket.destroy();
   });
 
   it("says what its configuration lacks, in one line, by the exit code", async () => {
