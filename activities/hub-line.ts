@@ -4,13 +4,14 @@ import { utf8 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
-import { keyId } from "../lib/pki/spki.ts";
+import type { ActRef } from "../lib/records/primitives.ts";
 import { editHub } from "../services/hub/change.ts";
 import type { CaRegistry, HubRegistry } from "../services/hub/registry.ts";
-import { signVerification } from "../services/hub/verification.ts";
+import { signVerification, verificationIntent } from "../services/hub/verification.ts";
 import type { Acts } from "../services/ledger/acts.ts";
 import { standingAct } from "../services/parties/acceptance-act.ts";
 import type { Identity } from "../services/parties/identity.ts";
+import type { Cosigned } from "../services/witness/release.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
 import type { Db } from "../store/db.ts";
 import { currentGrant } from "../store/grants.ts";
@@ -27,6 +28,7 @@ import {
   type HubLineCa,
 } from "../store/hub-lines.ts";
 import { withFailures } from "./failures.ts";
+import { hubRoot } from "./hub-root.ts";
 
 export interface HubLineDeps {
   readonly db: Db;
@@ -34,6 +36,8 @@ export interface HubLineDeps {
   readonly acts: Acts;
   readonly caToken: CaToken | undefined;
   readonly hubs: ReadonlyMap<string, HubRegistry>;
+  /** what a root's registration waits for; absent: nobody witnesses this site's ledger */
+  readonly cosigned?: Cosigned;
   readonly now?: () => Date;
 }
 
@@ -58,6 +62,8 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
     throw new CountersignError("unauthorized", "this site's CA is offline: register it by its ceremony");
   }
 
+  const root = hubRoot({ db, cosigned: deps.cosigned, record: (hub, name, prev) => record(hub, name, { prev }) });
+
   return withFailures<HubLineActivities & HubChangeActivities>({
     async registerCa(line) {
       const { cas } = registry(line.hub);
@@ -70,7 +76,7 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
         if (offer === undefined) continue;
         const { code } = offer;
         const verification = await signVerification(db, await caKey(), certificate, {
-          id: `hub-verification/${keyId(certificate.spki)}/${ca.caSha256.slice(0, 16)}/${code}`,
+          id: verificationIntent(certificate, code),
           code,
           request: { hub: line.hub, place: place.place, name: ca.name },
           now: now(),
@@ -91,24 +97,8 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
     },
 
     async recordCaRegistration({ hub, name }) {
-      const ca = await getHubLineCa(db, hub, name);
-      const { spki } = parseCertificate(ca.certificate);
       const grant = await currentGrant(db);
-      const prev = await standingAct(acts, identity.party, grant.ref);
-      for (const [place, codeSha256] of Object.entries(ca.codes)) {
-        await acts.recordSigned(
-          {
-            type: "hub-registered",
-            workflowId: hubWorkflowIds.line(hub, ca.line),
-            stepKey: `registered/${place}/${ca.caSha256}`,
-            subject: [{ name: identity.party, digest: { sha256: sha256Hex(spki) } }],
-            grant: grant.ref,
-            prev: [{ origin: identity.origin, leafHash: prev }],
-            fields: { hub: `${hub}/${place}/${name}`.slice(0, 128), caSha256: ca.caSha256, codeSha256 },
-          },
-          identity.act,
-        );
-      }
+      await record(hub, name, { grant: grant.ref, prev: await standingAct(acts, identity.party, grant.ref) });
       await setHubLineCa(db, hub, name, { state: "registered" });
     },
 
@@ -119,6 +109,26 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
 
     changeHub: ({ hub, change }) => changed(hub, change),
   });
+
+  /** An act for every place that a code was proven to. */
+  async function record(hub: string, name: string, { grant, prev }: { grant?: ActRef; prev: string }): Promise<void> {
+    const ca = await getHubLineCa(db, hub, name);
+    const { spki } = parseCertificate(ca.certificate);
+    for (const [place, codeSha256] of Object.entries(ca.codes)) {
+      await acts.recordSigned(
+        {
+          type: "hub-registered",
+          workflowId: hubWorkflowIds.line(hub, ca.line),
+          stepKey: `registered/${place}/${ca.caSha256}`,
+          subject: [{ name: identity.party, digest: { sha256: sha256Hex(spki) } }],
+          ...(grant === undefined ? {} : { grant }),
+          prev: [{ origin: identity.origin, leafHash: prev }],
+          fields: { hub: `${hub}/${place}/${name}`.slice(0, 128), caSha256: ca.caSha256, codeSha256 },
+        },
+        identity.act,
+      );
+    }
+  }
 
   /** The certificates of a line that a group takes: the last one, unless the hub refused it, and the one before it. */
   async function namesOf(line: HubLine): Promise<string[]> {
@@ -138,6 +148,8 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
 
   async function changed(hub: string, change: HubChange): Promise<HubChanged> {
     const { kind, subject } = change;
+    if (kind === "offer-ca") return root.offer(hub, registry(hub), subject);
+    if (kind === "prove-ca") return root.prove(hub, registry(hub), subject);
     if (kind === "put-enrollment") {
       const line = { hub, line: change.line };
       const done = await editHub(registry(hub), { kind, subject, cas: await namesOf(line) });

@@ -20,6 +20,8 @@ export type HubChange =
   | { kind: "create-device" | "disable-device" | "enable-device" | "remove-device"; subject: string }
   /** the line's name, or that of one of its certificates */
   | { kind: "remove-ca"; subject: string }
+  /** an offline root: its codes are fetched; what a ceremony has signed of them is handed in */
+  | { kind: "offer-ca" | "prove-ca"; subject: string }
   /** lets the devices of a line be provisioned */
   | { kind: "put-enrollment"; subject: string; line: string }
   | { kind: "enable-enrollment" | "disable-enrollment" | "remove-enrollment"; subject: string };

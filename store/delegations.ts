@@ -125,14 +125,19 @@ export async function requestDelegation(
  * @param notAfter until when the grant is to last; as before when left out
  * @throws CountersignError `not-found`, `state-conflict` when there is nothing to renew here
  */
-export async function requestRenewal(tx: Tx, child: string, notAfter: string | undefined): Promise<void> {
+export async function requestRenewal(
+  tx: Tx,
+  child: string,
+  notAfter: string | undefined,
+  signer: "ceremony" | "site" = "site",
+): Promise<void> {
   const row = await lockDelegation(tx, child);
   await assertStanding(tx, row);
   const again = row.revision > 1 && row.state !== "accepted";
-  if (row.terms === null || row.signer !== "site" || (row.state !== "accepted" && !again)) {
+  if (row.terms === null || row.signer !== signer || (row.state !== "accepted" && !again)) {
     throw new CountersignError(
       "state-conflict",
-      `there is no accepted grant to ${child} that this site's own CA signed: nothing to renew`,
+      `there is no accepted grant to ${child} that ${signer === "site" ? "this site's own CA" : "the root"} signed: nothing to renew`,
     );
   }
   const terms = { ...row.terms, notAfter: notAfter ?? row.terms.notAfter };

@@ -34,6 +34,34 @@ function configOf({ party, home, config }: { party: string; home?: string; confi
   throw new CountersignError("component-missing", `${file} is missing: ceremonies are held at the root's own site`);
 }
 
+const PROVE_PROGRAM = join(import.meta.dirname, "../site/ceremony-prove.ts");
+const proved = z.strictObject({
+  hub: z.string(),
+  name: z.string(),
+  signed: z.array(z.strictObject({ place: z.string(), code: z.string() })),
+});
+export type ProvedCodes = z.output<typeof proved>;
+
+/** Has the root sign a hub's codes, in a process as above. @throws as {@link runCeremony}; `input-invalid` */
+export async function signHubCodes(file: string, options: { party: string; config?: string }): Promise<ProvedCodes> {
+  const args = ["--config", configOf(options), "--codes", resolve(file)];
+  return oneShot("the hub's codes", PROVE_PROGRAM, args, proved);
+}
+
+const RENEW_PROGRAM = join(import.meta.dirname, "../site/ceremony-renew.ts");
+const renewed = z.strictObject({ child: z.string(), revision: z.number(), serial: z.string(), notAfter: z.string() });
+export type RenewedChild = z.output<typeof renewed>;
+
+/** Has the root sign a child's CA certificate anew, in a process as above. @throws as {@link runCeremony} */
+export async function renewChild(
+  child: string,
+  options: { party: string; request: string; until?: string | undefined; config?: string },
+): Promise<RenewedChild> {
+  const args = ["--config", configOf(options), "--child", child, "--request", options.request];
+  if (options.until !== undefined) args.push("--until", options.until);
+  return oneShot("the renewal", RENEW_PROGRAM, args, renewed);
+}
+
 const signedCrl = z.strictObject({
   number: z.number(),
   thisUpdate: z.string(),

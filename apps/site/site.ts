@@ -282,7 +282,14 @@ async function launch(
     [
       (app) => registerLots(app, { db, identity, workflows: workflow, custody, underWay }),
       (app) => registerReconcile(app, reconciling),
-      (app) => registerHubs(app, { db, workflows: workflow, hubs, planned: (name) => plannedHub(config, name) }),
+      (app) =>
+        registerHubs(app, {
+          db,
+          party: config.party,
+          workflows: workflow,
+          hubs,
+          planned: (name) => plannedHub(config, name),
+        }),
     ],
   );
   started.add("gateway", () => gateway.close());
@@ -362,7 +369,7 @@ function siteActivities(config: SiteConfig, parts: Parts): object {
       onFault: (name, subject, error) =>
         logger.warn({ err: error, hub: name, subject }, "a hub isn't told of a revocation yet"),
     }),
-    ...hubLineActivities({ db, identity, acts, caToken, hubs }),
+    ...hubLineActivities({ db, identity, acts, caToken, hubs, cosigned }),
     ...custodyActivities(custody),
     ...issuingActivities(issuing),
     ...firmwareActivities(custody),

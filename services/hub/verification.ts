@@ -1,6 +1,7 @@
 import { generateKeyPairSync, randomBytes } from "node:crypto";
 import type { CaKey } from "../../hsm/index.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
+import { sha256Hex } from "../../lib/domain/hash.ts";
 import { parseTbsCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { issuerFromCertificate, validityFor } from "../../lib/pki/issuer.ts";
 import { profileNamed } from "../../lib/pki/profiles.ts";
@@ -13,6 +14,11 @@ import { requireIntent, signIntent } from "../parties/ca.ts";
 
 /** What a hub's code may be: it becomes a CN, and no hub's code is longer. */
 const CODE = /^[A-Za-z0-9_-]{8,64}$/;
+
+/** Under which the bytes for a hub's code are kept: a code is one certificate's, whichever place gave it. */
+export function verificationIntent(ca: Certificate, code: string): string {
+  return `hub-verification/${keyId(ca.spki)}/${sha256Hex(ca.der).slice(0, 16)}/${code}`;
+}
 
 /**
  * Has the CA's key sign a certificate whose CN is the hub's code. Its key purpose is our own, so that whatever a hub

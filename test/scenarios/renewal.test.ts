@@ -1,4 +1,5 @@
-import { chmodSync, mkdtempSync, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { chmodSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -79,6 +80,52 @@ describe("a renewal in the embedded stack", () => {
     expect(is.der).not.toEqual(was.der);
     expect([is.spki, is.notBefore, is.subject.der]).toEqual([was.spki, was.notBefore, was.subject.der]);
   }, 180_000);
+
+  it("is a sitting with the root's token where the parent's CA is offline, for what was read aloud and nothing else", async () => {
+    const root = ["--site", "company-x", "--json"];
+    const shown = await say("party", "show", "factory-y", ...root);
+    const { delegation } = JSON.parse(shown.stdout) as { delegation: { csrSha256: string; revision: number } };
+    const other = ["ceremony", "renew", "factory-y", "--request", "0".repeat(64)];
+    expect(await say(...other, ...root)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("[state-conflict]"),
+    });
+    expect(await say("party", "renew", "factory-y", ...root)).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining("ceremony renew"),
+    });
+    const done = await say("ceremony", "renew", "factory-y", "--request", delegation.csrSha256, ...root);
+    expect(done, done.stderr).toMatchObject({ code: 0 });
+    expect(JSON.parse(done.stdout)).toMatchObject({ state: "accepted", revision: 2 });
+    const until = ["--until", "2026-01-01T00:00:00Z"];
+    const shorter = await say("ceremony", "renew", "factory-y", "--request", delegation.csrSha256, ...until, ...root);
+    expect(shorter).toMatchObject({ code: 2, stderr: expect.stringContaining("[input-invalid]") });
+  }, 120_000);
+
+  it("signs a hub's codes in such a sitting, for its own root alone", async () => {
+    const { ca } = JSON.parse((await say("party", "show", "company-x", "--site", "company-x", "--json")).stdout) as {
+      ca: string;
+    };
+    const [root] = parseCertificatesPem(ca);
+    const codes = [{ place: "IoT Hub line-1", code: "A1".repeat(24) }];
+    const file = join(dir, "codes.json");
+    const write = (caSha256: string) =>
+      writeFileSync(
+        file,
+        JSON.stringify({
+          ...{ schema: "countersign/hub-proof/v1", party: "company-x", hub: "azure", name: "root", caSha256, codes },
+        }),
+      );
+    write("0".repeat(64));
+    expect(await say("ceremony", "prove", file)).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("another CA"),
+    });
+    write(createHash("sha256").update(root!.der).digest("hex"));
+    const done = await say("ceremony", "prove", file, "--json");
+    expect(done, done.stderr).toMatchObject({ code: 0 });
+    expect(JSON.parse(done.stdout)).toEqual({ hub: "azure", name: "root", signed: codes });
+  }, 60_000);
 
   it("holds before audit and verifiers, for the devices of both certificates", async () => {
     const devices = await exported(out());

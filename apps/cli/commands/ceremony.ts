@@ -5,13 +5,15 @@ import { parse } from "yaml";
 import { CountersignError } from "../../../lib/domain/errors.ts";
 import { sha256Hex } from "../../../lib/domain/hash.ts";
 import { parseCeremony } from "../../../lib/records/ceremony.ts";
+import { parseHubProof } from "../../../lib/records/hub-proof.ts";
 import { grantTerms, type GrantTerms } from "../../../lib/records/grant.ts";
 import { draftCeremony, type DraftOptions } from "../ceremony-draft.ts";
-import { runCeremony, signRootCrl } from "../ceremony-run.ts";
+import { renewChild, runCeremony, signHubCodes, signRootCrl } from "../ceremony-run.ts";
 import { HubClient } from "../hub-client.ts";
 import { wholeNumber } from "../lot-view.ts";
 import { print, printJson, table } from "../output.ts";
 import { SiteClient } from "../site-client.ts";
+import { instant, settleRenewal } from "./party.ts";
 
 const DEFAULT_SITE = "company-x";
 
@@ -109,6 +111,62 @@ export function registerCeremony(program: Command): void {
       const crl = await signRootCrl(serials, { party: options.site, days: options.days, ...where });
       if (options.json) return printJson(crl);
       print(`CRL ${crl.number} until ${crl.nextUpdate}: ${crl.revoked.join(", ") || "nothing is revoked"}`);
+    });
+  registerSittings(ceremony);
+}
+
+interface Sitting {
+  site: string;
+  config?: string;
+  json?: boolean;
+}
+
+function sittingOptions(command: Command): Command {
+  return command
+    .option("--site <id>", "the root's site", DEFAULT_SITE)
+    .option("--config <file>", "the ceremony's configuration, when it isn't beside the site")
+    .option("--json", "machine-readable");
+}
+
+function whereOf({ site, config }: Sitting): { party: string; config?: string } {
+  return { party: site, ...(config === undefined ? {} : { config }) };
+}
+
+/** What the root's token signs after its ceremony, each in a sitting of its own. */
+function registerSittings(ceremony: Command): void {
+  sittingOptions(ceremony.command("prove").argument("<file>", "a hub's codes, as `hub ca code --hub` writes them"))
+    .description("open the root's token in a process of its own, sign the hub's codes, close it")
+    .addHelpText(
+      "after",
+      "\nFor a hub that takes the certificate before it gives its code, as Azure does.\n\nExample:\n" +
+        "  $ countersign hub ca code company-x-root --hub azure --site company-x > codes.json\n" +
+        "  $ countersign ceremony prove codes.json\n" +
+        "  $ countersign hub ca verify company-x-root --hub azure --site company-x",
+    )
+    .action(async (file: string, options: Sitting) => {
+      parseHubProof(await readDocument(file));
+      const done = await signHubCodes(file, whereOf(options));
+      if (options.json) return printJson(done);
+      for (const { place, code } of done.signed) print(`signed for ${place}: ${code}`);
+      print(`then: countersign hub ca verify ${done.name} --hub ${done.hub} --site ${options.site}`);
+    });
+
+  sittingOptions(ceremony.command("renew").argument("<child>", "the party whose CA certificate the root has signed"))
+    .description("open the root's token in a process of its own, sign a child's CA certificate anew, close it")
+    .requiredOption("--request <sha256>", "digest of the child's request, as its own people read it")
+    .option("--until <time>", "until when its grant lasts from now on, RFC 3339; as before unless given", instant)
+    .addHelpText("after", "\nExample:\n  $ countersign ceremony renew factory-y --request SHA256")
+    .action(async (child: string, options: Sitting & { request: string; until?: string }) => {
+      const { request, until } = options;
+      const { revision } = await renewChild(child, { ...whereOf(options), request, until });
+      const client = await SiteClient.open(options.site);
+      try {
+        const done = await settleRenewal(client, child);
+        if (options.json) return printJson(done);
+        print(`${child} accepted revision ${revision} of its grant, with a new certificate`);
+      } finally {
+        client.close();
+      }
     });
 }
 

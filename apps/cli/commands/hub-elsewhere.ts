@@ -72,6 +72,25 @@ export async function registerElsewhere(line: string, options: Elsewhere): Promi
   });
 }
 
+/** Uploads the site's offline root, and writes the codes that its token is to sign: `ceremony prove` takes them. */
+export async function codesElsewhere(name: string, options: Elsewhere): Promise<void> {
+  const hub = hubOf(options);
+  await withSite(options, async (site) => {
+    const change = { kind: "offer-ca", subject: name };
+    const dryRun = options.dryRun === true;
+    const begun = await site.post<Planned>(`/api/v1/hubs/${hub}/changes`, { change, dryRun });
+    if (dryRun) return printPlan(begun, options);
+    const path = `/api/v1/hubs/${hub}/changes/${change.kind}/${encodeURIComponent(name)}`;
+    const { answer = {} } = await waitFor(site, path, `the codes for ${name} at ${hub}`);
+    if (answer["state"] === "verified") {
+      if (options.json) return printJson(answer);
+      return note(`${name} is verified at ${hub} already: there is nothing to sign`);
+    }
+    printJson(await site.get(`/api/v1/hubs/${hub}/offers/${encodeURIComponent(name)}`));
+    note("have the root sign these: countersign ceremony prove FILE");
+  });
+}
+
 export async function showElsewhere(path: string, options: Elsewhere): Promise<void> {
   await withSite(options, async (site) => {
     show(await site.get<Record<string, unknown>>(`/api/v1/hubs/${hubOf(options)}/${path}`), options);

@@ -9,6 +9,7 @@ import { registerHubPassports } from "./hub-passports.ts";
 import { registerHubRevocation } from "./hub-revocation.ts";
 import {
   changeElsewhere,
+  codesElsewhere,
   elsewhereOptions,
   listCasElsewhere,
   registerElsewhere,
@@ -29,18 +30,23 @@ export function registerHub(program: Command): void {
   const hub = program.command("hub").description("the hub devices connect to: registered CAs and devices");
   const ca = hub.command("ca").description("register a CA: get a code, have the CA sign it, hand both in");
 
-  ca.command("code")
-    .argument("<name>", "name the CA gets on the hub")
+  elsewhereOptions(ca.command("code").argument("<name>", "name the CA gets on the hub"))
     .description("get the verification code for a CA that isn't registered yet (its certificate may not exist yet)")
     .option("--json", "machine-readable")
-    .addHelpText("after", "\nExample:\n  countersign hub ca code company-x\n")
-    .action((name: string, options: Json) =>
-      withHub(async (client) => {
+    .addHelpText(
+      "after",
+      "\nWith --hub: uploads the site's offline root, and writes its codes for `ceremony prove`.\n\nExamples:\n" +
+        "  countersign hub ca code company-x\n" +
+        "  countersign hub ca code company-x-root --hub azure --site company-x > codes.json\n",
+    )
+    .action((name: string, options: Elsewhere) => {
+      if (options.hub !== undefined) return codesElsewhere(name, options);
+      return withHub(async (client) => {
         const offered = await client.offerCa(name);
         if (options.json) return printJson(offered);
         print(offered.code ?? "");
-      }),
-    );
+      });
+    });
 
   ca.command("add")
     .argument("<name>", "name the CA gets on the hub")
@@ -67,19 +73,22 @@ export function registerHub(program: Command): void {
     .option("--ca <pem>", "file with the CA's certificate")
     .option("--certificate <pem>", "file with the certificate that carries the code, signed by the CA")
     .option("--site <id>", "without these files: whose ceremony signed the code", "company-x")
+    .option("--hub <name>", "a hub of the site's configuration, whose codes `ceremony prove` has signed")
     .option("--json", "machine-readable")
     .addHelpText(
       "after",
       "\nExample:\n  $ countersign hub ca verify company-x-root --site company-x" +
-        "\n  $ countersign hub ca verify company-x --ca root.pem --certificate verification.pem",
+        "\n  $ countersign hub ca verify company-x --ca root.pem --certificate verification.pem" +
+        "\n  $ countersign hub ca verify company-x-root --hub azure --site company-x",
     )
-    .action((name: string, options: Json & VerifyOptions) =>
-      withHub(async (client) => {
+    .action((name: string, options: Json & VerifyOptions & { hub?: string }) => {
+      if (options.hub !== undefined) return changeElsewhere(options, { kind: "prove-ca", subject: name });
+      return withHub(async (client) => {
         const verified = await verifyCa(client, name, options);
         if (options.json) return printJson(verified);
         print(`${verified.name} is verified: ${verified.sha256 ?? ""}`);
-      }),
-    );
+      });
+    });
 
   elsewhereOptions(ca.command("register").argument("<name>", "name the CA gets on the hub"))
     .description("register a site's own CA: uploaded, the hub's codes signed by its HSM key, verified; renewals follow")

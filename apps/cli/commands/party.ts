@@ -121,18 +121,9 @@ export function registerParty(program: Command): void {
     .addHelpText("after", "\nExample:\n  $ countersign party renew technician-z --site factory-y")
     .action((id: string, options: SiteOption & { until?: string }) =>
       withClient(options.site, async (client) => {
-        const notAfter = options.until === undefined ? {} : { notAfter: instant(options.until) };
-        const path = `/api/v1/delegations/${encodeURIComponent(id)}`;
-        const { revision } = await client.post<DelegationView>(`${path}/renewals`, notAfter);
-        const done = await client.poll<DelegationView>(path, isSettled, {
-          timeoutMs: WAIT_MS,
-          what: `the renewal of ${id}`,
-        });
-        if (done.state !== "accepted") {
-          throw new CountersignError("state-conflict", `${id} isn't renewed: ${done.error?.message ?? "refused"}`);
-        }
+        const done = await settleRenewal(client, id, options.until === undefined ? undefined : instant(options.until));
         if (options.json) return printJson(done);
-        print(`${id} accepted revision ${revision ?? "?"} of its grant, with a new certificate`);
+        print(`${id} accepted revision ${done.revision ?? "?"} of its grant, with a new certificate`);
       }),
     );
 
@@ -183,6 +174,16 @@ function why({ error }: { error?: { code: string; message: string } }): string {
   return error === undefined ? "" : `; the last one was refused: ${quoted(error.message)} [${quoted(error.code)}]`;
 }
 
+/** Has the site renew a child, or record and send what its offline root has signed, and waits for the child. */
+export async function settleRenewal(client: SiteClient, id: string, notAfter?: string): Promise<DelegationView> {
+  const path = `/api/v1/delegations/${encodeURIComponent(id)}`;
+  await client.post<DelegationView>(`${path}/renewals`, notAfter === undefined ? {} : { notAfter });
+  const what = `the renewal of ${id}`;
+  const done = await client.poll<DelegationView>(path, isSettled, { timeoutMs: WAIT_MS, what });
+  if (done.state === "accepted") return done;
+  throw new CountersignError("state-conflict", `${id} isn't renewed: ${done.error?.message ?? "refused"}`);
+}
+
 function delegator({ from, site }: { from?: string; site?: string }): string {
   if (from !== undefined && site !== undefined && from !== site) {
     throw new CountersignError("usage", `--from ${from} and --site ${site} are two sites: name one`);
@@ -192,7 +193,7 @@ function delegator({ from, site }: { from?: string; site?: string }): string {
   return id;
 }
 
-function instant(text: string): string {
+export function instant(text: string): string {
   const time = new Date(text);
   if (!Number.isNaN(time.getTime())) return time.toISOString();
   throw new CountersignError("usage", `${JSON.stringify(text)} is no time, such as 2031-01-01T00:00:00Z`);

@@ -4,11 +4,15 @@ import { hubWorkflowIds, type HubChange } from "../../../contracts/hubs.ts";
 import { asked } from "../../../contracts/parties.ts";
 import { QUEUES } from "../../../contracts/queues.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
+import { sha256Hex } from "../../../lib/domain/hash.ts";
 import { DEVICE_ID } from "../../../lib/domain/ids.ts";
 import { editHub } from "../../../services/hub/change.ts";
 import type { HubRegistry } from "../../../services/hub/registry.ts";
+import type { HubProof } from "../../../lib/records/hub-proof.ts";
+import { findCaCertificate } from "../../../store/authority.ts";
 import type { Db } from "../../../store/db.ts";
 import { currentGrant } from "../../../store/grants.ts";
+import { listHubOffers } from "../../../store/hub-offers.ts";
 import { addHubLine, listHubLineCas, type HubLineCa } from "../../../store/hub-lines.ts";
 import { clientOf, requireClient } from "../../http/client.ts";
 import { parseInput } from "../../http/input.ts";
@@ -16,6 +20,7 @@ import type { HttpsServer } from "../../http/server.ts";
 
 export interface HubsDeps {
   readonly db: Db;
+  readonly party: string;
   readonly workflows: WorkflowClient;
   readonly hubs: ReadonlyMap<string, HubRegistry>;
   /** the hub that sends nothing and notes what it would send; undefined where it can't say */
@@ -35,6 +40,8 @@ const edit = z.discriminatedUnion("kind", [
     subject: deviceId,
   }),
   z.strictObject({ kind: z.literal("remove-ca"), subject: caName }),
+  z.strictObject({ kind: z.literal("offer-ca"), subject: lineName }),
+  z.strictObject({ kind: z.literal("prove-ca"), subject: lineName }),
   z.strictObject({ kind: z.literal("put-enrollment"), subject: groupName, line: lineName }),
   z.strictObject({
     kind: z.enum(["enable-enrollment", "disable-enrollment", "remove-enrollment"]),
@@ -113,6 +120,15 @@ export function registerHubs(app: HttpsServer, deps: HubsDeps): void {
     return { hub, line, ...(await progress(hubWorkflowIds.line(hub, line))), cas: cas.map(caView) };
   });
 
+  /** The codes that wait for the root's token, as `ceremony prove` takes them. */
+  app.get("/api/v1/hubs/:hub/offers/:line", operator, async (request): Promise<HubProof> => {
+    const { hub, line } = parseInput(lineParams, request.params, "path");
+    const codes = await listHubOffers(db, hub, line);
+    if (codes.length === 0) throw new CountersignError("not-found", `no code of ${hub} for ${line} waits here`);
+    const caSha256 = sha256Hex((await ownRoot()).certificate);
+    return { schema: "countersign/hub-proof/v1", party: deps.party, hub, name: line, caSha256, codes };
+  });
+
   app.get("/api/v1/hubs/:hub/cas", operator, async (request) => {
     const { hub } = parseInput(hubParams, request.params, "path");
     const lists = await Promise.all(registry(hub).cas.map((place) => place.list()));
@@ -139,6 +155,12 @@ export function registerHubs(app: HttpsServer, deps: HubsDeps): void {
     registry(hub);
     if (dryRun) {
       const plan = planned(hub);
+      if (change.kind === "offer-ca" || change.kind === "prove-ca") {
+        if (change.kind === "prove-ca") throw new CountersignError("usage", "a dry run has no code to be proven");
+        const { certificate } = await ownRoot();
+        for (const cas of plan.hub.cas) await cas.offer({ name: change.subject, certificate });
+        return { requests: plan.requests };
+      }
       await editHub(plan.hub, change.kind === "put-enrollment" ? { ...change, cas: [change.line] } : change);
       return { requests: plan.requests };
     }
@@ -153,6 +175,12 @@ export function registerHubs(app: HttpsServer, deps: HubsDeps): void {
     const { hub, ...change } = parseInput(changeParams, request.params, "path");
     return progress(hubWorkflowIds.change(hub, change));
   });
+
+  async function ownRoot(): Promise<{ certificate: Uint8Array }> {
+    const ca = await findCaCertificate(db);
+    if (ca?.role === "root") return ca;
+    throw new CountersignError("usage", "this site has no offline root: its CA is registered by hub ca register");
+  }
 
   /** How far a run is; while it is under way, what it was last kept up by. */
   async function progress(workflowId: string): Promise<Record<string, unknown>> {

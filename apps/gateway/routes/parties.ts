@@ -143,16 +143,8 @@ export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
   app.post("/api/v1/delegations/:id/renewals", operator, async (request, reply) => {
     const { id } = parseInput(partyParams, request.params, "path");
     const { notAfter } = parseInput(renewalBody, request.body, "request body");
-    if (!deps.onlineCa)
-      throw new CountersignError("unauthorized", "this site's CA is offline: it renews in a ceremony");
-    const own = await findCurrentGrant(db);
-    if (!own) throw new CountersignError("grant-missing", "this site holds no grant yet, so it can't renew one");
-    const { terms } = await getDelegation(db, id);
-    if (terms && notAfter !== undefined && notAfter < terms.notAfter) {
-      throw new CountersignError("input-invalid", `the grant to ${id} lasts until ${terms.notAfter} already`);
-    }
-    if (terms) checkTerms({ ...terms, notAfter: notAfter ?? terms.notAfter }, own.fields, new Date());
-    await inTransaction(db, (tx) => requestRenewal(tx, id, notAfter));
+    if (deps.onlineCa) await askForRenewal(id, notAfter);
+    else await assertSignedByRoot(id);
     await deps.workflows.signalWithStart("delegation", {
       workflowId: workflowIds.delegation(id),
       taskQueue: QUEUES.site,
@@ -174,6 +166,24 @@ export function registerParties(app: HttpsServer, deps: GatewayDeps): void {
     const { id } = parseInput(partyParams, request.params, "path");
     return delegationView(await getDelegation(db, id));
   });
+
+  async function askForRenewal(id: string, notAfter: string | undefined): Promise<void> {
+    const own = await findCurrentGrant(db);
+    if (!own) throw new CountersignError("grant-missing", "this site holds no grant yet, so it can't renew one");
+    const { terms } = await getDelegation(db, id);
+    if (terms && notAfter !== undefined && notAfter < terms.notAfter) {
+      throw new CountersignError("input-invalid", `the grant to ${id} lasts until ${terms.notAfter} already`);
+    }
+    if (terms) checkTerms({ ...terms, notAfter: notAfter ?? terms.notAfter }, own.fields, new Date());
+    await inTransaction(db, (tx) => requestRenewal(tx, id, notAfter));
+  }
+
+  /** What an offline root has signed in a sitting is recorded and sent by the site. */
+  async function assertSignedByRoot(id: string): Promise<void> {
+    const { revision, certificate } = await getDelegation(db, id);
+    if (revision > 1 && certificate !== null) return;
+    throw new CountersignError("unauthorized", "this site's CA is offline: countersign ceremony renew CHILD");
+  }
 
   function assertForUs(invitation: Invitation): void {
     if (invitation.to !== identity.party || invitation.from.party === identity.party) {
