@@ -7,9 +7,9 @@ import { parseArgs } from "node:util";
 import { IssuingProcesses } from "../apps/site/issuing/issuing-processes.ts";
 import { findPkcs11Module } from "../apps/site/stack/machine.ts";
 import { ensureSoftHsm, ensureToken, openConfigured, tokenConfig, useSoftHsm } from "../apps/site/tokens.ts";
-import { nodeVerifyOnce, type CaKey } from "../hsm/index.ts";
+import { type CaKey, verifyTogether } from "../hsm/index.ts";
 import { assertDeviceId } from "../lib/domain/ids.ts";
-import { checkCsr, parseCsr } from "../lib/pki/csr.ts";
+import { checkCsr, type Csr, parseCsr } from "../lib/pki/csr.ts";
 import { type IssuerInfo, selfIssuer, validityFor } from "../lib/pki/issuer.ts";
 import { lintTbs } from "../lib/pki/lint.ts";
 import { pemDecode } from "../lib/pki/pem.ts";
@@ -36,7 +36,7 @@ export interface HsmBench {
   readonly perSecond: number;
   /** this process and its issuing processes */
   readonly cpuMicros: number;
-  /** ms, of one certificate among `concurrency` asked for at once */
+  /** ms from asking for a batch until a certificate of it */
   readonly latency: { readonly p50: number; readonly p95: number; readonly p99: number };
   /** ms by which the event loop of the site's process was late */
   readonly loopDelay: { readonly p50: number; readonly p99: number; readonly max: number };
@@ -48,13 +48,18 @@ interface Options {
   readonly module: string;
   readonly sessions: number;
   readonly processes: number;
+  /** certificates under way at once */
   readonly concurrency: number;
+  /** certificates asked for together, as one of a station's batches */
+  readonly batch: number;
   readonly seconds: number;
   /** check each CSR's own signature */
   readonly possession: boolean;
 }
 
 const PROFILE = profileNamed("idevid");
+/** As in services/issuing/items.ts. */
+const SIDE_BY_SIDE = 64;
 
 export async function benchHsm(options: Options): Promise<HsmBench> {
   const dir = mkdtempSync(join(tmpdir(), "countersign-hsm-"));
@@ -84,7 +89,7 @@ export async function benchHsm(options: Options): Promise<HsmBench> {
   }
 }
 
-async function drive(key: CaKey, issuer: IssuerInfo, { concurrency, seconds, possession }: Options) {
+async function drive(key: CaKey, issuer: IssuerInfo, { concurrency, batch, seconds, possession }: Options) {
   const loop = monitorEventLoopDelay({ resolution: 1 });
   const hold = new LoopHold();
   const ms: number[] = [];
@@ -94,15 +99,15 @@ async function drive(key: CaKey, issuer: IssuerInfo, { concurrency, seconds, pos
   const until = since + seconds * 1000;
   loop.enable();
   hold.start();
-  await Promise.all(
-    Array.from({ length: concurrency }, async (_, lane) => {
-      for (let n = 0; performance.now() < until; n++) {
-        const began = performance.now();
-        await certify(key, issuer, CSRS[(lane + n * concurrency) % CSRS.length]!, possession);
-        ms.push(performance.now() - began);
-      }
-    }),
-  );
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (performance.now() < until) {
+      const some = Array.from({ length: batch }, () => CSRS[next++ % CSRS.length]!);
+      const began = performance.now();
+      await certify(key, issuer, some, possession, () => ms.push(performance.now() - began));
+    }
+  };
+  await Promise.all(Array.from({ length: Math.ceil(concurrency / batch) }, lane));
   loop.disable();
   const loopHold = rounded(hold.stop());
   const took = (performance.now() - since) / 1000;
@@ -121,17 +126,37 @@ async function drive(key: CaKey, issuer: IssuerInfo, { concurrency, seconds, pos
 /** Each with a key of its own: what a check learns of one helps no other. */
 const CSRS = makeCsrs(deviceIds("dev-", 1_000)).map((pem) => pemDecode(pem, "CERTIFICATE REQUEST")[0]!);
 
-async function certify(key: CaKey, issuer: IssuerInfo, der: Uint8Array, possession: boolean): Promise<Uint8Array> {
-  const csr = parseCsr(der);
-  if (possession) await checkCsr(csr, nodeVerifyOnce);
-  const tbs = buildTbs(PROFILE, {
-    issuer,
-    serial: newSerial(randomBytes),
-    ...validityFor(PROFILE, new Date(), issuer),
-    subject: { commonName: assertDeviceId(csr.subjectCn ?? "") },
-    spki: csr.spki,
-  });
-  return key.signCertificate(lintTbs(tbs, PROFILE, issuer));
+/** As services/issuing does with a batch: the signatures of the CSRs some at a time, then those of the certificates. */
+async function certify(
+  key: CaKey,
+  issuer: IssuerInfo,
+  ders: readonly Uint8Array[],
+  possession: boolean,
+  done: () => void,
+): Promise<void> {
+  const csrs: Csr[] = [];
+  for (let at = 0; at < ders.length; at += SIDE_BY_SIDE) {
+    const some = ders.slice(at, at + SIDE_BY_SIDE).map(async (der) => {
+      const csr = parseCsr(der);
+      if (possession) await checkCsr(csr, verifyTogether);
+      csrs.push(csr);
+    });
+    await Promise.all(some);
+  }
+  const now = new Date();
+  await Promise.all(
+    csrs.map(async (csr) => {
+      const tbs = buildTbs(PROFILE, {
+        issuer,
+        serial: newSerial(randomBytes),
+        ...validityFor(PROFILE, now, issuer),
+        subject: { commonName: assertDeviceId(csr.subjectCn ?? "") },
+        spki: csr.spki,
+      });
+      await key.signCertificate(lintTbs(tbs, PROFILE, issuer));
+      done();
+    }),
+  );
 }
 
 function rounded<K extends string>(values: Readonly<Record<K, number>>): Record<K, number> {
@@ -145,7 +170,8 @@ if (import.meta.main) {
       module: { type: "string" },
       sessions: { type: "string", default: "4" },
       processes: { type: "string", default: "0" },
-      concurrency: { type: "string", default: "256" },
+      concurrency: { type: "string", default: "1024" },
+      batch: { type: "string", default: "256" },
       seconds: { type: "string", default: "5" },
       possession: { type: "boolean", default: false },
     },
@@ -155,6 +181,7 @@ if (import.meta.main) {
     sessions: Number(values.sessions),
     processes: Number(values.processes),
     concurrency: Number(values.concurrency),
+    batch: Math.min(Number(values.batch), Number(values.concurrency)),
     seconds: Number(values.seconds),
     possession: values.possession,
   });

@@ -52,7 +52,7 @@ export class TokenCaKey implements CaKey {
   async signCertificate(linted: LintedTbs): Promise<Uint8Array> {
     const bytes = lintedBytes(LintedTbs, linted);
     assertIssuer(this, this.#keyId, linted);
-    return assembleCertificate(linted, await this.#key.sign(bytes));
+    return assembleCertificate(linted, await this.#key.signTogether(bytes));
   }
 
   async signCrl(linted: LintedCrlTbs): Promise<Uint8Array> {

@@ -19,11 +19,6 @@ export interface Results {
   close: undefined;
 }
 
-export interface Request {
-  id: number;
-  work: Work;
-}
-
 export interface WorkError {
   code: ErrorCode;
   message: string;
@@ -32,10 +27,7 @@ export interface WorkError {
   refused: RefusedPin | undefined;
 }
 
-export type Answer = { id: number; value: unknown; error?: undefined } | { id: number; error: WorkError };
-
-/** The id of a thread's first message. */
-export const READY = 0;
+export type Answer = { value: unknown; error?: undefined } | { error: WorkError };
 
 /** The work was refused because of a PIN: to be remembered. */
 export type OnRefused = (refused: RefusedPin) => void;

@@ -1,8 +1,9 @@
 import { parentPort, workerData } from "node:worker_threads";
 import type { CountersignError } from "../lib/domain/errors.ts";
 import { ckrOf, hsmError } from "./errors.ts";
-import { READY, type Request, type Work, type WorkError } from "./connector-protocol.ts";
+import type { Answer, Work, WorkError } from "./connector-protocol.ts";
 import { type Pkcs11Module, loadModule } from "./module.ts";
+import { answerQuestions } from "./thread.ts";
 import { PinRefusedError, closeSession, countKeys, findKey, openSession } from "./token-access.ts";
 
 /** The connector's thread: see connector.ts. It never finalizes the module, which is the whole process's. */
@@ -40,14 +41,12 @@ function described(thrown: unknown): WorkError {
   return { code, message, details, cause: why, refused };
 }
 
-parentPort!.on("message", ({ id, work }: Request) => {
+answerQuestions<Work, Answer>(parentPort!, (work) => {
   // Given up, with everything behind it: nobody waits for the answer any more.
-  if (Atomics.load(abandoned, 0) === 1) return;
+  if (Atomics.load(abandoned, 0) === 1) return undefined;
   try {
-    parentPort!.postMessage({ id, value: perform(loadModule(path), revived(work)) });
+    return { value: perform(loadModule(path), revived(work)) };
   } catch (error) {
-    parentPort!.postMessage({ id, error: described(error) });
+    return { error: described(error) };
   }
 });
-
-parentPort!.postMessage({ id: READY });

@@ -30,4 +30,5 @@ export {
 export { assertThreadsFor, sessionCount, threadPoolSize, threadsForSessions } from "./threads.ts";
 export { openToken, type Token, type TokenConfig, type TokenHealth } from "./token.ts";
 export { formatPkcs11Uri, parsePkcs11Uri, type Pkcs11Uri } from "./uri.ts";
-export { nodeVerify, nodeVerifyAside, nodeVerifyOnce } from "./verify.ts";
+export { nodeVerify, nodeVerifyAside } from "./verify.ts";
+export { verifyTogether } from "./verify-together.ts";

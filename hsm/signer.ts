@@ -1,76 +1,49 @@
-import { createHash } from "node:crypto";
 import { equalBytes } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { KeyAlgorithm, SignatureAlgorithm, Signer } from "../lib/domain/signing.ts";
 import { signatureAlgorithmForKey } from "../lib/pki/algorithms.ts";
 import { breathe } from "./breathe.ts";
-import { CK, type Handle } from "./cryptoki.ts";
-import { ecdsaSignatureDer } from "./ecdsa.ts";
+import type { ChunkKey } from "./chunk.ts";
+import type { ChunkSigner } from "./chunk-signer.ts";
+import type { Handle } from "./cryptoki.ts";
 import { isSessionLost } from "./errors.ts";
 import type { HsmGuard } from "./guard.ts";
 import type { TokenKeyPair } from "./keys.ts";
 import type { SessionPool } from "./session-pool.ts";
+import { SIGNING_SCHEMES, type SigningScheme } from "./signing-scheme.ts";
 import type { TokenLink } from "./token-link.ts";
 import { nodeVerifyAside } from "./verify.ts";
-
-interface Scheme {
-  mechanism: number;
-  /** What the token is handed for a message: tokens only do the raw operation on it. */
-  prepare: (message: Uint8Array) => Uint8Array;
-  /** The signature as everyone else writes it. */
-  finish: (raw: Uint8Array) => Uint8Array;
-}
-
-/** DigestInfo up to the SHA-256 value (RFC 8017 section 9.2, note 1). */
-const SHA256_DIGEST_INFO = Buffer.from("3031300d060960864801650304020105000420", "hex");
-
-const sha256 = (message: Uint8Array): Buffer => createHash("sha256").update(message).digest();
-const copy = (raw: Uint8Array): Uint8Array => new Uint8Array(raw);
-const RSA: Scheme = {
-  mechanism: CK.CKM_RSA_PKCS,
-  prepare: (message) => Buffer.concat([SHA256_DIGEST_INFO, sha256(message)]),
-  finish: copy,
-};
-const SCHEMES: Readonly<Record<KeyAlgorithm, Scheme>> = {
-  "ec-p256": { mechanism: CK.CKM_ECDSA, prepare: sha256, finish: (raw) => ecdsaSignatureDer(raw, 32) },
-  "ec-p384": {
-    mechanism: CK.CKM_ECDSA,
-    prepare: (message) => createHash("sha384").update(message).digest(),
-    finish: (raw) => ecdsaSignatureDer(raw, 48),
-  },
-  ed25519: { mechanism: CK.CKM_EDDSA, prepare: (message) => message, finish: copy },
-  "rsa-2048": RSA,
-  "rsa-3072": RSA,
-  "rsa-4096": RSA,
-};
 
 /** What a key needs of its token. */
 export interface KeyHome {
   readonly link: TokenLink;
   readonly guard: HsmGuard;
   readonly pool: SessionPool;
+  readonly chunks: ChunkSigner;
 }
 
 /**
  * Signs with one key of a token, any number of calls at once: they share the token's sessions. Stays inside this room;
  * callers get a `Signer` or a `CaKey`, by the key's role.
  */
-export class TokenKey implements Signer {
+export class TokenKey implements Signer, ChunkKey {
   readonly spki: Uint8Array;
   readonly algorithm: SignatureAlgorithm;
+  readonly keyAlgorithm: KeyAlgorithm;
   readonly label: string;
   readonly #home: KeyHome;
-  readonly #scheme: Scheme;
+  readonly #scheme: SigningScheme;
   readonly #id: Uint8Array;
   #handle: { epoch: number; found: Promise<Handle> };
 
   /** @param epoch of the link, in which the pair's handles were found */
   constructor(home: KeyHome, pair: TokenKeyPair, epoch: number) {
     this.#home = home;
-    this.#scheme = SCHEMES[pair.algorithm];
+    this.#scheme = SIGNING_SCHEMES[pair.algorithm];
     this.#id = pair.id;
     this.#handle = { epoch, found: Promise.resolve(pair.privateKey) };
     this.spki = pair.spki;
+    this.keyAlgorithm = pair.algorithm;
     this.algorithm = signatureAlgorithmForKey(pair.algorithm);
     this.label = pair.label;
   }
@@ -81,20 +54,33 @@ export class TokenKey implements Signer {
    * `hsm-key-missing`, `hsm-pin-wrong`, `hsm-pin-locked`, `hsm-signature-invalid`
    */
   sign(message: Uint8Array): Promise<Uint8Array> {
-    return this.#home.guard.run({ doing: "sign", key: this.label }, async () => {
-      const signature = await this.#once(this.#scheme.prepare(message));
-      // A token, a driver or a moved buffer that signs something else is caught here: nothing unverified gets out.
-      if (await nodeVerifyAside({ spki: this.spki, algorithm: this.algorithm, message, signature })) return signature;
-      this.#home.link.lost(this.#home.link.epoch);
-      throw this.#wrongSignature();
-    });
+    return this.#home.guard.run({ doing: "sign", key: this.label }, () => this.#attempt(message));
+  }
+
+  /**
+   * As `sign`, for many messages asked for in one turn of the event loop, each answered by itself. They must not change
+   * meanwhile.
+   */
+  signTogether(message: Uint8Array): Promise<Uint8Array> {
+    const { guard, chunks } = this.#home;
+    return guard.run({ doing: "sign", key: this.label }, () =>
+      chunks.sign(this, message, () => this.#attempt(message)),
+    );
+  }
+
+  async #attempt(message: Uint8Array): Promise<Uint8Array> {
+    const signature = await this.#once(this.#scheme.prepare(message));
+    // A token, a driver or a moved buffer that signs something else is caught here: nothing unverified gets out.
+    if (await nodeVerifyAside({ spki: this.spki, algorithm: this.algorithm, message, signature })) return signature;
+    this.#home.link.lost(this.#home.link.epoch);
+    throw this.wrongSignature();
   }
 
   async #once(input: Uint8Array): Promise<Uint8Array> {
     const { pool, link } = this.#home;
     return pool.use(async (session) => {
       await breathe();
-      const key = await this.#handleIn(session.epoch);
+      const key = await this.handleIn(session.epoch);
       await link.module.enter();
       try {
         // While the key was looked up, or the module restarted, the session may have been given up.
@@ -113,7 +99,7 @@ export class TokenKey implements Signer {
   }
 
   /** The private key's handle, looked up anew, by its CKA_ID, after each reconnection. */
-  #handleIn(epoch: number): Promise<Handle> {
+  handleIn(epoch: number): Promise<Handle> {
     if (this.#handle.epoch !== epoch) {
       const found = this.#find();
       const handle = { epoch, found };
@@ -148,7 +134,7 @@ export class TokenKey implements Signer {
     return pair.privateKey;
   }
 
-  #wrongSignature(): CountersignError {
+  wrongSignature(): CountersignError {
     const { label } = this.#home.link;
     return new CountersignError(
       "hsm-signature-invalid",

@@ -2,6 +2,7 @@ import { CountersignError } from "../lib/domain/errors.ts";
 import type { KeyAlgorithm, Signer } from "../lib/domain/signing.ts";
 import { Breaker, type BreakerState } from "./breaker.ts";
 import { TokenCaKey, type CaKey } from "./ca-key.ts";
+import { ChunkSigner } from "./chunk-signer.ts";
 import { HsmGuard } from "./guard.ts";
 import { ImageKey } from "./image-key.ts";
 import { KeyMaker } from "./key-maker.ts";
@@ -84,6 +85,7 @@ export class Token {
   readonly #pool: SessionPool;
   readonly #breaker: Breaker;
   readonly #guard: HsmGuard;
+  readonly #chunks: ChunkSigner;
   readonly #maker: KeyMaker;
   #closed: Promise<void> | undefined;
 
@@ -93,7 +95,11 @@ export class Token {
     this.serial = link.serial;
     this.#link = link;
     this.#pool = pool;
-    this.#breaker = new Breaker(this.label, limits, (why) => pool.refuseWaiting(why));
+    this.#chunks = new ChunkSigner(link, pool, limits);
+    this.#breaker = new Breaker(this.label, limits, (why) => {
+      this.#chunks.refuseWaiting(why);
+      pool.refuseWaiting(why);
+    });
     this.#guard = new HsmGuard(link, this.#breaker);
     this.#maker = new KeyMaker(link);
   }
@@ -156,7 +162,7 @@ export class Token {
     return {
       token: this.label,
       circuit,
-      sessions: this.#pool.state,
+      sessions: { ...this.#pool.state, waiting: this.#pool.state.waiting + this.#chunks.waiting },
       failures,
       repeats: this.#guard.repeats,
       openSince,
@@ -166,11 +172,16 @@ export class Token {
 
   /** Waits for signatures under way, then closes this object's sessions; the last one of the process logs out. */
   close(): Promise<void> {
-    this.#closed ??= this.#pool
-      .close()
-      .then(() => this.#link.closed())
-      .then(() => this.#link.module.release());
+    this.#closed ??= this.#close();
     return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    this.#chunks.close();
+    await this.#pool.close();
+    await this.#chunks.end();
+    await this.#link.closed();
+    this.#link.module.release();
   }
 
   #keyName(key: string): KeyName {
@@ -215,7 +226,7 @@ export class Token {
   }
 
   #key(pair: TokenKeyPair, epoch: number): TokenKey {
-    return new TokenKey({ link: this.#link, guard: this.#guard, pool: this.#pool }, pair, epoch);
+    return new TokenKey({ link: this.#link, guard: this.#guard, pool: this.#pool, chunks: this.#chunks }, pair, epoch);
   }
 
   #assertOpen(): void {

@@ -30,7 +30,7 @@ export class WaitingLine<T> {
   /** @throws CountersignError `hsm-unavailable` when the line is full, or the wait too long */
   join(): Promise<T> {
     if (this.length >= this.#limits.maxWaiting) {
-      return Promise.reject(this.#refusal(`${this.length} signatures wait for it already`, "queue-full"));
+      return Promise.reject(lineRefusal(this.#label, `${this.length} signatures wait for it already`, "queue-full"));
     }
     return new Promise((resolve, reject) => {
       this.#entries.push({ resolve, reject, since: performance.now() });
@@ -73,7 +73,9 @@ export class WaitingLine<T> {
         const late = performance.now() - this.#limits.waitTimeoutMs;
         for (let e = this.#entries[this.#head]; e !== undefined && e.since <= late; e = this.#entries[this.#head]) {
           this.#head++;
-          e.reject(this.#refusal(`a session didn't come free within ${this.#limits.waitTimeoutMs} ms`, "waited"));
+          e.reject(
+            lineRefusal(this.#label, `a session didn't come free within ${this.#limits.waitTimeoutMs} ms`, "waited"),
+          );
         }
         this.#watch();
       },
@@ -82,12 +84,13 @@ export class WaitingLine<T> {
     // The leases it waits for hold the process; the line alone doesn't.
     this.#timer.unref();
   }
+}
 
-  #refusal(why: string, refused: "queue-full" | "waited"): CountersignError {
-    return new CountersignError(
-      "hsm-unavailable",
-      `token "${this.#label}" can't keep up: ${why}; try again later, or give it more sessions or processes`,
-      { details: { token: this.#label, refused } },
-    );
-  }
+/** Why one isn't signed now: too many wait already, or it has waited for too long. */
+export function lineRefusal(token: string, why: string, refused: "queue-full" | "waited"): CountersignError {
+  return new CountersignError(
+    "hsm-unavailable",
+    `token "${token}" can't keep up: ${why}; try again later, or give it more sessions or processes`,
+    { details: { token, refused } },
+  );
 }

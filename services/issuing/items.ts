@@ -1,5 +1,5 @@
 import { hash } from "node:crypto";
-import { nodeVerifyOnce } from "../../hsm/index.ts";
+import { verifyTogether } from "../../hsm/index.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { DEVICE_ID, assertDeviceId } from "../../lib/domain/ids.ts";
 import { toHex } from "../../lib/domain/bytes.ts";
@@ -31,7 +31,7 @@ export function refusal(index: number, error: unknown, device?: string): Refused
 }
 
 /** Signatures under check at once: enough for every thread, and heartbeats, requests and the sequencer have their turn. */
-const SIDE_BY_SIDE = 32;
+const SIDE_BY_SIDE = 64;
 
 /**
  * Checks everything about the items that needs no database, the cheap refusals first. One item's fault is its own.
@@ -60,7 +60,7 @@ export async function checkItems(
         const csr = parseCsr(batch.items[index]!);
         deviceId = assertDeviceId(csr.subjectCn ?? "");
         assertInNamespace(deviceId, idPrefixes);
-        await checkCsr(csr, nodeVerifyOnce);
+        await checkCsr(csr, verifyTogether);
         const intake = {
           kind: "manifest",
           digest: batch.manifestSha256,
