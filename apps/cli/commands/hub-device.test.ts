@@ -6,6 +6,7 @@ import { applyPatches, bytesReader, erasedPartition, firmwareFormat } from "../.
 import { startTestHub, type TestHub } from "../../../test/support/hub-process.ts";
 import { inProcess } from "../../../test/support/in-process.ts";
 import { tempDir, tool } from "../../../test/support/index.ts";
+import { countersignInTerminal } from "../../../test/support/terminal.ts";
 import { CLIENT_AUTH, testCertificate, type TestCertificate } from "../../../test/support/test-pki.ts";
 import { registerDevice } from "./device.ts";
 import { registerHub } from "./hub.ts";
@@ -66,8 +67,20 @@ describe("from the command line", () => {
       acknowledged: 2,
     });
 
+    const live = ["--hub", hub.address, "--ca", join(dir(), "hub-ca.pem"), "--messages", "3", "--interval", "400"];
+    const { code: exit, lines } = await countersignInTerminal(["device", "connect", ...token, ...image, ...live]);
+    const texts = lines.map(({ text }) => text);
+    expect([exit, texts.length]).toEqual([0, 4]);
+    const shownLive = /^\d\d:\d\d:\d\d +(\d+) +\d\d\.\d °C +\d\d\.\d % {2}stored in \d+ ms$/;
+    const ids = texts.slice(0, 3).map((text) => Number(shownLive.exec(text)?.[1]));
+    expect(ids[0]).toBeGreaterThanOrEqual(0);
+    expect(ids).toEqual([ids[0], ids[0]! + 1, ids[0]! + 2]);
+    expect(texts[3]).toMatch(/^dev-cli: connected in \d+ ms, 3 messages acknowledged$/);
+    // As they are stored, not at the end.
+    expect(lines[2]!.ms).toBeGreaterThan(500);
+
     const shown = JSON.parse(await countersign("hub", "device", "show", "dev-cli", "--json"));
-    expect(shown).toMatchObject({ deviceId: "dev-cli", caName: "company-x", telemetry: 2 });
+    expect(shown).toMatchObject({ deviceId: "dev-cli", caName: "company-x", telemetry: 5 });
     expect(await countersign("hub", "device", "list")).toMatch(/dev-cli\s+enabled\s+company-x/);
     await countersign("hub", "device", "disable", "dev-cli");
     await expect(countersign("device", "connect", ...token, ...image, ...to)).rejects.toMatchObject({
