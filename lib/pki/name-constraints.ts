@@ -1,9 +1,8 @@
 import type { Certificate } from "./certificate.ts";
 import type { NameConstraints } from "./extension-values.ts";
 import type { GeneralName } from "./general-name.ts";
-import { isWithin, type Name } from "./name.ts";
-import { TAG } from "./der.ts";
 import { HOST } from "./name-form.ts";
+import { matcherOf, splitMailbox, Unsupported, type Constrained } from "./name-matching.ts";
 import { OID } from "./oids.ts";
 
 /** The outcome that refuses; `undefined` from {@link constraintFault} means: within the constraints. */
@@ -26,11 +25,6 @@ export class NameBudget {
   }
 }
 
-type Kind = "directory" | "dns" | "email" | "uri" | "ip";
-type Constrained = Extract<GeneralName, { kind: Kind }>;
-
-class Unsupported extends Error {}
-
 /**
  * Name constraints (RFC 5280 sections 4.2.1.10 and 6.1.4 g) of one CA on one certificate below it: its subject, the
  * e-mail addresses in its subject, its alternative names and, for a leaf without DNS names, a common name that reads as
@@ -50,14 +44,15 @@ export function constraintFault(
     }
     for (const name of constrainedNames(certificate, isLeaf)) {
       if (!kinds.has(name.kind)) continue;
+      const matches = matcherOf(name);
       const permitted = constraints.permitted.filter((base) => base.kind === name.kind);
-      if (permitted.length > 0 && !permitted.some((base) => matches(name, base, "permitted"))) {
+      if (permitted.length > 0 && !permitted.some((base) => matches(base, "permitted"))) {
         return {
           reason: "name-constraint-violated",
           message: `a ${name.kind} name lies outside what an issuer permits`,
         };
       }
-      if (constraints.excluded.some((base) => matches(name, base, "excluded"))) {
+      if (constraints.excluded.some((base) => matches(base, "excluded"))) {
         return { reason: "name-constraint-violated", message: `a ${name.kind} name lies in what an issuer excludes` };
       }
     }
@@ -132,72 +127,4 @@ const OTHER_NAME = 0xa0;
 function isPrefixMask(mask: Uint8Array): boolean {
   const bits = [...mask].map((octet) => octet.toString(2).padStart(8, "0")).join("");
   return !bits.includes("01");
-}
-
-type Side = "permitted" | "excluded";
-
-function matches(name: Constrained, base: GeneralName, side: Side): boolean {
-  if (name.kind === "directory" && base.kind === "directory") return directoryMatches(name.value, base.value, side);
-  if (name.kind === "ip" && base.kind === "ip") return ipMatches(name.value, base.value);
-  if (name.kind === "dns" && base.kind === "dns") return dnsMatches(name.value, base.value, side);
-  if (name.kind === "uri" && base.kind === "uri") return hostMatches(uriHost(name.value), base.value);
-  if (name.kind === "email" && base.kind === "email") return emailMatches(name.value, base.value);
-  return false;
-}
-
-/** To exclude, letters are folded further than ASCII: what might be the same name is. */
-function directoryMatches(name: Name, base: Name, side: Side): boolean {
-  if (side === "permitted") return isWithin(name, base);
-  // These compare by type and octets: what isn't the same name here may be to others
-  const odd = name.rdns.slice(0, base.rdns.length).flat();
-  if (odd.some(({ tag, text }) => text === undefined || tag === TAG.numericString))
-    throw new Unsupported("a directory name that can't be compared");
-  const fold = (rdn: string | undefined): string | undefined => rdn?.normalize("NFKC").toLowerCase();
-  return base.canonical.every((rdn, i) => fold(name.canonical[i]) === fold(rdn));
-}
-
-function ipMatches(address: Uint8Array, base: Uint8Array): boolean {
-  const width = base.length / 2;
-  if (address.length !== width) return false;
-  return address.every((octet, i) => (octet & base[width + i]!) === (base[i]! & base[width + i]!));
-}
-
-function dnsMatches(name: string, base: string, side: Side): boolean {
-  const wildcard = name.startsWith("*.");
-  const host = (wildcard ? name.slice(2) : name).toLowerCase();
-  if (!HOST.test(host)) throw new Unsupported("a DNS name that can't be compared");
-  if (base === "") return true;
-  const suffix = base.toLowerCase();
-  if (host === suffix || host.endsWith(`.${suffix}`)) return true;
-  // A wildcard is excluded as soon as one name it stands for may be
-  return side === "excluded" && wildcard && suffix.endsWith(`.${host}`);
-}
-
-function hostMatches(host: string, base: string): boolean {
-  const suffix = base.toLowerCase();
-  return suffix.startsWith(".") ? host.endsWith(suffix) && host.length > suffix.length : host === suffix;
-}
-
-/** The host of a URI constraint is a fully qualified name: RFC 5280 refuses URIs without one, and IP addresses. */
-function uriHost(uri: string): string {
-  const match = /^[A-Za-z][A-Za-z0-9+.-]*:\/\/([A-Za-z0-9_.-]+)(?::\d{1,5})?(?:\/|$)/.exec(uri);
-  const host = match?.[1]?.toLowerCase();
-  if (host === undefined || !HOST.test(host) || /(^|\.)\d+$/.test(host)) {
-    throw new Unsupported("a URI whose host can't be compared");
-  }
-  return host;
-}
-
-function emailMatches(mailbox: string, base: string): boolean {
-  const parts = splitMailbox(mailbox);
-  if (parts === undefined) throw new Unsupported("an e-mail address that can't be compared");
-  const wanted = splitMailbox(base);
-  if (wanted === undefined) return hostMatches(parts.host, base);
-  return parts.local === wanted.local && parts.host === wanted.host;
-}
-
-function splitMailbox(text: string): { local: string; host: string } | undefined {
-  const match = /^([A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64})@([^@]{1,253})$/.exec(text);
-  if (match === null || !HOST.test(match[2]!)) return undefined;
-  return { local: match[1]!, host: match[2]!.toLowerCase() };
 }

@@ -248,6 +248,23 @@ describe("paths", () => {
     expect(await outcome(few)).toBe("ok 3");
   });
 
+  it("of names of 60 KiB under hundreds of excluded ones end at once, in many paths", async () => {
+    // Each of these letters becomes 18 when compared
+    const long = der.sequence(attribute(OID.commonName, 0x0c, utf8("\ufdfa".repeat(20_000))));
+    const bases = Array.from({ length: 200 }, (_, i) => gn.directory(buildName({ organization: `E${i}` })));
+    const { chain, roots } = spoiled({ leaf: named(long) });
+    const twins = Array.from({ length: 62 }, (_, i) => {
+      const twin = ca();
+      twin.serial = Uint8Array.of(1, i + 1);
+      constrain([], bases)(twin);
+      put(OID.policyConstraints, true, der.sequence(der.implicit(0, Uint8Array.of(0))))(twin);
+      return rawCertificate(twin);
+    });
+    const start = process.cpuUsage();
+    expect(await outcome({ chain: [chain[0]!, ...twins], roots })).toBe("policy-not-satisfied@0");
+    expect(process.cpuUsage(start).user).toBeLessThan(500_000);
+  });
+
   it("end at once where 64 certificates all claim to have issued each other", async () => {
     const name = buildName({ commonName: "Loop" });
     const bag = Array.from({ length: 64 }, () =>
