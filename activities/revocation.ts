@@ -1,8 +1,7 @@
 import type { RevocationActivities } from "../contracts/parties.ts";
-import { isCountersignError } from "../lib/domain/errors.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
 import { keyId } from "../lib/pki/spki.ts";
-import { blockCa, handCrl, unblockCa, type HubAccess } from "../services/hub/management.ts";
+import { blockCa, handCrl, MAX_HANDED_OCTETS, unblockCa, type HubAccess } from "../services/hub/management.ts";
 import { crlName } from "../services/parties/ca.ts";
 import { keepCrl } from "../services/parties/crl.ts";
 import { recordRevocations, type RecordingContext } from "../services/parties/revoke.ts";
@@ -28,14 +27,14 @@ const CHUNK = 256;
 export function revocationActivities(deps: RevocationDeps): RevocationActivities {
   const { db, caToken, hub, notify, onFault } = deps;
 
-  /** True when it was told, or there is no use in telling it. */
+  /** Whether the hub has taken it. What it refuses is told again as well: its clock is put right, a certificate renewed. */
   async function told(url: string, tell: () => Promise<unknown>): Promise<boolean> {
     try {
       await tell();
       return true;
     } catch (error) {
       onFault(url, error);
-      return isCountersignError(error) && error.kind !== "unavailable" && error.kind !== "internal";
+      return false;
     }
   }
 
@@ -61,11 +60,13 @@ export function revocationActivities(deps: RevocationDeps): RevocationActivities
     async tellHubs() {
       const steps = await untoldSteps(db, 10_000);
       if (caToken === undefined) {
+        // Of one key in order: a lift that overtook its hold would be undone by it.
+        const waiting = new Set<string>();
         for (const step of steps) {
-          if (!(await block(step))) return { left: true };
-          await markTold(db, [step.id]);
+          if (!waiting.has(step.subjectKeyId) && (await block(step))) await markTold(db, [step.id]);
+          else waiting.add(step.subjectKeyId);
         }
-        return { left: false };
+        return { left: waiting.size > 0 };
       }
       const published = steps.filter(({ crlNumber }) => crlNumber !== null);
       const keys = [...new Set(published.map(({ issuerKeyId }) => issuerKeyId))];
@@ -73,6 +74,8 @@ export function revocationActivities(deps: RevocationDeps): RevocationActivities
       for (const key of keys) {
         const crl = await currentCrl(db, crlName(key));
         if (crl === undefined) continue;
+        // A longer list is the hub's to fetch, as it does by itself.
+        if (crl.der.length > MAX_HANDED_OCTETS) continue;
         const done = await Promise.all(notify.map((one) => told(one.url, () => handCrl(one, crl.der))));
         if (done.includes(false)) all = false;
       }

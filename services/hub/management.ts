@@ -107,6 +107,9 @@ export async function unblockCa(hub: HubAccess, keyId: string): Promise<void> {
   await whereThere(call(hub, "DELETE", `/api/v1/blocks/${keyId}`));
 }
 
+/** Some 90,000 entries: as much as a hub lets anybody bring, in base64. */
+export const MAX_HANDED_OCTETS = 4_500_000;
+
 /** Hands a hub a CA's newest CRL, which speaks for itself. False when the hub doesn't follow that CA. */
 export async function handCrl(hub: Pick<HubAccess, "url" | "ca">, crl: Uint8Array): Promise<boolean> {
   return (await whereThere(call(hub, "POST", "/api/v1/crl-updates", { crl: toBase64(crl) }))) !== MISSING;

@@ -1,8 +1,12 @@
 import { execFileSync } from "node:child_process";
+import { once } from "node:events";
 import { writeFileSync } from "node:fs";
+import { createServer, type Server } from "node:https";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { revocationActivities } from "../../activities/revocation.ts";
+import { revocationActivities, type RevocationDeps } from "../../activities/revocation.ts";
+import { errorCodeOf } from "../../lib/domain/errors.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCrl } from "../../lib/pki/crl.ts";
 import { keyId } from "../../lib/pki/spki.ts";
@@ -10,7 +14,7 @@ import { parseEntry } from "../../lib/records/statement.ts";
 import { currentCrl, storeCaCertificate } from "../../store/authority.ts";
 import { findDevice } from "../../store/devices.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
-import { stepsOf, takenBack } from "../../store/revocations.ts";
+import { stepsOf, takenBack, untoldSteps } from "../../store/revocations.ts";
 import {
   certifyDevices,
   lotSite,
@@ -21,10 +25,12 @@ import {
 } from "../../test/support/lot-site.ts";
 import { pem } from "../../test/support/issuing.ts";
 import { tempDir } from "../../test/support/index.ts";
+import { SERVER_AUTH, testCertificate } from "../../test/support/test-pki.ts";
 import { injectNext, startInjection } from "../custody/inject.ts";
 import { keepCrl } from "./crl.ts";
 import { orderRevocation, type RevocationOrder } from "./revoke.ts";
 
+const servers: Server[] = [];
 let site: LotSite;
 let devices: TestDevice[];
 const LOT = "revoked-lot";
@@ -37,14 +43,18 @@ beforeAll(async () => {
   await ownLot(site, LOT, devices.length);
   await certifyDevices(site, LOT, devices);
 }, 60_000);
-afterAll(() => site?.close());
+afterAll(async () => {
+  for (const server of servers) server.close();
+  await site?.close();
+});
 
-const told: string[] = [];
-const work = () => {
+const faults: string[] = [];
+const work = (hubs: Partial<Pick<RevocationDeps, "notify" | "hub" | "caToken">> = {}) => {
   const activities = revocationActivities({
     ...{ db: site.db, acts: site.acts, actSigner: site.act, caToken: site.token },
     notify: [],
-    onFault: (hub) => void told.push(hub),
+    onFault: (_hub, error) => void faults.push(errorCodeOf(error)),
+    ...hubs,
   });
   return {
     ...activities,
@@ -69,6 +79,24 @@ async function revokedActs() {
   const { size } = (await readHead(site.db))!;
   const entries = await readEntries(site.db, 0, size);
   return entries.map((entry) => parseEntry(entry).act).filter((act) => act.type === "revoked");
+}
+
+/** A hub to be handed lists, by its status for each. */
+async function hubThatAnswers(status: () => number): Promise<{ url: string; ca: string }> {
+  const ca = await testCertificate("CN=hub infrastructure", { ca: true });
+  const san = [{ type: "ip" as const, value: "127.0.0.1" }];
+  const { pem: cert, keyPem: key } = await testCertificate("CN=hub", { issuer: ca, eku: [SERVER_AUTH], san });
+  const server = createServer({ cert, key }, (request, response) => {
+    request.resume().on("end", () => {
+      const code = status();
+      const body =
+        code === 200 ? { taken: true } : { code: "crl-invalid", detail: "not of this hub's time", status: code };
+      response.writeHead(code, { "content-type": "application/json" }).end(JSON.stringify(body));
+    });
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  servers.push(server);
+  return { url: `https://127.0.0.1:${(server.address() as AddressInfo).port}`, ca: ca.pem };
 }
 
 describe("a revocation", () => {
@@ -146,6 +174,30 @@ describe("a revocation", () => {
     const later = new Date(Date.now() + 16 * 86_400_000);
     const renewed = await keepCrl(site.db, key, site.ca, { now: later });
     expect(parseCrl(renewed.der).revoked.size).toBe(before.size + 3);
+  });
+
+  it("isn't told while a hub refuses it", async () => {
+    const { serial } = await certificate(7);
+    await order(7);
+    const answers = [400, 200];
+    const hub = await hubThatAnswers(() => answers.shift() ?? 200);
+    expect(await work({ notify: [hub] }).all()).toEqual({ left: true });
+    expect(faults).toEqual(["crl-invalid"]);
+    const untold = async () => (await untoldSteps(site.db, 10)).map((step) => step.serial);
+    expect(await untold()).toEqual([serial]);
+    expect(await work({ notify: [hub] }).all()).toEqual({ left: false });
+    expect(await untold()).toEqual([]);
+  });
+
+  it("ends a certificate for good, however often it was held and lifted before", async () => {
+    await order(8, { effect: "hold" });
+    await work().all();
+    await site.db.query("UPDATE revocation SET step = 1000 WHERE subject = $1", [devices[8]!.id]);
+    expect(await order(8, { effect: "lift" })).toMatchObject({ state: "refused", error: { code: "state-conflict" } });
+    expect(await order(8)).toMatchObject({ state: "ordered" });
+    await work().all();
+    const { serial } = await certificate(8);
+    expect((await listed()).get(serial)).toBe("keyCompromise");
   });
 
   it("is what openssl says as well", async () => {

@@ -109,6 +109,9 @@ async function childCas(tx: Tx, child: string): Promise<OwnCertificate[]> {
   });
 }
 
+/** Holds and lifts of one certificate; the last word is always to be had. */
+const MOST_STEPS = 1000;
+
 async function next(tx: Tx, one: OwnCertificate, { effect, reason, invalidity, by }: RevocationOrder) {
   const steps = await stepsOf(tx, one.leafHash);
   const last = steps.findLast(({ errorCode }) => errorCode === null);
@@ -123,6 +126,9 @@ async function next(tx: Tx, one: OwnCertificate, { effect, reason, invalidity, b
   const conflict = (why: string): CountersignError => new CountersignError("state-conflict", `${one.subject}: ${why}`);
   if (last?.effect === "final") throw conflict("its certificate is revoked for good");
   if (effect === "lift" && last === undefined) throw conflict("its certificate isn't held");
+  if (effect !== "final" && step.step > MOST_STEPS) {
+    throw conflict("its certificate was held and lifted too often: revoke it for good, and have it certified anew");
+  }
   if (last !== undefined && last.actLeaf === null) throw conflict("another order is under way: ask again in a moment");
   return { step };
 }
