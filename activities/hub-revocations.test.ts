@@ -1,22 +1,16 @@
 import { createHash } from "node:crypto";
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { parseCertificate } from "../lib/pki/certificate.ts";
 import { pemEncode } from "../lib/pki/pem.ts";
 import { keyId } from "../lib/pki/spki.ts";
-import { azureHub } from "../services/hub/azure/hub.ts";
 import { followRevocation } from "../services/hub/keep-out.ts";
-import type { HubRegistry } from "../services/hub/registry.ts";
-import { azureHubSettings, resolveAzureHub } from "../services/hub/azure/settings.ts";
 import { orderRevocation, recordRevocations, type RevocationOrder } from "../services/parties/revoke.ts";
 import { storeCaCertificate } from "../store/authority.ts";
 import { inTransaction } from "../store/db.ts";
 import { claimForHandoff, insertHandoff } from "../store/handoffs.ts";
 import { hubsBehind, toldOf } from "../store/hub-blocks.ts";
 import { insertStep, lockDeviceCertificates, type RevocationEffect } from "../store/revocations.ts";
-import { AZURE, startAzureRecorder, type AzureRecorder, azureSettings } from "../test/support/azure-recorder.ts";
-import { tempDir } from "../test/support/index.ts";
+import { AZURE, recorderHub, startAzureRecorder, type AzureRecorder } from "../test/support/azure-recorder.ts";
 import {
   buildDevices,
   certifyDevices,
@@ -54,18 +48,10 @@ beforeEach(() => {
   azure.requests.length = 0;
 });
 
-function testHub(): HubRegistry {
-  const folder = tempDir("azure");
-  const files = { "ca.pem": azure.ca.pem, secret: AZURE.secret, "hub.key": AZURE.hubKey, "dps.key": AZURE.dpsKey };
-  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o600 });
-  const settings = azureHubSettings.parse(azureSettings(azure.url));
-  return azureHub(resolveAzureHub(settings, (name) => join(folder, name)));
-}
-
 function activities(): { tell: () => Promise<{ left: boolean }>; faults: string[] } {
   const faults: string[] = [];
   const made = hubRevocationActivities({
-    ...{ db: site.db, hubs: new Map([["azure", testHub()]]) },
+    ...{ db: site.db, hubs: new Map([["azure", recorderHub(azure)]]) },
     onFault: (_hub, subject) => void faults.push(subject),
   });
   return { tell: () => made.tellHubRevocations({ hub: "azure" }), faults };
@@ -307,7 +293,7 @@ describe("a child's CA", () => {
       on: ({ method, path }) => method === "PUT" && path.endsWith(`/${ids[1]}`),
       answer: { status: 400 },
     });
-    const hub = testHub();
+    const hub = recorderHub(azure);
     const follow = (until?: number) =>
       followRevocation(site.db, "azure", hub, { target: "ca", subject: "child-c" }, until);
     expect(await follow(Date.now() - 1)).toEqual({ left: true });

@@ -1,13 +1,9 @@
-import { writeFileSync } from "node:fs";
-import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import type { HubChangeActivities } from "../contracts/hubs.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
 import type { Certificate } from "../lib/pki/certificate.ts";
 import { keyId } from "../lib/pki/spki.ts";
 import { parseHubProof } from "../lib/records/hub-proof.ts";
-import { azureHub } from "../services/hub/azure/hub.ts";
-import { azureHubSettings, resolveAzureHub } from "../services/hub/azure/settings.ts";
 import { signVerification, verificationIntent } from "../services/hub/verification.ts";
 import { Acts, createLedger } from "../services/ledger/index.ts";
 import { parseEntry } from "../lib/records/statement.ts";
@@ -15,9 +11,9 @@ import { setCeremony, storeCaCertificate, storeCeremony } from "../store/authori
 import type { Db } from "../store/db.ts";
 import { listHubLineCas } from "../store/hub-lines.ts";
 import { listHubOffers } from "../store/hub-offers.ts";
-import { AZURE, azureSettings, startAzureRecorder, type AzureRecorder } from "../test/support/azure-recorder.ts";
+import { AZURE, recorderHub, startAzureRecorder, type AzureRecorder } from "../test/support/azure-recorder.ts";
 import { selfSignedRoot } from "../test/support/child-site.ts";
-import { softhsmDir, tempDir } from "../test/support/index.ts";
+import { softhsmDir } from "../test/support/index.ts";
 import { makeTestParty, siteDatabase, type TestParty } from "../test/support/parties.ts";
 import { hubLineActivities } from "./hub-line.ts";
 
@@ -40,11 +36,7 @@ beforeAll(async () => {
   const { identity } = party;
   await createLedger({ db, origin: identity.origin, signer: identity.log });
   acts = new Acts({ db, origin: identity.origin, party: identity.party });
-  const folder = tempDir("azure");
-  const files = { "ca.pem": azure.ca.pem, secret: AZURE.secret, "hub.key": AZURE.hubKey, "dps.key": AZURE.dpsKey };
-  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o600 });
-  const settings = resolveAzureHub(azureHubSettings.parse(azureSettings(azure.url)), (name) => join(folder, name));
-  const hubs = new Map([["azure", azureHub(settings)]]);
+  const hubs = new Map([["azure", recorderHub(azure)]]);
   run = hubLineActivities({ db, identity, acts, caToken: undefined, hubs });
 });
 afterAll(async () => {

@@ -15,22 +15,20 @@ import { sha256Hex } from "../../services/ledger/sha256.ts";
 import { ENVELOPE_MEDIA_TYPE, readBody } from "../../services/parties/envelope.ts";
 import { checkJoin } from "../../services/parties/join.ts";
 import { findCurrentGrant, rootPin } from "../../store/grants.ts";
-import { softhsmDir } from "../../test/support/index.ts";
 import {
   callSite,
   childSiteConfig,
   grantTo,
   invitationFrom,
-  parentInbox,
+  paperParent,
   selfSignedRoot,
   signChildCa,
+  startChildSite,
 } from "../../test/support/child-site.ts";
-import { Correspondent, makeTestParty, signedAct, type TestParty } from "../../test/support/parties.ts";
-import { createLogger } from "../http/logger.ts";
+import { type Correspondent, signedAct, type TestParty } from "../../test/support/parties.ts";
 import type { HttpsServer } from "../http/server.ts";
 import type { SiteConfig } from "./config.ts";
-import { Site } from "./site.ts";
-import { freePort } from "./stack/ports.ts";
+import type { Site } from "./site.ts";
 import { openConfigured } from "./tokens.ts";
 
 /**
@@ -50,25 +48,14 @@ const SPENT = "c0b1e5d2-6f0a-4c7e-8f55-3a1d9b7e2c10";
 const received: { type: string; body: Uint8Array }[] = [];
 
 beforeAll(async () => {
-  const hsm = softhsmDir();
-  const parentPort = await freePort();
-  parent = await makeTestParty(hsm, "company-x", {
-    gateway: `https://127.0.0.1:${parentPort}`,
-    public: "http://127.0.0.1:9",
-  });
-  root = await selfSignedRoot(parent);
-  letters = new Correspondent(parent, "factory-y");
-  inbox = await parentInbox(parent, parentPort, (type, body) => {
+  ({ parent, root, letters, inbox } = await paperParent((type, body) => {
     if (type === "join" && readBody("join", body).invitation === SPENT) {
       throw new CountersignError("invitation-spent", "the invitation was used already");
     }
     received.push({ type, body });
-  });
-
+  }));
   config = await childSiteConfig("y", {}, { secondLogKey: "log-p256" });
-  site = await Site.start(config, createLogger({ name: "factory-y", level: "silent" }), (error) => {
-    throw error;
-  });
+  site = await startChildSite(config);
   invitation = invitationFrom(parent, "0b9f3d0e-7f0f-4f0e-9d55-0a6a6f8f6a11");
 });
 afterAll(async () => {

@@ -22,19 +22,17 @@ import {
   childSiteConfig,
   grantTo,
   invitationFrom,
-  parentInbox,
+  paperParent,
   selfSignedRoot,
   signChildCa,
+  startChildSite,
 } from "../../test/support/child-site.ts";
 import { startTestHub, type TestHub } from "../../test/support/hub-process.ts";
-import { softhsmDir } from "../../test/support/index.ts";
-import { Correspondent, makeTestParty, signedAct, type TestParty } from "../../test/support/parties.ts";
+import { type Correspondent, signedAct, type TestParty } from "../../test/support/parties.ts";
 import { connectDevice } from "../device/connect.ts";
-import { createLogger } from "../http/logger.ts";
 import type { HttpsServer } from "../http/server.ts";
 import type { SiteConfig } from "./config.ts";
-import { Site } from "./site.ts";
-import { freePort } from "./stack/ports.ts";
+import type { Site } from "./site.ts";
 import { openConfigured } from "./tokens.ts";
 
 /**
@@ -57,23 +55,13 @@ const refused: string[] = [];
 let first: { leafHash: string; fields: Grant };
 
 beforeAll(async () => {
-  const hsm = softhsmDir();
   [hub, azure] = await Promise.all([startTestHub(), startAzureRecorder()]);
-  const port = await freePort();
-  parent = await makeTestParty(hsm, "company-x", {
-    gateway: `https://127.0.0.1:${port}`,
-    public: "http://127.0.0.1:9",
-  });
-  root = await selfSignedRoot(parent);
-  letters = new Correspondent(parent, "factory-y");
-  inbox = await parentInbox(parent, port, (type, body) => {
+  ({ parent, root, letters, inbox } = await paperParent((type, body) => {
     if (type === "join") asked = readBody("join", body);
     if (type === "grant-refused") refused.push(readBody("grant-refused", body).code);
-  });
+  }));
   config = await writeConfig();
-  site = await Site.start(config, createLogger({ name: "factory-y", level: "silent" }), (error) => {
-    throw error;
-  });
+  site = await startChildSite(config);
   invitation = invitationFrom(parent, "7d1f0c5a-3b1e-4f3e-8f60-19d2f1a0b6c4");
 }, 120_000);
 afterAll(async () => {

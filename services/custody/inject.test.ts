@@ -2,16 +2,12 @@ import { mkdirSync } from "node:fs";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
-import { csrManifest } from "../../apps/cli/station-key.ts";
 import { sha256Hex } from "../../lib/domain/hash.ts";
 import type { Signer } from "../../lib/domain/signing.ts";
 import { findInjections } from "../../store/injections.ts";
 import { getLot } from "../../store/lots.ts";
-import { lotSite, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
+import { certifyDevices, lotSite, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
 import { seedImages, seedSigner } from "../../test/support/seed-images.ts";
-import { submitCsrs } from "../intake/submit.ts";
-import { recordBuilt } from "../issuing/built.ts";
-import { issueBatch } from "../issuing/certify.ts";
 import { injectNext, startInjection } from "./inject.ts";
 import { openOwnLot } from "./lots.ts";
 import { imageFaults } from "./read-back.ts";
@@ -33,11 +29,7 @@ async function certifiedLot(id: string, format: "mcuboot" | "raw", count: number
   const layouts = [{ format, template, ...layout }];
   await openOwnLot(site.custody, { id, slots: count, issuer: site.party, profile: "ldevid", layouts });
   const devices = testDevices(count);
-  const csrs = devices.map((device) => device.csr);
-  for (const kind of ["built", "certify"] as const) {
-    const batch = await submitCsrs(site.intake, id, await csrManifest(site.client("station"), kind, id, csrs), csrs);
-    await (kind === "built" ? recordBuilt(site.issuing, batch.id) : issueBatch(site.issuing, batch.id));
-  }
+  await certifyDevices(site, id, devices);
   return devices;
 }
 

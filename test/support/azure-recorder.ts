@@ -1,8 +1,14 @@
 import { createHash, createHmac, createPublicKey, verify, constants, X509Certificate } from "node:crypto";
 import { Agent, createServer, type AgentOptions } from "node:https";
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { writeFileSync } from "node:fs";
 import type { AddressInfo } from "node:net";
+import { join } from "node:path";
 import { connect } from "node:tls";
+import { azureHub } from "../../services/hub/azure/hub.ts";
+import { azureHubSettings, resolveAzureHub } from "../../services/hub/azure/settings.ts";
+import type { HubRegistry } from "../../services/hub/registry.ts";
+import { tempDir } from "./index.ts";
 import { SERVER_AUTH, testCertificate, type TestCertificate } from "./test-pki.ts";
 
 /**
@@ -36,6 +42,15 @@ export const azureSettings = (
   login: url,
   caFile: files.ca,
 });
+
+/** The adapter's hub at the recorder, its secrets in files of a folder of its own. */
+export function recorderHub(azure: Pick<AzureRecorder, "url" | "ca">): HubRegistry {
+  const folder = tempDir("azure");
+  const files = { "ca.pem": azure.ca.pem, secret: AZURE.secret, "hub.key": AZURE.hubKey, "dps.key": AZURE.dpsKey };
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text, { mode: 0o600 });
+  const settings = azureHubSettings.parse(azureSettings(azure.url));
+  return azureHub(resolveAzureHub(settings, (name) => join(folder, name)));
+}
 
 export const HUB_HOST = `${AZURE.hub}.azure-devices.net`;
 export const DPS_HOST = `${AZURE.dps}.azure-devices-provisioning.net`;

@@ -6,6 +6,7 @@ import { createLogger } from "../../apps/http/logger.ts";
 import { createServer, type HttpsServer } from "../../apps/http/server.ts";
 import { loadSiteConfig, type SiteConfig } from "../../apps/site/config.ts";
 import { initSite } from "../../apps/site/init.ts";
+import { Site } from "../../apps/site/site.ts";
 import { freePort } from "../../apps/site/stack/ports.ts";
 import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
@@ -24,8 +25,8 @@ import { ENVELOPE_MEDIA_TYPE, readWire } from "../../services/parties/envelope.t
 import { contactOf } from "../../services/parties/identity.ts";
 import { nonceDigest } from "../../services/parties/join.ts";
 import { profileRefs } from "../../services/parties/terms.ts";
-import { findPkcs11Module, tempDir, testDatabase, testTemporal } from "./index.ts";
-import type { TestParty } from "./parties.ts";
+import { findPkcs11Module, softhsmDir, tempDir, testDatabase, testTemporal } from "./index.ts";
+import { Correspondent, makeTestParty, type TestParty } from "./parties.ts";
 
 /** Factory-Y as a real site below a Company-X that is the test's own: its configuration, and what its parent says to it. */
 
@@ -77,7 +78,7 @@ export async function childSiteConfig(
 }
 
 /** The parent's gateway as far as a child needs it: takes every envelope, and shows `take` what is in it. */
-export async function parentInbox(
+async function parentInbox(
   parent: TestParty,
   port: number,
   take: (type: MessageType, body: Uint8Array) => void,
@@ -94,6 +95,34 @@ export async function parentInbox(
   });
   await inbox.listen({ host: "127.0.0.1", port });
   return inbox;
+}
+
+/** Company-X as the test plays it: its keys, its root, its door, its letters to the child. */
+export interface PaperParent {
+  readonly parent: TestParty;
+  readonly root: Certificate;
+  readonly letters: Correspondent;
+  readonly inbox: HttpsServer;
+}
+
+/** @param take sees every envelope that the child sends; what it throws is the parent's answer */
+export async function paperParent(take: (type: MessageType, body: Uint8Array) => void): Promise<PaperParent> {
+  const port = await freePort();
+  const urls = { gateway: `https://127.0.0.1:${port}`, public: "http://127.0.0.1:9" };
+  const parent = await makeTestParty(softhsmDir(), "company-x", urls);
+  return {
+    parent,
+    root: await selfSignedRoot(parent),
+    letters: new Correspondent(parent, "factory-y"),
+    inbox: await parentInbox(parent, port, take),
+  };
+}
+
+/** The child, running; nothing of it may end by itself. */
+export function startChildSite(config: SiteConfig): Promise<Site> {
+  return Site.start(config, createLogger({ name: config.party, level: "silent" }), (error) => {
+    throw error;
+  });
 }
 
 export function invitationFrom(parent: TestParty, id: string): Invitation {
