@@ -1,5 +1,5 @@
 import type { BenchReport } from "./run.ts";
-import type { Phase } from "./whole-way.ts";
+import { BY_HAND, type Phase } from "./whole-way.ts";
 
 /** The run as one table of strings, and what belongs under it. */
 export function benchTable({ rawSign, rawPath, wholeWay, peers }: BenchReport): string[][] {
@@ -19,7 +19,7 @@ export function benchTable({ rawSign, rawPath, wholeWay, peers }: BenchReport): 
   ];
   return [
     ["", "devices", "devices/s", "p50 ms", "p95 ms", "p99 ms", "CPU us/device", "client's", "of raw C_Sign"],
-    ...wholeWay.phases.map((phase) => row(`countersign ${phase.name}`, phase, phase.name === "certify")),
+    ...wholeWay.phases.map((phase) => row(`countersign ${phase.name}`, phase, phase.name.startsWith("certify"))),
     [
       "countersign, one CSR alone",
       "1",
@@ -29,7 +29,7 @@ export function benchTable({ rawSign, rawPath, wholeWay, peers }: BenchReport): 
       "",
       "",
     ],
-    ...peers.map((peer) => row(peer.name, peer, true)),
+    ...peers.map((peer) => row(`${peer.name}, ${peer.concurrency} at once`, peer, true)),
     ...(
       [
         ["raw issuing path", rawPath.withPossession],
@@ -46,21 +46,29 @@ export function benchTable({ rawSign, rawPath, wholeWay, peers }: BenchReport): 
   ];
 }
 
-export function benchNotes({ cores, load, rawSign, rawPath, wholeWay, peers }: BenchReport): string[] {
+export function benchNotes({
+  cores,
+  issuingProcesses,
+  load,
+  rawSign,
+  rawPath,
+  wholeWay,
+  peers,
+}: BenchReport): string[] {
   const certify = wholeWay.phases.find((phase) => phase.name === "certify")!;
-  const parts = Object.entries(certify.parts)
-    .filter(([, micros]) => micros >= 1)
-    .sort(([, a], [, b]) => b - a);
+  const byHand = wholeWay.phases.find((phase) => phase.name === BY_HAND)!;
   return [
-    `cores ${cores}, load ${load[0].toFixed(1)} before and ${load[1].toFixed(1)} after`,
+    `cores ${cores}, issuing processes ${issuingProcesses}, load ${load[0].toFixed(1)} before and ${load[1].toFixed(1)} after`,
     ...peers.map(
       (peer) =>
         `against ${peer.name}: ${(certify.devicesPerSecond / peer.devicesPerSecond).toFixed(2)} times the devices/s, ` +
-        `${(peer.cpuMicros / certify.cpuMicros).toFixed(2)} times the devices a CPU second`,
+        `${(peer.cpuMicros / certify.cpuMicros).toFixed(2)} times the devices a CPU second, ` +
+        `${(byHand.devicesPerSecond / peer.devicesPerSecond).toFixed(2)} times with one CSR a request; ` +
+        `it came to ${peer.rounds.map((one) => `${whole(one.devicesPerSecond)}/s with ${one.concurrency} at once`).join(", ")}`,
     ),
     `CPU us of C_Sign as a share of the raw issuing path's: ${percent(rawSign.cpuMicros, rawPath.withPossession.cpuMicros)} ` +
       `with proof of possession, ${percent(rawSign.cpuMicros, rawPath.without.cpuMicros)} without`,
-    `CPU us/device of certify: ${parts.map(([name, micros]) => `${name} ${whole(micros)}`).join(", ")}`,
+    ...[certify, byHand].map((phase) => `CPU us/device of ${phase.name}: ${partsOf(phase)}`),
     ...wholeWay.growth.map(
       (slice) =>
         `certified ${slice.from} to ${slice.to}: ${whole(slice.devicesPerSecond)} devices/s, ` +
@@ -70,6 +78,15 @@ export function benchNotes({ cores, load, rawSign, rawPath, wholeWay, peers }: B
       .map(([name, bytes]) => `${name} ${whole(bytes / 2 ** 20)}`)
       .join(", ")}`,
   ];
+}
+
+/** The largest first. */
+function partsOf({ parts }: Phase): string {
+  const some = Object.entries(parts).filter(([, micros]) => micros >= 1);
+  return some
+    .sort(([, a], [, b]) => b - a)
+    .map(([name, micros]) => `${name} ${whole(micros)}`)
+    .join(", ");
 }
 
 const percent = (part: number, all: number): string => `${((100 * part) / all).toFixed(1)} %`;

@@ -3,28 +3,34 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { availableParallelism, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { Stack } from "../apps/site/stack/stack.ts";
+import { PARTIES } from "../apps/site/stack/example.ts";
+import { Stack, type StackOptions } from "../apps/site/stack/stack.ts";
 import { removeState } from "../apps/site/stack/state.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { threadsForSessions } from "../hsm/index.ts";
 import type { RawSpeed } from "../hsm/raw-speed.ts";
 import { deviceIds, makeCsrs } from "./csrs.ts";
 import type { HsmBench } from "./hsm.ts";
-import { benchStepCa, buildStepCa, type PeerResult } from "./step-ca.ts";
+import { benchCfssl, buildCfssl } from "./cfssl.ts";
+import { CONCURRENCIES, type DeviceCsr, type PeerResult } from "./peer-load.ts";
+import { benchStepCa, buildStepCa } from "./step-ca.ts";
 import type { PreparedToken } from "./token-process.ts";
 import { wholeWay, type WholeWay } from "./whole-way.ts";
 
-export const PEERS = ["step-ca"] as const;
+export const PEERS = ["step-ca", "cfssl"] as const;
 export type Peer = (typeof PEERS)[number];
 
 export interface BenchOptions {
   readonly devices: number;
   readonly against: readonly Peer[];
+  /** `hsm.processes` of the parties that certify; default none */
+  readonly issuingProcesses?: number | undefined;
   readonly onStep?: (what: string) => void;
 }
 
 export interface BenchReport {
   readonly cores: number;
+  readonly issuingProcesses: number;
   /** one-minute load average when the run began and when it ended */
   readonly load: readonly [number, number];
   /** C_SignInit and C_Sign alone, one session, on a SoftHSM token: before and after the rest */
@@ -39,7 +45,8 @@ const RAW_SECONDS = 2;
 /** One to sign while another's digest is on its way back. */
 const RAW_SESSIONS = 2;
 const PATH_SECONDS = 3;
-const PEER_DEVICES = 3000;
+/** at each concurrency */
+const PEER_DEVICES = 2000;
 const CHILD_MS = 60_000;
 
 /**
@@ -48,9 +55,12 @@ const CHILD_MS = 60_000;
  * the peers' programs in the cache.
  * @throws CountersignError `component-missing` when a peer can't be built, and what the stack throws
  */
-export async function runBench({ devices, against, onStep = () => undefined }: BenchOptions): Promise<BenchReport> {
+export async function runBench(options: BenchOptions): Promise<BenchReport> {
+  const { devices, against, issuingProcesses = 0, onStep = () => undefined } = options;
   if (process.platform !== "linux") throw new CountersignError("usage", "the benchmark reads /proc: it needs Linux");
-  const program = against.includes("step-ca") ? await buildStepCa(onStep) : undefined;
+  const programs: Partial<Record<Peer, string>> = {};
+  if (against.includes("step-ca")) programs["step-ca"] = await buildStepCa(onStep);
+  if (against.includes("cfssl")) programs.cfssl = await buildCfssl(onStep);
   const dir = await mkdtemp(join(tmpdir(), "countersign-bench-"));
   try {
     const before = loadavg()[0]!;
@@ -59,21 +69,24 @@ export async function runBench({ devices, against, onStep = () => undefined }: B
     const speeds = [await rawSpeed(dir)];
     onStep("the issuing path alone");
     const rawPath = { withPossession: await rawPathSpeed("--possession"), without: await rawPathSpeed() };
-    const whole = await onOwnStack(join(dir, "stack"), onStep, (stack, home) =>
+    const parties = PARTIES.map((party) => ({ ...party, issuingProcesses }));
+    const whole = await onOwnStack({ home: join(dir, "stack"), parties }, onStep, (stack, home) =>
       wholeWay(stack, home, { devices, onStep }),
     );
     const peers: PeerResult[] = [];
-    if (program !== undefined) {
-      const ids = deviceIds("dev-p", Math.min(devices, PEER_DEVICES));
-      const pems = makeCsrs(ids);
-      const csrs = ids.map((id, i) => ({ id, pem: pems[i]! }));
-      onStep("step-ca");
-      peers.push(await benchStepCa({ program, token, dir: join(dir, "step-ca"), csrs }));
+    for (const peer of PEERS) {
+      const program = programs[peer];
+      if (program === undefined) continue;
+      const csrs = peerCsrs(Math.min(devices, PEER_DEVICES) * (CONCURRENCIES.length + 1));
+      onStep(peer);
+      const work = { program, dir: join(dir, peer), csrs };
+      peers.push(await (peer === "cfssl" ? benchCfssl(work) : benchStepCa({ ...work, token })));
     }
     onStep("raw C_Sign again");
     speeds.push(await rawSpeed(dir));
     return {
       cores: availableParallelism(),
+      issuingProcesses,
       load: [before, loadavg()[0]!],
       rawSign: {
         perSecond: sum(speeds, (s) => s.signatures) / sum(speeds, (s) => s.seconds),
@@ -86,6 +99,12 @@ export async function runBench({ devices, against, onStep = () => undefined }: B
   } finally {
     await rm(dir, { recursive: true, force: true });
   }
+}
+
+function peerCsrs(count: number): DeviceCsr[] {
+  const ids = deviceIds("dev-p", count);
+  const pems = makeCsrs(ids);
+  return ids.map((id, i) => ({ id, pem: pems[i]! }));
 }
 
 const sum = (speeds: readonly RawSpeed[], of: (speed: RawSpeed) => number): number =>
@@ -112,15 +131,16 @@ async function tokenProcess<T>(...args: readonly string[]): Promise<T> {
 }
 
 async function onOwnStack<T>(
-  home: string,
+  own: Required<Pick<StackOptions, "home" | "parties">>,
   onStep: (what: string) => void,
   work: (stack: Stack, home: string) => Promise<T>,
 ): Promise<T> {
   // Beside a stack that may run already: every port is chosen, the hub's too.
   process.env["HUB_PORT"] = "0";
   let failed: string | undefined;
+  const { home } = own;
   const stack = await Stack.start({
-    home,
+    ...own,
     onStep: (what) => onStep(`starting ${what}`),
     onFailure: (name, log) => (failed ??= `${name} has ended by itself; see ${log}`),
   });

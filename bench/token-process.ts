@@ -1,16 +1,11 @@
-import { generateKeyPairSync, randomBytes, sign } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeKeys, openToken } from "../hsm/index.ts";
 import { rawSignSpeed } from "../hsm/raw-speed.ts";
 import { ensureSoftHsm, ensureToken, useSoftHsm } from "../apps/site/tokens.ts";
 import { findPkcs11Module } from "../apps/site/stack/machine.ts";
-import { parseCertificate } from "../lib/pki/certificate.ts";
-import { issuerFromCertificate, selfIssuer, validityFor } from "../lib/pki/issuer.ts";
-import { assembleCertificate, lintTbs } from "../lib/pki/lint.ts";
 import { pemEncode } from "../lib/pki/pem.ts";
-import { profileNamed } from "../lib/pki/profiles.ts";
-import { buildTbs } from "../lib/pki/tbs.ts";
+import { benchRoot } from "./root.ts";
 
 /**
  * The benchmark's own token, in a process that holds nothing else: SoftHSM reads its configuration once a process.
@@ -52,36 +47,11 @@ async function prepare(dir: string): Promise<PreparedToken> {
     (one) => one.label === KEY,
   );
 
-  const rootKey = generateKeyPairSync("ec", { namedCurve: "P-256" });
-  const rootSpki = new Uint8Array(rootKey.publicKey.export({ type: "spki", format: "der" }));
-  const name = { organization: "Bench", commonName: "Bench Root" };
-  const rootProfile = profileNamed("root");
-  const validity = validityFor(rootProfile, new Date(), undefined);
-  const self = selfIssuer({ name, spki: rootSpki, ...validity });
-  const rootTbs = buildTbs(rootProfile, {
-    serial: randomBytes(16),
-    ...validity,
-    issuer: self,
-    subject: name,
-    spki: rootSpki,
-  });
-  const linted = lintTbs(rootTbs, rootProfile, self);
-  const root = assembleCertificate(linted, sign("sha256", linted.bytes, rootKey.privateKey));
-
-  const profile = profileNamed("intermediate-embedded");
-  const issuer = issuerFromCertificate(parseCertificate(root));
-  const tbs = buildTbs(profile, {
-    serial: randomBytes(16),
-    ...validityFor(profile, new Date(), issuer),
-    issuer,
-    subject: { organization: "Bench", commonName: "Bench CA" },
-    spki,
-    pathLen: 0,
-  });
-  const lintedCa = lintTbs(tbs, profile, issuer);
-  const intermediate = assembleCertificate(lintedCa, sign("sha256", lintedCa.bytes, rootKey.privateKey));
+  const root = benchRoot();
+  const subject = { organization: "Bench", commonName: "Bench CA" };
+  const intermediate = root.issue("intermediate-embedded", { subject, spki, pathLen: 0 });
   const files = { root: join(dir, "root.pem"), intermediate: join(dir, "intermediate.pem") };
-  writeFileSync(files.root, pemEncode("CERTIFICATE", root));
+  writeFileSync(files.root, pemEncode("CERTIFICATE", root.certificate));
   writeFileSync(files.intermediate, pemEncode("CERTIFICATE", intermediate));
   return {
     module: settings.module,

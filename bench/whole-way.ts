@@ -15,6 +15,10 @@ import { memoryOf, ownCpuMs, usageOf, type Part, type Usage } from "./usage.ts";
 const BATCH = 256;
 /** Batches that the station has under way. */
 const PARALLEL = 8;
+/** Stations that hand in one CSR a request, as a peer's clients do; and how many devices they have. */
+const HANDS = 32;
+export const BY_HAND = "certify, one CSR a request";
+const MOST_BY_HAND = 320;
 /** Devices that go the whole way unmeasured first: compiled code, open connections, prepared statements. */
 const WARM_UP = 1024;
 const GIVER = "factory-y";
@@ -72,11 +76,13 @@ export function partsOf({ info }: Stack): Part[] {
 export async function wholeWay(stack: Stack, home: string, options: WholeWayOptions): Promise<WholeWay> {
   const { devices, onStep } = options;
   const singles = options.singles ?? 60;
+  const byHand = Math.min(devices, MOST_BY_HAND);
+  const all = devices + byHand + singles;
   const lot = "lot-bench";
-  await buildChain(home, { idPrefixes: ["dev-"], quota: 4 * (WARM_UP + devices + singles) });
-  onStep(`${WARM_UP + devices + singles} CSRs`);
+  await buildChain(home, { idPrefixes: ["dev-"], quota: 4 * (WARM_UP + all) });
+  onStep(`${WARM_UP + all} CSRs`);
   const warm = makeCsrs(deviceIds("dev-w", WARM_UP));
-  const csrs = makeCsrs(deviceIds("dev-b", devices + singles));
+  const csrs = makeCsrs(deviceIds("dev-b", all));
 
   const opened: SiteClient[] = [];
   const open = async (party: string, role?: "station"): Promise<SiteClient> => {
@@ -115,16 +121,23 @@ export async function wholeWay(stack: Stack, home: string, options: WholeWayOpti
         (n) => growth.add(n),
       ),
     );
+    onStep("one CSR a request");
+    const hands = await meter.phase(BY_HAND, byHand, () =>
+      drive(csrs.slice(devices, devices + byHand), (some) => zStation.certify(lot, some), undefined, {
+        batch: 1,
+        parallel: HANDS,
+      }),
+    );
     onStep("one CSR at a time");
     const single: number[] = [];
-    for (const csr of csrs.slice(devices)) {
+    for (const csr of csrs.slice(devices + byHand)) {
       const since = performance.now();
       await collect(zStation.certify(lot, [csr]));
       single.push(performance.now() - since);
     }
     const memory = Object.fromEntries(memoryOf(partsOf(stack)));
     return {
-      phases: [built, handoff, certified],
+      phases: [built, handoff, certified, hands],
       growth: growth.slices(),
       // The first ones warm connections and code.
       single: latencyOf(single.slice(Math.min(10, single.length >> 1))),
@@ -140,12 +153,13 @@ async function drive(
   csrs: readonly string[],
   ask: (some: readonly string[]) => AsyncIterable<StationResult>,
   done: (devices: number) => void = () => undefined,
+  { batch, parallel } = { batch: BATCH, parallel: PARALLEL },
 ): Promise<number[]> {
   const latencies: number[] = [];
   let next = 0;
   const hand = async (): Promise<void> => {
     while (next < csrs.length) {
-      const some = csrs.slice(next, (next += BATCH));
+      const some = csrs.slice(next, (next += batch));
       const since = performance.now();
       await collect(ask(some));
       const took = performance.now() - since;
@@ -153,7 +167,7 @@ async function drive(
       done(some.length);
     }
   };
-  await Promise.all(Array.from({ length: PARALLEL }, hand));
+  await Promise.all(Array.from({ length: parallel }, hand));
   return latencies;
 }
 

@@ -4,7 +4,7 @@ import { note, paint, print, printJson, table } from "../output.ts";
 
 // The benchmark brings a whole stack and its peers: loaded by its own command alone.
 
-const PEERS = { lot: ["step-ca"], ledger: ["tessera"], hub: ["mosquitto"] } as const;
+const PEERS = { lot: ["step-ca", "cfssl"], ledger: ["tessera"], hub: ["mosquitto"] } as const;
 type What = keyof typeof PEERS;
 type Peer = (typeof PEERS)[What][number];
 
@@ -17,6 +17,7 @@ interface Options {
   readonly connects: number;
   readonly publishes: number;
   readonly against?: string;
+  readonly issuingProcesses?: number;
   readonly json?: boolean;
 }
 
@@ -35,12 +36,17 @@ export function registerBench(program: Command): void {
     .option("--publishes <n>", "hub: QoS 1 publishes", countOf("--publishes", 2_000_000), 80_000)
     .option(
       "--against <peers>",
-      "peers, built or unpacked once: step-ca (lot), tessera (ledger), mosquitto (hub), or none; default all",
+      "peers, built or unpacked once: step-ca, cfssl (lot), tessera (ledger), mosquitto (hub), or none; default all",
+    )
+    .option(
+      "--issuing-processes <n>",
+      "lot: sign in so many processes; default none",
+      countOf("--issuing-processes", 8),
     )
     .option("--json", "print everything measured as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  $ countersign bench --devices 10000 --against step-ca\n  $ countersign bench ledger --entries 1000000\n" +
+      "\nExample:\n  $ countersign bench --devices 10000 --against step-ca,cfssl\n  $ countersign bench ledger --entries 1000000\n" +
         "  $ countersign bench hub --connects 4000 --publishes 80000 --devices 5000",
     )
     .action((what: What, options: Options) => RUN[what](options));
@@ -49,9 +55,9 @@ export function registerBench(program: Command): void {
 const RUN = { lot: benchLot, ledger: benchLedger, hub: benchHub };
 const onStep = (what: string): void => note(paint("dim", what));
 
-async function benchLot({ devices = 10_000, against, json }: Options): Promise<void> {
+async function benchLot({ devices = 10_000, against, issuingProcesses, json }: Options): Promise<void> {
   const { runBench } = await import("../../../bench/run.ts");
-  const report = await runBench({ devices, against: peersOf("lot", against), onStep });
+  const report = await runBench({ devices, against: peersOf("lot", against), issuingProcesses, onStep });
   if (json) return printJson(report);
   const { benchNotes, benchTable } = await import("../../../bench/report.ts");
   print(table(benchTable(report)));
