@@ -30,15 +30,24 @@ export interface ItemResult {
   readonly error?: { code: ErrorCode; message: string } | undefined;
 }
 
+/** A lot's batches that may wait at once, unless a site is told otherwise: some 100 MB of CSRs. */
+export const WAITING_BATCHES = 1_000;
+/** When to come again with a batch that found the queue full: several have been done by then, unless the line stands. */
+const RETRY_AFTER_SECONDS = 5;
+
 /**
  * Stores a batch. False when the same manifest is stored already.
- * @throws CountersignError `already-exists` when the id belongs to another manifest
+ * @param waiting batches of a lot that may wait; those that come at the same moment may be a few more
+ * @throws CountersignError `already-exists` when the id belongs to another manifest; `queue-full`, with
+ *   `details.retryAfterSeconds`
  */
-export async function insertBatch(tx: Tx, batch: NewBatch): Promise<boolean> {
+export async function insertBatch(tx: Tx, batch: NewBatch, waiting = WAITING_BATCHES): Promise<boolean> {
   const { rowCount } = await tx.query({
     name: "batch-insert",
     text: `INSERT INTO batch (id, lot, kind, manifest, manifest_sha256, key_id, count, items)
-      VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING`,
+      SELECT $1, $2, $3, $4::bytea, $5, $6, $7::int, $8::bytea WHERE (
+        SELECT count(*) FROM (SELECT FROM batch WHERE state = 'pending' AND lot = $2 LIMIT $9::int) w) < $9
+      ON CONFLICT (id) DO NOTHING`,
     values: [
       batch.id,
       batch.lot,
@@ -48,6 +57,7 @@ export async function insertBatch(tx: Tx, batch: NewBatch): Promise<boolean> {
       batch.keyId,
       batch.items.length,
       encodeItems(batch.items),
+      waiting,
     ],
   });
   if (rowCount === 1) return true;
@@ -55,6 +65,13 @@ export async function insertBatch(tx: Tx, batch: NewBatch): Promise<boolean> {
     batch.id,
   ]);
   if (rows[0]?.manifest_sha256 === batch.manifestSha256) return false;
+  if (rows.length === 0) {
+    throw new CountersignError(
+      "queue-full",
+      `lot ${batch.lot} has ${waiting} batches waiting here: post this one again in ${RETRY_AFTER_SECONDS} s`,
+      { details: { retryAfterSeconds: RETRY_AFTER_SECONDS } },
+    );
+  }
   throw new CountersignError("already-exists", `another manifest was posted as ${batch.id}: give each batch a new id`);
 }
 

@@ -33,6 +33,7 @@ export interface RunOptions {
 
 const BATCH = 256;
 const WAIT_SECONDS = 20;
+const TIMEOUT_MS = 15 * 60_000;
 const PATIENCE_MS = 12_000;
 const LONGEST_PAUSE_MS = 3_000;
 
@@ -150,7 +151,7 @@ export class Station {
     const lines = [{ manifest: toBase64(manifest) }, ...items];
     // The same manifest again is the same batch: asking twice can't do anything twice.
     const { batch } = await patiently(() => this.client.postNdjson<{ batch: string }>(path, lines), options);
-    const deadline = Date.now() + (options.timeoutMs ?? 15 * 60_000);
+    const deadline = Date.now() + (options.timeoutMs ?? TIMEOUT_MS);
     for (;;) {
       const view = `/api/v1/batches/${batch}?wait=${WAIT_SECONDS}`;
       const answer = await patiently(() => this.client.get<BatchAnswer>(view), options);
@@ -169,13 +170,27 @@ export class Station {
   }
 }
 
-/** Asks again while the gateway, or what it stands on, is out of reach. What is asked must be safe to ask twice. */
-async function patiently<T>(ask: () => Promise<T>, { patienceMs = PATIENCE_MS }: RunOptions): Promise<T> {
-  const deadline = Date.now() + patienceMs;
+/**
+ * Asks again while the gateway, or what it stands on, is out of reach, and as long as a batch may take while its queue is
+ * full. What is asked must be safe to ask twice.
+ */
+async function patiently<T>(ask: () => Promise<T>, options: RunOptions): Promise<T> {
+  const { patienceMs = PATIENCE_MS, timeoutMs = TIMEOUT_MS } = options;
+  const last = Date.now() + timeoutMs;
+  let deadline = Date.now() + patienceMs;
   for (let pause = 200; ; pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
     try {
       return await ask();
     } catch (error) {
+      const seconds = isCountersignError(error) && error.code === "queue-full" && error.details["retryAfterSeconds"];
+      if (typeof seconds === "number") {
+        const until = Date.now() + seconds * 1000;
+        if (until > last) throw error;
+        // Not all at the same moment again.
+        await new Promise((wake) => setTimeout(wake, seconds * 1000 * (1 + Math.random() / 4)));
+        deadline = Date.now() + patienceMs;
+        continue;
+      }
       const again = isCountersignError(error) && error.kind === "unavailable" && Date.now() + pause < deadline;
       if (!again) throw error;
       await new Promise((wake) => setTimeout(wake, pause));

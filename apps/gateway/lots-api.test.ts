@@ -28,6 +28,8 @@ import { updated } from "./update.ts";
 /** The lot's routes over real TLS, with Temporal, Postgres and SoftHSM behind them, as the station and the CLI see them. */
 
 const PARTY = "technician-z";
+/** A lot's batches that may wait. */
+const WAITING = 40;
 const LAYOUTS = [{ format: "esp-secure-cert", template: "esp-secure-cert.bin" }];
 
 let site: LotSite;
@@ -92,7 +94,7 @@ beforeAll(async () => {
     infrastructure: { certificate: site.infrastructure.certificate.der, spki: site.infrastructure.key.spki },
   } as Identity;
   workflows = new Client({ connection, namespace }).workflow;
-  registerLots(app, { db: site.db, identity, workflows, custody: site.custody });
+  registerLots(app, { db: site.db, identity, workflows, custody: site.custody, waitingBatches: WAITING });
   await app.listen({ host: "127.0.0.1", port: 0 });
   stops.push(() => app.close());
   const url = `https://127.0.0.1:${(app.server.address() as AddressInfo).port}`;
@@ -209,6 +211,31 @@ describe("a station", () => {
     expect(await station.postNdjson(path, lines)).toEqual(first);
     const answer = await station.get(`/api/v1/batches/${first.batch}?wait=20`);
     expect(answer).toMatchObject({ state: "done", results: [{ index: 0, deviceId: device!.id, slot: 1 }] });
+  });
+
+  it("waits at the station while the lot's queue is full", async () => {
+    const lot = await openLot(5);
+    const [device] = testDevices(1);
+    await site.db.query(
+      `INSERT INTO batch (id, lot, kind, manifest, manifest_sha256, key_id, count, items)
+       SELECT $1 || n, $1, 'built', '', '', '', 1, '' FROM generate_series(1, $2::int) n`,
+      [lot, WAITING],
+    );
+    const asked = performance.now();
+    const built = all((await Station.at(station)).build(lot, [pemOf(device!)], { patienceMs: 100 }));
+    await new Promise((wake) => setTimeout(wake, 1000));
+    await site.db.query("DELETE FROM batch WHERE lot = $1 AND manifest = ''", [lot]);
+    expect(await built).toEqual([{ deviceId: device!.id, slot: 1 }]);
+    expect(performance.now() - asked).toBeGreaterThan(5000);
+    // Not beyond the time that a batch may take.
+    await site.db.query(
+      `INSERT INTO batch (id, lot, kind, manifest, manifest_sha256, key_id, count, items)
+       SELECT $1 || n, $1, 'built', '', '', '', 1, '' FROM generate_series(1, $2::int) n`,
+      [lot, WAITING],
+    );
+    const late = all((await Station.at(station)).build(lot, [pemOf(testDevices(1)[0]!)], { timeoutMs: 4000 }));
+    await expect(late).rejects.toMatchObject({ code: "queue-full" });
+    await site.db.query("DELETE FROM batch WHERE lot = $1 AND manifest = ''", [lot]);
   });
 
   it("posted at once over several connections is one batch, with one answer for all", async () => {

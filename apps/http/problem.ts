@@ -32,6 +32,7 @@ const STATUS_OF_CODE: Partial<Record<ErrorCode, number>> = {
   "lot-not-open": 409,
   "invitation-spent": 409,
   "hub-device-offline": 409,
+  "queue-full": 429,
 };
 
 const TITLE_OF_KIND = {
@@ -74,8 +75,10 @@ export function problemOf(error: unknown): Problem {
   return problem;
 }
 
-/** Answers with the problem document of anything thrown. */
+/** Answers with the problem document of anything thrown, and with `Retry-After` where its details say when (RFC 9110). */
 export function sendProblem(reply: FastifyReply, error: unknown): FastifyReply {
   const problem = problemOf(error);
+  const seconds = problem.details?.["retryAfterSeconds"];
+  if (typeof seconds === "number") reply.header("retry-after", Math.ceil(seconds));
   return reply.code(problem.status).type("application/problem+json; charset=utf-8").send(JSON.stringify(problem));
 }

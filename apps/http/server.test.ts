@@ -66,6 +66,7 @@ interface Answer {
   status: number;
   type: string;
   caching: string;
+  again: string | undefined;
   body: Record<string, unknown>;
 }
 
@@ -84,6 +85,7 @@ function call(method: string, path: string, options: { client?: string; body?: s
             status: response.statusCode ?? 0,
             type: response.headers["content-type"] ?? "",
             caching: response.headers["cache-control"] ?? "",
+            again: response.headers["retry-after"],
             body: JSON.parse(text) as Record<string, unknown>,
           }),
         );
@@ -115,6 +117,9 @@ beforeAll(async () => {
   server.post("/raw", async (request) => ({ length: rawBody(request).length }));
   server.get("/refused", async () => {
     throw new CountersignError("quota-exceeded", "the quota is used up", { details: { quota: 3 } });
+  });
+  server.get("/full", async () => {
+    throw new CountersignError("queue-full", "come again", { details: { retryAfterSeconds: 4.2 } });
   });
   server.get("/broken", async () => {
     throw new Error("a secret of ours");
@@ -156,6 +161,11 @@ describe("problem documents", () => {
     const answer = await call("GET", "/refused");
     expect(answer.type).toMatch(/^application\/problem\+json/);
     expect(answer).toMatchObject({ status: 403, body: { code: "quota-exceeded", status: 403, details: { quota: 3 } } });
+  });
+
+  it("say when to come again", async () => {
+    expect(await call("GET", "/full")).toMatchObject({ status: 429, again: "5", body: { code: "queue-full" } });
+    expect((await call("GET", "/refused")).again).toBeUndefined();
   });
 
   it("keep an internal error's words inside", async () => {

@@ -148,6 +148,13 @@ export const siteConfigSchema = z.strictObject({
   ledgerDir: path.default("ledger"),
   imagesDir: path,
   firmwareDir: path,
+  /** what waits to be recorded or certified; docs/commands.md */
+  intake: z
+    .strictObject({
+      /** batches of one lot that may wait, of up to 256 CSRs each; more are answered 429 */
+      waitingBatches: z.int().min(1).max(100_000).default(1_000),
+    })
+    .prefault({}),
   /** how long what nobody needs for good is kept; docs/retention.md */
   retention: z
     .strictObject({

@@ -280,7 +280,7 @@ async function launch(
       components: () => siteComponents(health),
     },
     [
-      (app) => registerLots(app, { db, identity, workflows: workflow, custody, underWay }),
+      (app) => registerLots(app, { db, identity, workflows: workflow, custody, underWay, ...config.intake }),
       (app) => registerReconcile(app, reconciling),
       (app) =>
         registerHubs(app, {

@@ -132,6 +132,9 @@ export const ERROR_KINDS = {
   "hub-refused": "refused",
   "hub-busy": "unavailable",
 
+  // Intake
+  "queue-full": "unavailable",
+
   // Components
   "component-missing": "unavailable",
   "component-unreachable": "unavailable",

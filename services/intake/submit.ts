@@ -17,6 +17,8 @@ export interface IntakeContext {
   /** this site's infrastructure CA certificate, DER */
   readonly infrastructure: Uint8Array;
   readonly now?: () => Date;
+  /** a lot's batches that may wait; default WAITING_BATCHES */
+  readonly waitingBatches?: number | undefined;
 }
 
 /** A value with the salt that hides it; `salt` is 32 bytes in hex. */
@@ -34,7 +36,8 @@ export interface InstallItem {
  * Takes a station's batch in: afterwards it is durable, and its id all that anybody needs. The same manifest again
  * gives the first answer.
  * @param csrs DER, as they came
- * @throws CountersignError those of {@link verifyManifest}, `lot-not-found`, `custody-conflict`, `already-exists`
+ * @throws CountersignError those of {@link verifyManifest}, `lot-not-found`, `custody-conflict`, `already-exists`,
+ *   `queue-full`
  */
 export async function submitCsrs(
   context: IntakeContext,
@@ -74,7 +77,7 @@ export async function submitInstallations(
 }
 
 async function store(
-  { db, party }: IntakeContext,
+  { db, party, waitingBatches }: IntakeContext,
   lotId: string,
   dsse: Uint8Array,
   { manifest, sha256 }: VerifiedManifest,
@@ -107,7 +110,7 @@ async function store(
     items,
   };
   await inTransaction(db, async (tx) => {
-    if (await insertBatch(tx, batch)) await beside?.(tx);
+    if (await insertBatch(tx, batch, waitingBatches)) await beside?.(tx);
   });
   return { id, lot: lotId, kind };
 }

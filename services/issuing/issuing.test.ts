@@ -436,6 +436,28 @@ describe("intake", () => {
     ]);
   });
 
+  it("takes no more batches than may wait in a lot, and those again that it has", async () => {
+    const intake = { ...site.intake, waitingBatches: 2 };
+    const [lot, other] = [await newLot(5), await newLot(5)];
+    const batches = await Promise.all(
+      [lot, lot, lot, other].map(async (at) => {
+        const csrs = testDevices(1).map(csrOf);
+        return { at, csrs, dsse: await csrManifest(station, "built", at, csrs) };
+      }),
+    );
+    const submit = async (n: number) => {
+      const { at, csrs, dsse } = batches[n]!;
+      return submitCsrs(intake, at, dsse, csrs);
+    };
+    const first = await submit(0);
+    await submit(1);
+    await expect(submit(2)).rejects.toMatchObject({ code: "queue-full", details: { retryAfterSeconds: 5 } });
+    expect(await submit(0)).toEqual(first);
+    await submit(3);
+    await recordBuilt(site.issuing, first.id);
+    await submit(2);
+  });
+
   it("an expired station hands nothing in", async () => {
     const lot = await newLot(5);
     const csrs = testDevices(1).map(csrOf);

@@ -25,8 +25,8 @@ const batchQuery = z.strictObject({ wait: z.coerce.number().min(0).max(MAX_WAIT_
 
 /** Batches of stations and technicians, in and their answers out. */
 export function registerBatches(app: HttpsServer, deps: LotDeps): void {
-  const { db, identity, dispatcher, watch } = deps;
-  const intake = { db, party: identity.party, infrastructure: identity.infrastructure.certificate };
+  const { db, identity, dispatcher, watch, waitingBatches } = deps;
+  const intake = { db, party: identity.party, infrastructure: identity.infrastructure.certificate, waitingBatches };
 
   app.post(
     "/api/v1/lots/:id/batches",

@@ -11,6 +11,7 @@ export interface LotDeps extends Pick<GatewayDeps, "db" | "identity" | "workflow
   readonly custody: CustodyContext;
   readonly dispatcher: Dispatcher;
   readonly watch: BatchWatch;
+  readonly waitingBatches?: number | undefined;
 }
 
 export const lotParams = z.strictObject({ id: lotId });

@@ -33,7 +33,12 @@ const injectionBody = z.strictObject({ limit: z.int().min(0).max(100_000_000).op
 /** Everything about lots, batches, handoffs and devices, under /api/v1. */
 export function registerLots(
   app: HttpsServer,
-  deps: Pick<GatewayDeps, "db" | "identity" | "workflows"> & { custody: CustodyContext; underWay?: UnderWay },
+  deps: Pick<GatewayDeps, "db" | "identity" | "workflows"> & {
+    custody: CustodyContext;
+    underWay?: UnderWay;
+    /** a lot's batches that may wait */
+    waitingBatches?: number;
+  },
 ): void {
   const { db, workflows, custody } = deps;
   const dispatcher = new Dispatcher({
