@@ -7,20 +7,22 @@ export interface HubBlock {
   kind: "certificate" | "key";
   /** of the certificate's DER, or of its SubjectPublicKeyInfo; lower-case hex */
   sha256: string;
+  /** by hand, or as a site's word that it has revoked it: neither is undone with the other */
+  source: "operator" | "revocation";
   name: string | null;
   reason: string;
   blockedBy: string;
   createdAt: Date;
 }
 
-const BLOCK_COLUMNS = `kind, sha256, name, reason, blocked_by AS "blockedBy", created_at AS "createdAt"`;
+const BLOCK_COLUMNS = `kind, sha256, source, name, reason, blocked_by AS "blockedBy", created_at AS "createdAt"`;
 
 /** Blocks it, or leaves the block that is there. */
 export async function addBlock(db: Queryable, block: Omit<HubBlock, "createdAt">): Promise<HubBlock> {
   const { rows } = await db.query<HubBlock>(
-    `INSERT INTO hub_block (kind, sha256, name, reason, blocked_by) VALUES ($1, $2, $3, $4, $5)
-     ON CONFLICT (sha256, kind) DO UPDATE SET kind = hub_block.kind RETURNING ${BLOCK_COLUMNS}`,
-    [block.kind, block.sha256, block.name, block.reason, block.blockedBy],
+    `INSERT INTO hub_block (kind, sha256, source, name, reason, blocked_by) VALUES ($1, $2, $3, $4, $5, $6)
+     ON CONFLICT (sha256, kind, source) DO UPDATE SET kind = hub_block.kind RETURNING ${BLOCK_COLUMNS}`,
+    [block.kind, block.sha256, block.source, block.name, block.reason, block.blockedBy],
   );
   return rows[0]!;
 }
@@ -30,9 +32,13 @@ export async function listBlocks(db: Queryable): Promise<HubBlock[]> {
   return (await db.query<HubBlock>(`SELECT ${BLOCK_COLUMNS} FROM hub_block ORDER BY created_at, sha256`)).rows;
 }
 
-/** Of either kind. False when nothing is blocked under this digest. */
-export async function removeBlock(db: Queryable, sha256: string): Promise<boolean> {
-  return ((await db.query("DELETE FROM hub_block WHERE sha256 = $1", [sha256])).rowCount ?? 0) > 0;
+/**
+ * Of either kind; of either source unless one is named.
+ * @returns false when nothing is blocked so under this digest
+ */
+export async function removeBlock(db: Queryable, sha256: string, source?: HubBlock["source"]): Promise<boolean> {
+  const sql = "DELETE FROM hub_block WHERE sha256 = $1 AND ($2::text IS NULL OR source = $2)";
+  return ((await db.query(sql, [sha256, source ?? null])).rowCount ?? 0) > 0;
 }
 
 export interface FollowedCrl {

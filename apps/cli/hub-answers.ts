@@ -16,6 +16,8 @@ export interface HubCaShown {
 export interface HubBlockShown {
   kind: "certificate" | "key";
   sha256: string;
+  /** by hand, or with a revocation by its issuer */
+  source: "operator" | "revocation";
   name: string | null;
   reason: string;
   blockedBy: string;

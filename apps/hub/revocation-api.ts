@@ -25,6 +25,7 @@ import { linkOf, type Registry } from "./registry.ts";
 
 const Digest = z.string().regex(/^[0-9a-f]{64}$/, "a SHA-256 as 64 lower-case hex digits");
 const Kind = z.enum(["certificate", "key"]);
+const Source = z.enum(["operator", "revocation"]);
 const Reason = z.string().min(1).max(200);
 const BlockBody = z.union([
   z.strictObject({ certificate: Pem, kind: Kind.optional(), reason: Reason }),
@@ -81,18 +82,20 @@ export function revocationApi(server: HttpsServer, hub: { db: Db; registry: Regi
   server.get("/api/v1/blocks", operator, async () => ({ blocks: await listBlocks(db) }));
   server.post("/api/v1/blocks", operator, async (request, reply) => {
     const body = parseInput(BlockBody, request.body, "request body");
+    const { source } = parseInput(z.strictObject({ source: Source.default("operator") }), request.query, "query");
     if ((await listBlocks(db)).length >= MAX_BLOCKS) {
       throw new CountersignError("hub-refused", `this hub blocks at most ${MAX_BLOCKS} certificates and keys`);
     }
     const blockedBy = clientOf(request).commonName;
-    const block = await addBlock(db, { ...blocked(body), reason: body.reason, blockedBy });
+    const block = await addBlock(db, { ...blocked(body), source, reason: body.reason, blockedBy });
     await registry.reload();
     request.log.warn({ ...block }, "blocked");
     return reply.code(201).send(block);
   });
   server.delete("/api/v1/blocks/:sha256", operator, async (request, reply) => {
     const { sha256 } = parseInput(z.strictObject({ sha256: Digest }), request.params, "path");
-    found((await removeBlock(db, sha256)) || undefined, `block of ${sha256}`);
+    const { source } = parseInput(z.strictObject({ source: Source.optional() }), request.query, "query");
+    found((await removeBlock(db, sha256, source)) || undefined, `block of ${sha256}`);
     await registry.reload();
     request.log.warn({ sha256, by: clientOf(request).commonName }, "block removed");
     return reply.code(204).send();

@@ -1,10 +1,13 @@
 import "reflect-metadata";
+import { readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { request } from "node:https";
 import { type AddressInfo, connect as netConnect } from "node:net";
 import { randomBytes } from "node:crypto";
+import { join } from "node:path";
 import * as x509 from "@peculiar/x509";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { blockCa, unblockCa } from "../../services/hub/management.ts";
 import { exchange } from "../../services/exchange.ts";
 import { connect, type Db } from "../../store/db.ts";
 import { listen } from "../../store/listen.ts";
@@ -344,6 +347,36 @@ describe("revoking", () => {
       { state: "disabled", n: gone },
     ]);
     for (const wrong of [[], ["no id!"], Array(20_001).fill("a")]) expect((await set(wrong)).status).toBe(400);
+  });
+
+  it("by its issuer and by an operator are two things: neither is taken back with the other", async () => {
+    const mine = await testCertificate("CN=held", { ca: true, issuer: factory });
+    const leaf = await leafFor("dev-held", mine);
+    const file = (name: string): string => readFileSync(join(hub.home, "hub", name), "utf8");
+    const access = { url: `https://127.0.0.1:${hub.apiPort}`, ca: file("ca.pem") };
+    const site = { ...access, cert: file("operator.pem"), key: file("operator.key") };
+    const come = () => visit("dev-held", leaf, [mine, factory]);
+    const byHand = async () => {
+      const { body } = await hub.api("POST", "/api/v1/blocks", { certificate: mine.pem, reason: "in doubt" });
+      return String(body["sha256"]);
+    };
+    const keyOfMine = await byHand();
+    await blockCa(site, mine.der, "revoked by its issuer: certificateHold");
+    await unblockCa(site, keyOfMine);
+    await expect(come()).rejects.toMatchObject(refused);
+    // Also where the issuer's came first, and where only an operator's is there.
+    expect((await hub.api("DELETE", `/api/v1/blocks/${keyOfMine}`)).status).toBe(204);
+    await blockCa(site, mine.der, "revoked by its issuer: certificateHold");
+    await byHand();
+    await unblockCa(site, keyOfMine);
+    await unblockCa(site, keyOfMine);
+    await expect(come()).rejects.toMatchObject(refused);
+    expect((await hub.api("DELETE", `/api/v1/blocks/${keyOfMine}`)).status).toBe(204);
+    await come();
+    await blockCa(site, mine.der, "revoked by its issuer: keyCompromise");
+    await expect(come()).rejects.toMatchObject(refused);
+    await unblockCa(site, keyOfMine);
+    await come();
   });
 
   it("isn't undone by what an operator doesn't say right", async () => {
