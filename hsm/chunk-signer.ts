@@ -23,7 +23,7 @@ const MAX_HUNG = 2;
 
 /**
  * Signatures that are asked for together are made on a thread that signs and verifies one after the other, for as long as
- * the token takes less than a millisecond for one: by itself, each costs as much again for waking threads. On a token that
+ * the token takes less than 0.3 ms for one: by itself, each costs as much again for waking threads. On a token that
  * takes longer each has a session to itself, so that all sessions work side by side; a few are tried on the thread now and
  * then, to see whether that has changed.
  *

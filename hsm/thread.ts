@@ -3,6 +3,8 @@ import { CountersignError } from "../lib/domain/errors.ts";
 
 /** A loaded machine takes its time to start a thread. */
 const START_MS = 30_000;
+/** Nothing that such a thread makes lives for long; without a bound it takes as much as the main thread may. */
+const YOUNG_MB = 6;
 /** The id of a thread's first message. */
 const READY = 0;
 
@@ -22,7 +24,13 @@ export class Thread<Question, Answer> {
 
   /** @param name of the thread, and what it does, for the message when it has ended */
   constructor(script: URL, { name, does, data }: { name: string; does: string; data?: unknown }) {
-    this.#worker = new Worker(script, { workerData: data, env: SHARE_ENV, execArgv: [], name });
+    this.#worker = new Worker(script, {
+      workerData: data,
+      env: SHARE_ENV,
+      execArgv: [],
+      name,
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB },
+    });
     const ready = Promise.withResolvers<void>();
     this.ready = ready.promise;
     this.ready.catch(() => undefined);

@@ -32,7 +32,7 @@ const hsmModule = {
   /**
    * Sessions a token, each signing on a thread of its own: a network HSM scales by them. UV_THREADPOOL_SIZE of the
    * process must be at least the sum over its tokens, better twice that and four more; the embedded stack sees to it.
-   * A token that takes less than a millisecond for a signature (SoftHSM) signs a batch's certificates on one of them.
+   * A token that takes less than 0.3 ms for a signature (SoftHSM) signs a batch's certificates on one of them.
    */
   sessions: z.int().min(1).max(256).default(4),
   /** when a token counts as out of reach; what is left out is as in hsm/limits.ts */
