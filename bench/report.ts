@@ -72,7 +72,7 @@ export function benchNotes({
     ...wholeWay.growth.map(
       (slice) =>
         `certified ${slice.from} to ${slice.to}: ${whole(slice.devicesPerSecond)} devices/s, ` +
-        `${whole(slice.cpuMicros)} CPU us/device, Postgres's ${whole(slice.postgresMicros)}`,
+        `${whole(slice.cpuMicros)} CPU us/device (${partsOf(slice)})`,
     ),
     `memory MB: ${[...Object.entries(wholeWay.memory), ...peers.map((peer) => [peer.name, peer.memoryBytes] as const)]
       .map(([name, bytes]) => `${name} ${whole(bytes / 2 ** 20)}`)
@@ -81,7 +81,7 @@ export function benchNotes({
 }
 
 /** The largest first. */
-function partsOf({ parts }: Phase): string {
+function partsOf({ parts }: Pick<Phase, "parts">): string {
   const some = Object.entries(parts).filter(([, micros]) => micros >= 1);
   return some
     .sort(([, a], [, b]) => b - a)

@@ -44,8 +44,8 @@ export interface Slice {
   readonly to: number;
   readonly devicesPerSecond: number;
   readonly cpuMicros: number;
-  /** of it, Postgres's: what grows with the tables shows here first */
-  readonly postgresMicros: number;
+  /** of it, by part: what grows with the tables shows in Postgres first, a burst of one process in its own */
+  readonly parts: Readonly<Record<string, number>>;
 }
 
 export interface WholeWay {
@@ -204,41 +204,41 @@ class Meter {
     this.#parts = parts;
   }
 
-  cpuMs(): { all: number; postgres: number } {
-    const usage = this.#usage();
-    const all = [...usage.values()].reduce((sum, { cpuMs }) => sum + cpuMs, 0);
-    return { all, postgres: usage.get("postgres")?.cpuMs ?? 0 };
+  usage(): Map<string, Usage> {
+    return usageOf(this.#parts);
   }
 
   async phase(name: string, devices: number, work: () => Promise<number[] | undefined>): Promise<Phase> {
-    const before = this.#usage();
+    const before = this.usage();
     const own = ownCpuMs();
     const since = performance.now();
     const latencies = await work();
     const seconds = (performance.now() - since) / 1000;
     const clientCpuMicros = ((ownCpuMs() - own) * 1000) / devices;
-    const parts: Record<string, number> = {};
-    let total = 0;
-    for (const [part, usage] of this.#usage()) {
-      const micros = ((usage.cpuMs - (before.get(part)?.cpuMs ?? 0)) * 1000) / devices;
-      parts[part] = micros;
-      total += micros;
-    }
+    const cpu = microsADevice(before, this.usage(), devices);
     return {
       name,
       devices,
       seconds,
       devicesPerSecond: devices / seconds,
       ...(latencies === undefined ? {} : { latency: latencyOf(latencies) }),
-      cpuMicros: total,
+      ...cpu,
       clientCpuMicros,
-      parts,
     };
   }
+}
 
-  #usage(): Map<string, Usage> {
-    return usageOf(this.#parts);
+function microsADevice(
+  before: ReadonlyMap<string, Usage>,
+  after: ReadonlyMap<string, Usage>,
+  devices: number,
+): Pick<Phase, "cpuMicros" | "parts"> {
+  const parts: Record<string, number> = {};
+  let cpuMicros = 0;
+  for (const [part, { cpuMs }] of after) {
+    cpuMicros += parts[part] = ((cpuMs - (before.get(part)?.cpuMs ?? 0)) * 1000) / devices;
   }
+  return { cpuMicros, parts };
 }
 
 const SLICES = 4;
@@ -249,7 +249,7 @@ const SLICES = 4;
  */
 class Growth {
   readonly #meter: Meter;
-  readonly #marks: { devices: number; at: number; cpuMs: { all: number; postgres: number } }[] = [];
+  readonly #marks: { devices: number; at: number; usage: Map<string, Usage> }[] = [];
   #devices = 0;
 
   constructor(meter: Meter) {
@@ -258,7 +258,7 @@ class Growth {
 
   add(devices: number): void {
     this.#devices += devices;
-    this.#marks.push({ devices: this.#devices, at: performance.now(), cpuMs: this.#meter.cpuMs() });
+    this.#marks.push({ devices: this.#devices, at: performance.now(), usage: this.#meter.usage() });
   }
 
   slices(): Slice[] {
@@ -273,8 +273,7 @@ class Growth {
           from: start.devices,
           to: end.devices,
           devicesPerSecond: (devices * 1000) / (end.at - start.at),
-          cpuMicros: ((end.cpuMs.all - start.cpuMs.all) * 1000) / devices,
-          postgresMicros: ((end.cpuMs.postgres - start.cpuMs.postgres) * 1000) / devices,
+          ...microsADevice(start.usage, end.usage, devices),
         },
       ];
     });
