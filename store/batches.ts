@@ -1,6 +1,6 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { ErrorCode } from "../lib/domain/error-codes.ts";
-import type { Queryable, Tx } from "./db.ts";
+import { withKeptPlans, type Queryable, type Tx } from "./db.ts";
 import { ints, texts } from "./packed.ts";
 
 /** What a station or technician handed in, and what became of each item. A batch's row never changes but for `state`. */
@@ -170,18 +170,20 @@ export async function pendingInLot(q: Queryable, lot: string, limit: number): Pr
 /** Stores what became of items, in the caller's transaction; an item's first result stays. */
 export async function insertResults(tx: Tx, batch: string, results: readonly ItemResult[]): Promise<void> {
   if (results.length === 0) return;
-  await tx.query({
-    name: "batch-results",
-    text: `INSERT INTO batch_result (batch, index, device, code, message)
+  await withKeptPlans(tx, () =>
+    tx.query({
+      name: "batch-results",
+      text: `INSERT INTO batch_result (batch, index, device, code, message)
       SELECT $1, * FROM unnest($2::int[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING`,
-    values: [
-      batch,
-      ints(results.map((r) => r.index)),
-      texts(results.map((r) => r.device ?? null)),
-      results.map((r) => r.error?.code ?? null),
-      results.map((r) => r.error?.message.slice(0, 500) ?? null),
-    ],
-  });
+      values: [
+        batch,
+        ints(results.map((r) => r.index)),
+        texts(results.map((r) => r.device ?? null)),
+        results.map((r) => r.error?.code ?? null),
+        results.map((r) => r.error?.message.slice(0, 500) ?? null),
+      ],
+    }),
+  );
 }
 
 /** Indexes of the batch's items that have a result already. */

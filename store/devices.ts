@@ -7,6 +7,9 @@ import { packed, texts } from "./packed.ts";
 
 export type Stage = "built" | "received" | "certified" | "injected" | "installed";
 
+/** A device without its last act, which can be longer than all the rest. */
+export type DeviceRow = Omit<Device, "prev">;
+
 export interface Device {
   readonly id: string;
   readonly spkiSha256: string;
@@ -20,7 +23,7 @@ export interface Device {
   readonly prev: PrevRef;
 }
 
-interface Row {
+interface BareRow {
   id: string;
   spki_sha256: string;
   lot: string;
@@ -28,21 +31,31 @@ interface Row {
   csr_sha256: string;
   stage: Stage;
   held: boolean;
-  prev: PrevRef;
 }
+type Row = BareRow & Pick<Device, "prev">;
 
-const COLUMNS = "id, spki_sha256, lot, slot, csr_sha256, stage, held, prev";
+const COLUMNS = "id, spki_sha256, lot, slot, csr_sha256, stage, held";
 
-function fromRow({ spki_sha256, csr_sha256, ...rest }: Row): Device {
+function fromRow<T extends BareRow>({ spki_sha256, csr_sha256, ...rest }: T) {
   return { ...rest, spkiSha256: spki_sha256, csrSha256: csr_sha256 };
 }
 
 /** Every device that has one of these ids or keys, locked until the transaction ends, in one order for all callers. */
-export async function lockDevices(tx: Tx, ids: readonly string[], keys: readonly string[]): Promise<Device[]> {
-  const { rows } = await tx.query<Row>({
+export async function lockDevices(tx: Tx, ids: readonly string[], keys: readonly string[]): Promise<DeviceRow[]> {
+  const { rows } = await tx.query<BareRow>({
     name: "device-lock",
     text: `SELECT ${COLUMNS} FROM device WHERE id = ANY($1) OR spki_sha256 = ANY($2) ORDER BY id FOR UPDATE`,
     values: [texts(ids), texts(keys)],
+  });
+  return rows.map(fromRow);
+}
+
+/** These devices with their last acts, as `lockDevices`. */
+export async function lockForNextAct(tx: Tx, ids: readonly string[]): Promise<Device[]> {
+  const { rows } = await tx.query<Row>({
+    name: "device-lock-next",
+    text: `SELECT ${COLUMNS}, prev FROM device WHERE id = ANY($1) ORDER BY id FOR UPDATE`,
+    values: [texts(ids)],
   });
   return rows.map(fromRow);
 }

@@ -1,7 +1,7 @@
 import { toHex } from "../lib/domain/bytes.ts";
 import type { Intake } from "../lib/records/manifest.ts";
 import type { ActRef, PrevRef } from "../lib/records/primitives.ts";
-import type { Queryable, Tx } from "./db.ts";
+import { withKeptPlans, type Queryable, type Tx } from "./db.ts";
 import { hexHashes, ints, packed, packedHex, texts } from "./packed.ts";
 
 /**
@@ -36,38 +36,40 @@ export async function insertIntents(
   const tbs = packed(intents.map((i) => i.tbs));
   const intentPaths = packed(intents.map((i) => pathBytes(i.intent.path)));
   const intakePaths = packed(intents.map((i) => pathBytes(i.intake.path)));
-  await tx.query({
-    name: "intent-insert",
-    text: `INSERT INTO issuance_intent (lot, profile, grant_origin, grant_leaf, issuer_key_id, intent_leaf, intake_digest,
+  await withKeptPlans(tx, () =>
+    tx.query({
+      name: "intent-insert",
+      text: `INSERT INTO issuance_intent (lot, profile, grant_origin, grant_leaf, issuer_key_id, intent_leaf, intake_digest,
         device, csr_sha256, serial, intent_index, intake_index, tbs, intent_path, intake_path)
       SELECT $1, $2, $3, $4, $5, $6, $7, d, c, s, ni, mi, substring($13::bytea FROM te - ts + 1 FOR ts),
         substring($16::bytea FROM ne - ns + 1 FOR ns), substring($19::bytea FROM me - ms + 1 FOR ms)
       FROM unnest($8::text[], $9::text[], $10::text[], $11::int[], $12::int[], $14::int[], $15::int[], $17::int[],
         $18::int[], $20::int[], $21::int[]) AS r(d, c, s, ni, mi, te, ts, ne, ns, me, ms)`,
-    values: [
-      common.lot,
-      common.profile,
-      common.grant.origin,
-      common.grant.leafHash,
-      first.issuerKeyId,
-      first.intent.leafHash,
-      first.intake.digest,
-      texts(intents.map((i) => i.device)),
-      texts(intents.map((i) => i.csrSha256)),
-      texts(intents.map((i) => i.serial)),
-      ints(intents.map((i) => i.intent.index)),
-      ints(intents.map((i) => i.intake.index)),
-      tbs.bytes,
-      tbs.ends,
-      tbs.sizes,
-      intentPaths.bytes,
-      intentPaths.ends,
-      intentPaths.sizes,
-      intakePaths.bytes,
-      intakePaths.ends,
-      intakePaths.sizes,
-    ],
-  });
+      values: [
+        common.lot,
+        common.profile,
+        common.grant.origin,
+        common.grant.leafHash,
+        first.issuerKeyId,
+        first.intent.leafHash,
+        first.intake.digest,
+        texts(intents.map((i) => i.device)),
+        texts(intents.map((i) => i.csrSha256)),
+        texts(intents.map((i) => i.serial)),
+        ints(intents.map((i) => i.intent.index)),
+        ints(intents.map((i) => i.intake.index)),
+        tbs.bytes,
+        tbs.ends,
+        tbs.sizes,
+        intentPaths.bytes,
+        intentPaths.ends,
+        intentPaths.sizes,
+        intakePaths.bytes,
+        intakePaths.ends,
+        intakePaths.sizes,
+      ],
+    }),
+  );
 }
 
 /** An audit path of hex hashes as it is stored: one hash behind the other. */
@@ -181,23 +183,25 @@ export async function storeCertificates(
 ): Promise<void> {
   if (certified.length === 0) return;
   const certificates = packed(certified.map((c) => c.certificate));
-  await tx.query({
-    name: "issuance-store",
-    text: `INSERT INTO issuance_certificate (device, profile, certificate, retry_key, leaf_hash)
+  await withKeptPlans(tx, () =>
+    tx.query({
+      name: "issuance-store",
+      text: `INSERT INTO issuance_certificate (device, profile, certificate, retry_key, leaf_hash)
       SELECT d, $1, substring($3::bytea FROM e - s + 1 FOR s), substring($6::bytea FROM 32 * o::int - 31 FOR 32),
         substring($7::bytea FROM 32 * o::int - 31 FOR 32)
       FROM unnest($2::text[], $4::int[], $5::int[]) WITH ORDINALITY AS n(d, e, s, o)
       ON CONFLICT DO NOTHING`,
-    values: [
-      profile,
-      texts(certified.map((c) => c.device)),
-      certificates.bytes,
-      certificates.ends,
-      certificates.sizes,
-      packedHex(certified.map((c) => c.retryKey)),
-      packedHex(certified.map((c) => c.leafHash)),
-    ],
-  });
+      values: [
+        profile,
+        texts(certified.map((c) => c.device)),
+        certificates.bytes,
+        certificates.ends,
+        certificates.sizes,
+        packedHex(certified.map((c) => c.retryKey)),
+        packedHex(certified.map((c) => c.leafHash)),
+      ],
+    }),
+  );
 }
 
 /** Of these devices, those whose certificate may be shown: its record is under a signed checkpoint. */

@@ -1,4 +1,4 @@
-import { onceCommitted, type Queryable, type Tx } from "./db.ts";
+import { onceCommitted, withKeptPlans, type Queryable, type Tx } from "./db.ts";
 import { HASHES, hexHashes, packed, packedHashes, packedHex, texts } from "./packed.ts";
 
 /** Acts before they have a place in the tree. The first stored entry wins, and is queued with it. */
@@ -41,9 +41,10 @@ export async function insertLines(tx: Tx, lines: readonly NewLine[], announce?: 
   const sorted = lines.toSorted(byKey);
   const entries = packed(sorted.map((l) => l.entry));
   const prev = packed(sorted.map((l) => packedHashes(l.prev)));
-  const { rows } = await tx.query<{ keys: string | null }>({
-    name: "ledger-insert-lines",
-    text: `WITH stored AS (
+  const { rows } = await withKeptPlans(tx, () =>
+    tx.query<{ keys: string | null }>({
+      name: "ledger-insert-lines",
+      text: `WITH stored AS (
         INSERT INTO ledger_act (retry_key, type, entry, leaf_hash, prev)
         SELECT substring($1::bytea FROM 32 * o::int - 31 FOR 32), t, substring($3::bytea FROM e - n + 1 FOR n),
           substring($6::bytea FROM 32 * o::int - 31 FOR 32),
@@ -52,18 +53,19 @@ export async function insertLines(tx: Tx, lines: readonly NewLine[], announce?: 
         FROM unnest($2::text[], $4::int[], $5::int[], $8::int[], $9::int[]) WITH ORDINALITY AS l(t, e, n, p, m, o)
         ON CONFLICT (retry_key) DO NOTHING RETURNING retry_key
       ) SELECT encode(string_agg(retry_key, ''::bytea), 'hex') AS keys FROM stored`,
-    values: [
-      packedHashes(sorted.map((l) => l.retryKey)),
-      texts(sorted.map((l) => l.type)),
-      entries.bytes,
-      entries.ends,
-      entries.sizes,
-      packedHashes(sorted.map((l) => l.leafHash)),
-      prev.bytes,
-      prev.ends,
-      prev.sizes,
-    ],
-  });
+      values: [
+        packedHashes(sorted.map((l) => l.retryKey)),
+        texts(sorted.map((l) => l.type)),
+        entries.bytes,
+        entries.ends,
+        entries.sizes,
+        packedHashes(sorted.map((l) => l.leafHash)),
+        prev.bytes,
+        prev.ends,
+        prev.sizes,
+      ],
+    }),
+  );
   const inserted = new Set(hexHashes(rows[0]!.keys));
   const known = new Set<string>();
   // A key counts once, so as many as were given means that none was there.

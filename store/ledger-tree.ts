@@ -1,5 +1,5 @@
 import { CountersignError } from "../lib/domain/errors.ts";
-import type { Queryable, Tx } from "./db.ts";
+import { withKeptPlans, type Queryable, type Tx } from "./db.ts";
 import { hexHashes, packedHashes } from "./packed.ts";
 
 /** Head, leaves, tiles and checkpoints. The head moves by compare-and-set, and the first checkpoint of a size wins. */
@@ -53,18 +53,20 @@ export async function insertLeaves(
   first: number,
   leaves: readonly { retryKey: Uint8Array; leafHash: Uint8Array }[],
 ): Promise<void> {
-  await tx.query({
-    name: "ledger-leaves",
-    text: `INSERT INTO ledger_leaf (leaf_index, retry_key, leaf_hash)
+  await withKeptPlans(tx, () =>
+    tx.query({
+      name: "ledger-leaves",
+      text: `INSERT INTO ledger_leaf (leaf_index, retry_key, leaf_hash)
       SELECT $1::bigint + o - 1, substring($2::bytea FROM 32 * o - 31 FOR 32), substring($3::bytea FROM 32 * o - 31 FOR 32)
       FROM generate_series(1, $4::int) o`,
-    values: [
-      first,
-      packedHashes(leaves.map((l) => l.retryKey)),
-      packedHashes(leaves.map((l) => l.leafHash)),
-      leaves.length,
-    ],
-  });
+      values: [
+        first,
+        packedHashes(leaves.map((l) => l.retryKey)),
+        packedHashes(leaves.map((l) => l.leafHash)),
+        leaves.length,
+      ],
+    }),
+  );
 }
 
 /** Each (level, index) at most once. */

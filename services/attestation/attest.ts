@@ -22,7 +22,7 @@ import {
   type NewChallenge,
 } from "../../store/attestations.ts";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
-import { advanceDevices, lockDevices, type Device } from "../../store/devices.ts";
+import { advanceDevices, lockForNextAct, type Device } from "../../store/devices.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { storeBlob } from "../../store/ledger.ts";
 import { getLot, lockOpenLot, type Lot } from "../../store/lots.ts";
@@ -210,7 +210,7 @@ function demandOf({ party }: AttestationContext, { id, issuer, certificate }: Lo
 
 /** The device, locked, before its certificate. @throws CountersignError */
 async function heldDevice(tx: Tx, lot: Lot, deviceId: string): Promise<Device> {
-  const device = (await lockDevices(tx, [deviceId], []))[0];
+  const device = (await lockForNextAct(tx, [deviceId]))[0];
   if (device === undefined || device.lot !== lot.id) {
     throw new CountersignError(
       "device-not-in-lot",

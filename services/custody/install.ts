@@ -13,7 +13,7 @@ import {
   type ItemResult,
 } from "../../store/batches.ts";
 import { inTransaction } from "../../store/db.ts";
-import { advanceDevices, lockDevices, type Device } from "../../store/devices.ts";
+import { advanceDevices, lockForNextAct, type Device } from "../../store/devices.ts";
 import { insertInstallations, installedIn } from "../../store/installations.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { releasedDevices } from "../../store/issuance.ts";
@@ -56,7 +56,7 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
     const answered = await answeredItems(tx, batchId);
     const open = items.filter((item) => !answered.has(item.index));
     const ids = open.map((item) => item.deviceId);
-    const devices = new Map((await lockDevices(tx, ids, [])).map((device) => [device.id, device]));
+    const devices = new Map((await lockForNextAct(tx, ids)).map((device) => [device.id, device]));
     const released = await releasedDevices(tx, lot.profile.name, ids);
     const before = await installedIn(tx, ids);
     const revoked = await takenBack(tx, ids);

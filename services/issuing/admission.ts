@@ -1,5 +1,5 @@
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
-import type { Device } from "../../store/devices.ts";
+import type { DeviceRow } from "../../store/devices.ts";
 import type { CheckedItem, Refused } from "./items.ts";
 import { refusal } from "./items.ts";
 
@@ -9,11 +9,11 @@ import { refusal } from "./items.ts";
  */
 
 export interface KnownDevices {
-  readonly byId: ReadonlyMap<string, Device>;
-  readonly byKey: ReadonlyMap<string, Device>;
+  readonly byId: ReadonlyMap<string, DeviceRow>;
+  readonly byKey: ReadonlyMap<string, DeviceRow>;
 }
 
-export function known(devices: readonly Device[]): KnownDevices {
+export function known(devices: readonly DeviceRow[]): KnownDevices {
   return {
     byId: new Map(devices.map((device) => [device.id, device])),
     byKey: new Map(devices.map((device) => [device.spkiSha256, device])),
@@ -31,7 +31,7 @@ export interface Decisions {
 }
 
 /** @throws CountersignError `device-id-other-key`, `key-other-device-id` */
-function assertIdentity(item: CheckedItem, { byId, byKey }: KnownDevices): Device | undefined {
+function assertIdentity(item: CheckedItem, { byId, byKey }: KnownDevices): DeviceRow | undefined {
   const device = byId.get(item.deviceId);
   if (device !== undefined && device.spkiSha256 !== item.spkiSha256) throw otherKey(item.deviceId);
   const owner = byKey.get(item.spkiSha256);
@@ -42,7 +42,7 @@ function assertIdentity(item: CheckedItem, { byId, byKey }: KnownDevices): Devic
 function decide(
   items: readonly CheckedItem[],
   devices: KnownDevices,
-  judge: (item: CheckedItem, device: Device | undefined) => "fresh" | "again",
+  judge: (item: CheckedItem, device: DeviceRow | undefined) => "fresh" | "again",
 ): Decisions {
   const decisions: Decisions = { fresh: [], again: [], repeated: [], refused: [] };
   const ids = new Map<string, CheckedItem>();
