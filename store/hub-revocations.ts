@@ -46,15 +46,15 @@ export interface FollowedCrl {
   url: string | null;
   /** DER certificate */
   issuer: Uint8Array;
-  /** DER; null before the first */
-  crl: Uint8Array | null;
+  /** of its DER, lower-case hex; null before the first */
+  sha256: string | null;
   thisUpdate: Date | null;
   nextUpdate: Date | null;
   fault: string | null;
   lookedAt: Date | null;
 }
 
-const CRL_COLUMNS = `name, url, issuer, crl, this_update AS "thisUpdate", next_update AS "nextUpdate", fault,
+const CRL_COLUMNS = `name, url, issuer, crl_sha256 AS sha256, this_update AS "thisUpdate", next_update AS "nextUpdate", fault,
   looked_at AS "lookedAt"`;
 
 /** Follows a CA's CRL. Under a name that is there already: its URL is replaced, and its CRL kept unless the issuer differs. */
@@ -90,6 +90,14 @@ export async function followSiteCrl(
 
 export async function listCrls(db: Queryable): Promise<FollowedCrl[]> {
   return (await db.query<FollowedCrl>(`SELECT ${CRL_COLUMNS} FROM hub_crl ORDER BY name`)).rows;
+}
+
+/** DER, by name: those of these that have one. */
+export async function readCrls(db: Queryable, names: readonly string[]): Promise<Map<string, Uint8Array>> {
+  if (names.length === 0) return new Map();
+  const sql = "SELECT name, crl FROM hub_crl WHERE name = ANY($1) AND crl IS NOT NULL";
+  const { rows } = await db.query<{ name: string; crl: Uint8Array }>(sql, [names]);
+  return new Map(rows.map(({ name, crl }) => [name, crl]));
 }
 
 /** Those that have a URL, without their bytes. */

@@ -6,6 +6,7 @@ import { checkCrl } from "../../lib/pki/crl-check.ts";
 import { parseCrl, readSignedCrl } from "../../lib/pki/crl-parse.ts";
 import { pemBlocks } from "../../lib/pki/pem.ts";
 import { webCryptoVerify } from "../../lib/pki/verify.ts";
+import { sha256Hex } from "../../services/ledger/sha256.ts";
 import type { Db } from "../../store/db.ts";
 import { crlsToFetch, findCrl, listCrls, noteLook, storeCrl } from "../../store/hub-revocations.ts";
 import type { Logger } from "../http/logger.ts";
@@ -44,14 +45,15 @@ export async function takeAnyCrl(db: Db, der: Uint8Array, at: Date): Promise<boo
   const followed = (await listCrls(db)).map((one) => ({ ...one, by: parseCertificate(one.issuer) }));
   let taken: boolean | undefined;
   let refused: unknown = new CountersignError("not-found", "the hub follows no CRL of this CA");
-  for (const { name, crl, by } of followed) {
+  const digest = sha256Hex(der);
+  for (const { name, sha256, by } of followed) {
     // Two CAs of one name: it is one's of them.
     if (!equalBytes(by.subject.der, signed.issuer.der)) continue;
     if (!(await isSignedBy(signed, by.spki, webCryptoVerify))) {
       refused = new CountersignError("crl-invalid", "the CRL is refused: its signature is not its issuer's");
       continue;
     }
-    if (crl !== null && equalBytes(crl, der)) {
+    if (sha256 === digest) {
       taken ??= false;
       continue;
     }

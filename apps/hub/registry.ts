@@ -8,7 +8,14 @@ import { sha256Hex } from "../../services/ledger/sha256.ts";
 import type { Db } from "../../store/db.ts";
 import { type HubCa, listCas } from "../../store/hub-cas.ts";
 import { type Custody, readCustody } from "../../store/hub-custody.ts";
-import { enabledAmong, listBlocks, listCrls, REGISTRY_CHANNEL } from "../../store/hub-revocations.ts";
+import {
+  enabledAmong,
+  type FollowedCrl,
+  listBlocks,
+  listCrls,
+  readCrls,
+  REGISTRY_CHANNEL,
+} from "../../store/hub-revocations.ts";
 import { type HubScope, listGroups } from "../../store/hub-groups.ts";
 import { keepListening, type Subscription } from "../../store/listen.ts";
 import type { Logger } from "../http/logger.ts";
@@ -243,22 +250,7 @@ export class Registry {
       listCrls(this.#db),
       listGroups(this.#db),
     ]);
-    const known = new Map<string, KnownCrl>();
-    const crls = new Map<string, KnownCrl[]>();
-    for (const { name, issuer, crl } of rows) {
-      if (crl === null) continue;
-      const sha256 = sha256Hex(crl);
-      const one = this.#crlsByDigest.get(`${name} ${sha256}`) ?? {
-        name,
-        sha256,
-        issuerKeyId: keyId(parseCertificate(issuer).spki),
-        crl: parseCrl(crl),
-      };
-      if (!this.#crlsByDigest.has(`${name} ${sha256}`)) this.#staleTold.delete(name);
-      known.set(`${name} ${sha256}`, one);
-      crls.set(one.issuerKeyId, [...(crls.get(one.issuerKeyId) ?? []), one]);
-    }
-    this.#crlsByDigest = known;
+    const crls = await this.#readCrls(rows);
     const parsed = groups.map((group) => ({ ...group, parsed: parsePolicyQuery(group.query) }));
     const custody = parsed.some((group) => asksCustody(group.parsed)) ? await this.#custodyOfAll() : undefined;
     const of = (kind: string): Map<string, string> =>
@@ -274,6 +266,33 @@ export class Registry {
     this.#loadedAt = began;
     const now = new Date();
     for (const entry of this.live.entries()) this.#judge(entry, before, custody, now);
+  }
+
+  /** What isn't known by its digest is read, and no other. */
+  async #readCrls(rows: readonly FollowedCrl[]): Promise<Map<string, KnownCrl[]>> {
+    const fresh = rows.filter(({ name, sha256 }) => sha256 !== null && !this.#crlsByDigest.has(`${name} ${sha256}`));
+    const read = await readCrls(
+      this.#db,
+      fresh.map(({ name }) => name),
+    );
+    const known = new Map<string, KnownCrl>();
+    const byIssuer = new Map<string, KnownCrl[]>();
+    for (const { name, issuer, sha256: listed } of rows) {
+      // Of one that is replaced meanwhile the newer one is read; its own notification brings the rest.
+      const der = read.get(name);
+      const sha256 = der === undefined ? listed : sha256Hex(der);
+      const held = this.#crlsByDigest.get(`${name} ${sha256}`);
+      if (sha256 === null || (held === undefined && der === undefined)) continue;
+      const one = held ?? {
+        ...{ name, sha256, crl: parseCrl(der!) },
+        issuerKeyId: keyId(parseCertificate(issuer).spki),
+      };
+      if (held === undefined) this.#staleTold.delete(name);
+      known.set(`${name} ${sha256}`, one);
+      byIssuer.set(one.issuerKeyId, [...(byIssuer.get(one.issuerKeyId) ?? []), one]);
+    }
+    this.#crlsByDigest = known;
+    return byIssuer;
   }
 
   /** @param before the groups that its connection was made under; `custody` undefined: no group asks */
