@@ -115,11 +115,16 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
     const ca = await getHubLineCa(db, hub, name);
     const { spki } = parseCertificate(ca.certificate);
     for (const [place, codeSha256] of Object.entries(ca.codes)) {
+      const step = {
+        workflowId: hubWorkflowIds.line(hub, ca.line),
+        stepKey: `registered/${place}/${ca.caSha256}`,
+      };
+      // What was recorded stands, though the grant was renewed since, or the place was emptied and gave another code.
+      if (await acts.find(step.workflowId, step.stepKey)) continue;
       await acts.recordSigned(
         {
           type: "hub-registered",
-          workflowId: hubWorkflowIds.line(hub, ca.line),
-          stepKey: `registered/${place}/${ca.caSha256}`,
+          ...step,
           subject: [{ name: identity.party, digest: { sha256: sha256Hex(spki) } }],
           ...(grant === undefined ? {} : { grant }),
           prev: [{ origin: identity.origin, leafHash: prev }],

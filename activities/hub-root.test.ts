@@ -140,6 +140,12 @@ describe("an offline root at Azure", () => {
     expect(await change("offer-ca")).toMatchObject({ state: "verified" });
     expect(await codes()).toEqual([]);
     expect(await change("prove-ca")).toMatchObject({ state: "registered" });
+    // Removed there by hand, and registered again with other codes: its first registration stays recorded.
+    azure.certificates.clear();
+    expect(await change("offer-ca")).toMatchObject({ state: "unverified" });
+    await sign();
+    expect(await change("prove-ca")).toMatchObject({ state: "registered" });
+    expect(verified()).toEqual([true, true]);
     expect((await db.query("SELECT 1 FROM ledger_act WHERE type = 'hub-registered'")).rows).toHaveLength(2);
   });
 });
