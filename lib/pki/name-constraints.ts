@@ -1,7 +1,7 @@
 import type { Certificate } from "./certificate.ts";
 import type { NameConstraints } from "./extension-values.ts";
 import type { GeneralName } from "./general-name.ts";
-import { HOST } from "./name-form.ts";
+import { HOST, nameFault } from "./name-form.ts";
 import { matcherOf, splitMailbox, Unsupported, type Constrained } from "./name-matching.ts";
 import { OID } from "./oids.ts";
 
@@ -88,6 +88,7 @@ function looksLikeDns(text: string): boolean {
 function checkBase(base: GeneralName): void {
   switch (base.kind) {
     case "directory":
+      if (nameFault(base.value) !== undefined) throw new Unsupported("a directory constraint that isn't a name");
       return;
     case "ip":
       if (base.value.length !== 8 && base.value.length !== 32)

@@ -35,8 +35,8 @@ function isWellFormed({ type, tag, text }: NameAttribute): boolean {
   return CHARACTERS[tag]?.test(text) !== false;
 }
 
-const LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?";
-/** A host's name in RFC 1034's preferred syntax, and underscores; no dot at its end. */
+const LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
+/** A host's name in the preferred syntax of RFC 1034 and 1123: no underscores, no dot at its end. */
 export const HOST = new RegExp(`^(?=.{1,253}$)${LABEL}(?:\\.${LABEL})*$`);
 
 /** RFC 3986's characters behind a scheme. */

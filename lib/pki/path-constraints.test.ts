@@ -64,6 +64,11 @@ describe.each<[string, [string, Spoil, string][]]>([
         "name-constraint-violated@0",
       ],
       ["of the root, on the CA", { root: constrain([], [gn.directory(NAMES.ca)]) }, "name-constraint-violated@1"],
+      [
+        "of a directory name that is none",
+        { ca: constrain([], [gn.directory(der.sequence(attribute(OID.commonName, 0x13, utf8("a_b"))))]) },
+        "name-constraint-unsupported@0",
+      ],
       ["empty", { ca: put(OID.nameConstraints, true, der.sequence()) }, "certificate-malformed@1"],
       [
         "with an empty list",

@@ -207,6 +207,7 @@ describe.each<[string, [string, Spoil, string][]]>([
       ["an empty DNS name", { leaf: san(gn.dns("")) }, MALFORMED],
       ["a DNS name of a space", { leaf: san(gn.dns(" ")) }, MALFORMED],
       ["a DNS name of an empty label", { leaf: san(gn.dns("a..example")) }, MALFORMED],
+      ["a DNS name with an underscore", { leaf: san(gn.dns("a_b.example")) }, MALFORMED],
       ["a DNS name with its root's dot", { leaf: san(gn.dns("a.example.")) }, MALFORMED],
       ["a wildcard of part of a label", { leaf: san(gn.dns("a*.example.com")) }, MALFORMED],
       ["a wildcard", { leaf: san(gn.dns("*.example.com")) }, "ok 3"],

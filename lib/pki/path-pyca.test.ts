@@ -10,6 +10,7 @@ import {
   type MutatedChain,
 } from "../../test/support/mutated-chains.ts";
 import { pythonJudge } from "../../test/support/python.ts";
+import { oddlyConstrainedChain } from "../../test/support/odd-names.ts";
 import { resignedChain } from "../../test/support/resigned-chains.ts";
 import { toBase64 } from "../domain/bytes.ts";
 import { parseCertificate } from "./certificate.ts";
@@ -103,6 +104,14 @@ describe("validatePath against pyca cryptography", () => {
     const cases = fc.sample(plain, { numRuns: Number(process.env["PATH_CASES"] ?? 2000), seed });
     const { both, neither } = await compare(cases);
     expect(both).toBeGreaterThan(cases.length / 12);
+    expect(neither).toBeGreaterThan(cases.length / 4);
+  }, 500_000);
+
+  it("never accepts an odd name under an odd constraint that it refuses", async () => {
+    const seed = Number(process.env["PATH_SEED"] ?? 20261122);
+    const cases = fc.sample(oddlyConstrainedChain, { numRuns: Number(process.env["PATH_CASES"] ?? 1000), seed });
+    const { both, neither } = await compare(cases);
+    expect(both).toBeGreaterThan(cases.length / 50);
     expect(neither).toBeGreaterThan(cases.length / 4);
   }, 500_000);
 
