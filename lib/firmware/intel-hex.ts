@@ -1,5 +1,5 @@
 import { utf8 } from "../domain/bytes.ts";
-import type { Extraction, FirmwareFormat, FirmwareTemplate, Injection, Layout, Patch, RangeReader } from "./format.ts";
+import type { Patch } from "./format.ts";
 import {
   DATA,
   EXTENDED_LINEAR,
@@ -12,64 +12,40 @@ import {
   type HexImage,
   type HexRecord,
 } from "./hex-records.ts";
-import { ChainPlace, extractFrom } from "./memory.ts";
-import {
-  insertionPoint,
-  linesHolding,
-  MAX_RECORDS_BYTES,
-  mergeTouching,
-  removals,
-  startsWithRecord,
-  usualLength,
-} from "./record-lines.ts";
-import { readAll } from "./reader.ts";
+import type { ChainPlace } from "./memory.ts";
+import { recordFormat } from "./record-format.ts";
+import { insertionPoint, linesHolding, mergeTouching, removals, usualLength } from "./record-lines.ts";
 
 /**
  * Intel HEX with the chain at a target address. The writer only adds lines (or takes out those of a chain it
  * replaces): all other lines, start-address records and line endings included, stay byte for byte.
  */
-export const intelHex: FirmwareFormat = {
+export const intelHex = recordFormat({
   name: "intel-hex",
   extension: "hex",
   summary: "Intel HEX; --offset is the target address, --length what the layout reserves there",
-  takes: ["offset", "length", "encoding"],
-
-  async detect(reader) {
-    return await startsWithRecord(reader, isRecord);
+  isRecord,
+  parse: parseHex,
+  memory: hexMemory,
+  writer(image, place) {
+    const writer = new Writer(image, place);
+    return (chainBytes) => writer.patches(chainBytes);
   },
+});
 
-  async open(reader, layout) {
-    return new Template(parseHex(await readAll(reader, MAX_RECORDS_BYTES)), layout);
-  },
-
-  async extract(reader, layout) {
-    return extractFrom(hexMemory(await readAll(reader, MAX_RECORDS_BYTES)), layout);
-  },
-};
-
-class Template implements FirmwareTemplate {
+class Writer {
   readonly #image: HexImage;
   readonly #place: ChainPlace;
   readonly #width: number;
   #site: Site | undefined;
 
-  constructor(image: HexImage, layout: Layout) {
-    const { records } = image;
+  constructor(image: HexImage, place: ChainPlace) {
     this.#image = image;
-    this.#place = new ChainPlace("intel-hex", image.segments, layout);
-    this.#width = usualLength(records, 16);
+    this.#place = place;
+    this.#width = usualLength(image.records, 16);
   }
 
-  async inject(chain: readonly Uint8Array[]): Promise<Injection> {
-    const { same, ...plan } = this.#place.plan(chain);
-    return { ...plan, patches: same ? [] : this.#patches(plan.chainBytes) };
-  }
-
-  async readBack(written: RangeReader, injection: Injection): Promise<Extraction> {
-    return this.#place.readBack(hexMemory(await readAll(written, MAX_RECORDS_BYTES)), injection.region!);
-  }
-
-  #patches(chainBytes: Uint8Array): Patch[] {
+  patches(chainBytes: Uint8Array): Patch[] {
     const { at, before, needed, removed } = (this.#site ??= siteOf(this.#image.records, this.#place));
     const insert = utf8(
       this.#lines(chainBytes, before, needed)

@@ -1,18 +1,9 @@
 import { utf8 } from "../domain/bytes.ts";
 import { CountersignError } from "../domain/errors.ts";
-import type { Extraction, FirmwareFormat, FirmwareTemplate, Injection, Layout, Patch, RangeReader } from "./format.ts";
-import { ChainPlace, extractFrom } from "./memory.ts";
-import {
-  insertionPoint,
-  linesHolding,
-  MAX_RECORDS_BYTES,
-  mergeTouching,
-  removals,
-  startsWithRecord,
-  usualLength,
-  type RecordLine,
-} from "./record-lines.ts";
-import { readAll } from "./reader.ts";
+import type { Patch } from "./format.ts";
+import type { ChainPlace } from "./memory.ts";
+import { recordFormat } from "./record-format.ts";
+import { insertionPoint, linesHolding, mergeTouching, removals, usualLength, type RecordLine } from "./record-lines.ts";
 import {
   addressLimit,
   formatSrecord,
@@ -29,26 +20,20 @@ import {
  * Motorola S-records with the chain at a target address. The writer adds lines (or takes out those of a chain it
  * replaces) and sets the count record, where there is one; all other lines stay byte for byte.
  */
-export const srec: FirmwareFormat = {
+export const srec = recordFormat({
   name: "srec",
   extension: "srec",
   summary: "Motorola S-records; --offset is the target address, --length what the layout reserves there",
-  takes: ["offset", "length", "encoding"],
-
-  async detect(reader) {
-    return await startsWithRecord(reader, isSrecord);
+  isRecord: isSrecord,
+  parse: parseSrec,
+  memory: srecMemory,
+  writer(image, place) {
+    const writer = new Writer(image, place);
+    return (chainBytes) => writer.patches(chainBytes);
   },
+});
 
-  async open(reader, layout) {
-    return new Template(parseSrec(await readAll(reader, MAX_RECORDS_BYTES)), layout);
-  },
-
-  async extract(reader, layout) {
-    return extractFrom(srecMemory(await readAll(reader, MAX_RECORDS_BYTES)), layout);
-  },
-};
-
-class Template implements FirmwareTemplate {
+class Writer {
   readonly #image: SrecImage;
   readonly #place: ChainPlace;
   readonly #width: number;
@@ -58,25 +43,16 @@ class Template implements FirmwareTemplate {
   #removed: readonly RecordLine[] | undefined;
   #at: RecordLine | undefined;
 
-  constructor(image: SrecImage, layout: Layout) {
+  constructor(image: SrecImage, place: ChainPlace) {
     this.#image = image;
-    this.#place = new ChainPlace("srec", image.segments, layout);
+    this.#place = place;
     this.#width = usualLength(image.records, 16);
     this.#type = usualType(image.records);
     this.#dataRecords = image.records.filter(({ type }) => isData(type)).length;
     this.#counts = image.records.filter(({ type }) => isCount(type));
   }
 
-  async inject(chain: readonly Uint8Array[]): Promise<Injection> {
-    const { same, ...plan } = this.#place.plan(chain);
-    return { ...plan, patches: same ? [] : this.#patches(plan.chainBytes) };
-  }
-
-  async readBack(written: RangeReader, injection: Injection): Promise<Extraction> {
-    return this.#place.readBack(srecMemory(await readAll(written, MAX_RECORDS_BYTES)), injection.region!);
-  }
-
-  #patches(chainBytes: Uint8Array): Patch[] {
+  patches(chainBytes: Uint8Array): Patch[] {
     const { records, lineEnding } = this.#image;
     const { here, offset } = this.#place;
     const removed = (this.#removed ??= linesHolding(records, here));
