@@ -22,7 +22,7 @@ import type { LogReader } from "./reader.ts";
 /** Line records are one per device; every other act is kept whole, since many devices' passports hold it. */
 const PER_DEVICE: ReadonlySet<ActType> = new Set(["built", "attested", "certified", "injected", "installed"]);
 
-const GROUND: ReadonlySet<ActType> = new Set(["keyset", "ceremony", "acceptance", "lot-opened"]);
+const GROUND: ReadonlySet<ActType> = new Set(["keyset", "ceremony", "acceptance", "rotated", "lot-opened"]);
 
 interface IndexedAct {
   readonly index: number;
@@ -236,7 +236,7 @@ async function gather(deviceId: string, { logs }: PassportSource): Promise<Map<s
     list.set(act.leafHash, act);
     open.push(...antecedents(act.parsed));
     for (const revocation of log.revocations.get(act.leafHash) ?? []) want(log, revocation);
-    for (const ground of log.ground) if (isGround(ground.parsed.act, act.parsed.act)) want(log, ground);
+    for (const ground of log.ground) if (isGround(ground.parsed.act, act)) want(log, ground);
   };
   const follow = (): void => {
     for (let ref = open.pop(); ref !== undefined; ref = open.pop()) {
@@ -255,7 +255,9 @@ async function gather(deviceId: string, { logs }: PassportSource): Promise<Map<s
 }
 
 /** Does `act` rest on `ground` of the same ledger without naming it? */
-function isGround(ground: AnyAct, act: AnyAct): boolean {
+function isGround(ground: AnyAct, { index, parsed: { act } }: IndexedAct): boolean {
+  // What is signed after a change of the CA's key is held against it.
+  if (ground.type === "rotated") return act.type === "intent" && index >= ground.fields.effectiveSize;
   if (ground.type === "acceptance") return act.grant !== undefined && ground.grant?.leafHash === act.grant.leafHash;
   if (ground.type === "lot-opened") return "lot" in act.fields && act.fields.lot === ground.fields.lot;
   return true;

@@ -30,7 +30,7 @@ import { leafHash } from "./tree.ts";
 
 /** What a device's history is made of. Any other act would travel in its passport unread. */
 const TYPES: ReadonlySet<ActType> = new Set([
-  ...(["keyset", "ceremony", "delegation", "acceptance", "lot-opened", "intent"] as const),
+  ...(["keyset", "ceremony", "delegation", "acceptance", "rotated", "lot-opened", "intent"] as const),
   ...([
     "built",
     "handoff-released",

@@ -84,6 +84,11 @@ const PAGES: Readonly<Record<ActType, ActPage>> = {
     subject: "the device or child; its key",
     prev: "the act that holds the certificate, or the one before about its revocation",
   },
+  rotated: {
+    says: "The party's CA has a new key, shown by requests of both keys: intents under the old one lie before this size.",
+    subject: "the party; its new CA key",
+    prev: "the acceptance of the grant in force; the parent's grant that names the new key",
+  },
   "hub-registered": { says: "A CA is registered with a hub that holds its code.", subject: PARTY, prev: "nothing" },
   alarm: {
     says: "A CA key of the party signed a certificate that its ledger doesn't hold.",

@@ -19,6 +19,7 @@ import {
   base64,
 } from "./primitives.ts";
 import { FIRMWARE_FORMATS, receipt } from "./receipt.ts";
+import { rotated } from "./rotation.ts";
 
 /**
  * The fields that each act type adds to the common ones (statement.ts), the class it belongs to, and whose key signs it.
@@ -151,6 +152,7 @@ export const ACT_FIELDS = {
     z.strictObject({ ...revocationFields, effect: z.literal("hold") }),
     z.strictObject({ ...revocationFields, effect: z.literal("lift") }),
   ]),
+  rotated,
   "hub-registered": z.strictObject({ hub: z.string().min(1).max(128), caSha256: sha256Hex, codeSha256: sha256Hex }),
   alarm: z.discriminatedUnion("what", [
     /** a certificate that a CA key of the party signed and its ledger doesn't hold */
@@ -221,6 +223,7 @@ export const ACT_CLASSES: Readonly<Record<ActType, ActClass>> = {
   injected: LINE,
   installed: LINE,
   revoked: SIGNED,
+  rotated: SIGNED,
   "hub-registered": SIGNED,
   alarm: SIGNED,
   recovered: SIGNED,

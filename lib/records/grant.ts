@@ -25,7 +25,10 @@ export const grantTerms = z
   .refine((terms) => terms.depth <= terms.pathLen, "depth can't exceed pathLen");
 export type GrantTerms = z.infer<typeof grantTerms>;
 
-/** The fields of a `delegation` act: the grant itself. It pins public keys, so a renewed certificate doesn't break it. */
+/**
+ * The fields of a `delegation` act: the grant itself. It pins public keys, so a renewed certificate doesn't break it. The
+ * two digests are of the request for the CA key that the certificate is for, and of the challenge in it.
+ */
 export const grant = z.strictObject({
   id: z.string().regex(/^[a-z0-9-]{1,80}$/),
   revision: z.int().min(1),
@@ -34,6 +37,8 @@ export const grant = z.strictObject({
   issuer: spki,
   child: partyId,
   keyset,
+  /** the CA key that the certificate is for, where the child has changed it since its keyset */
+  ca: spki.optional(),
   certificate: certificateDer,
   csrSha256: sha256Hex,
   nonceSha256: sha256Hex,

@@ -4,6 +4,7 @@ import { signatureAlgorithmForKey } from "../../pki/algorithms.ts";
 import { parseCertificate } from "../../pki/certificate.ts";
 import { keyAlgorithmOf, keyId } from "../../pki/spki.ts";
 import type { ActFields } from "../../records/acts.ts";
+import { caKeysOf } from "./rotation.ts";
 import { wrong, type AuditState, type PartyState, type Placed } from "./state.ts";
 
 /**
@@ -19,12 +20,15 @@ export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: Aud
   if (at.act.subject[0]!.digest.sha256 !== sha256Hex(certificate.der)) {
     return wrong(state, at, "act-invalid", "its subject is not the certificate that it shows");
   }
-  const issuer = party.chain[0];
-  if (issuer === undefined) return wrong(state, at, "act-invalid", "its party had no CA yet");
-  const { spki } = issuer;
-  const algorithm = signatureAlgorithmForKey(keyAlgorithmOf(spki));
+  const keys = caKeysOf(party);
+  if (keys.length === 0) return wrong(state, at, "act-invalid", "its party had no CA yet");
   const { tbs: message, signature, serial, subject } = certificate;
-  if (!(await state.verify({ spki, algorithm, message, signature }))) {
+  let signed = false;
+  for (const spki of keys) {
+    const algorithm = signatureAlgorithmForKey(keyAlgorithmOf(spki));
+    signed ||= await state.verify({ spki, algorithm, message, signature });
+  }
+  if (!signed) {
     return wrong(state, at, "act-invalid", "the party's CA key did not sign the certificate that it shows");
   }
   if (state.devices.get(subject.cn ?? "")?.certificateSha256 === sha256Hex(certificate.der)) {
@@ -42,9 +46,10 @@ export async function onAlarm(at: Placed<"alarm">, party: PartyState, state: Aud
 
 /** What has no certificate in the ledger is the party's word about its own CA key alone. */
 function isAboutOwnKey(at: Placed<"alarm">, caKey: string, party: PartyState, state: AuditState): boolean {
-  const issuer = party.chain[0];
-  if (issuer === undefined) wrong(state, at, "act-invalid", "its party had no CA yet");
-  else if (caKey !== keyId(issuer.spki)) wrong(state, at, "act-invalid", "its key is not the party's CA key");
+  const keys = caKeysOf(party);
+  if (keys.length === 0) wrong(state, at, "act-invalid", "its party had no CA yet");
+  else if (!keys.some((spki) => keyId(spki) === caKey))
+    wrong(state, at, "act-invalid", "its key is not the party's CA key");
   else return true;
   return false;
 }

@@ -41,7 +41,7 @@ export function beginAudit(
   const parties = new Map<string, PartyState>();
   const byOrigin = new Map<string, PartyState>();
   for (const [id, { logs }] of policies) {
-    const party: PartyState = { id, log: logs[0]!, chain: [], delegated: 0, certified: 0 };
+    const party: PartyState = { id, log: logs[0]!, chain: [], rotations: [], delegated: 0, certified: 0 };
     parties.set(id, party);
     byOrigin.set(party.log.name, party);
   }

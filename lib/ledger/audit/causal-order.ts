@@ -24,6 +24,7 @@ export function antecedents({ act }: ParsedEntry): ActRef[] {
   if (act.grant) refs.push(act.grant);
   if (act.type === "handoff-received") refs.push(act.fields.counterpart);
   if (act.type === "acceptance") refs.push(act.fields.keyset);
+  if (act.type === "rotated") refs.push(act.fields.grant);
   if (act.type === "delegation" && act.fields.parentGrant) refs.push(act.fields.parentGrant);
   if (act.type === "certified") refs.push({ origin: act.origin, leafHash: act.fields.intent.leafHash });
   return refs;

@@ -6,6 +6,7 @@ import { checkBuiltIntake } from "./intake.ts";
 import { onCertified, onHubRegistered, onInjected, onInstalled, onIntent } from "./issuance.ts";
 import { onRecovered } from "./recovered.ts";
 import { onRevoked } from "./revocation.ts";
+import { onRotated } from "./rotation.ts";
 import type { AuditState, PartyState, Placed } from "./state.ts";
 import { onAcceptance, onCeremony, onDelegation, onKeyset } from "./trust.ts";
 
@@ -45,6 +46,8 @@ export async function takeIn(at: Placed, party: PartyState, state: AuditState, o
       return onInstalled(as<"installed">(), party, state);
     case "revoked":
       return onRevoked(as<"revoked">(), party, state);
+    case "rotated":
+      return onRotated(as<"rotated">(), party, state);
     case "hub-registered":
       return onHubRegistered(as<"hub-registered">(), state);
     case "alarm":

@@ -34,6 +34,7 @@ export type FindingCode =
   | "handoff-invalid"
   | "injection-invalid"
   | "revocation-invalid"
+  | "rotation-invalid"
   | "revoked"
   | "hub-invalid"
   | "file-mismatch"

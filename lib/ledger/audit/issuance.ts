@@ -9,6 +9,7 @@ import { leafHash } from "../tree.ts";
 import { heldDevice, openLot } from "./custody.ts";
 import { checkIntake } from "./intake.ts";
 import { settingsFault } from "./lot-settings.ts";
+import { grantedKey, intentKeyFault } from "./rotation.ts";
 import {
   refKey,
   wrong,
@@ -24,7 +25,12 @@ import {
 export function onIntent(at: Placed<"intent">, party: PartyState, state: AuditState): void {
   const { lot, tbsRoot, count, manifest } = at.act.fields;
   if (!openLot(at, lot, party, state)) return;
-  const intent = { index: at.index, root: tbsRoot, count, lot, manifest, certified: 0 };
+  const grant = at.act.grant && state.grants.get(refKey(at.act.grant));
+  const fault = intentKeyFault(grant, party);
+  if (fault !== undefined) wrong(state, at, "rotation-invalid", fault, lot);
+  party.lastIntent = at.index;
+  const ca = grant && grantedKey(grant.fields);
+  const intent = { index: at.index, root: tbsRoot, count, lot, manifest, ca, certified: 0 };
   state.intents.set(state.seen.find({ origin: party.log.name, leafHash: at.leafHash }), intent);
 }
 
@@ -140,6 +146,10 @@ function checkIntent(
   const intent = state.intents.get(state.seen.find({ origin: party.log.name, leafHash: named }));
   if (!intent || intent.lot !== at.act.fields.lot) {
     return wrong(state, at, "intent-missing", "no intent of this lot was logged before it", name);
+  }
+  const grant = at.act.grant && state.grants.get(refKey(at.act.grant));
+  if (intent.ca !== (grant && grantedKey(grant.fields))) {
+    wrong(state, at, "rotation-invalid", "it is under another CA key than its intent", name);
   }
   const { intake } = at.act.fields;
   if (intake.kind === "manifest" && intake.digest !== intent.manifest) {

@@ -34,6 +34,15 @@ export interface GrantState {
   renewed?: true;
 }
 
+export interface Rotation {
+  /** SPKI, base64 */
+  readonly from: string;
+  readonly to: string;
+  readonly effectiveSize: number;
+  /** the one that names the new key */
+  readonly grant: ActRef;
+}
+
 export interface PartyState {
   readonly id: string;
   readonly log: NoteKey;
@@ -42,6 +51,10 @@ export interface PartyState {
   /** own CA certificate first, the root last; empty until granted (or, for the root's party, until the ceremony) */
   chain: readonly Certificate[];
   grant?: GrantState;
+  /** changes of its CA's key, the first one first */
+  readonly rotations: Rotation[];
+  /** the last entry that intends certificates */
+  lastIntent?: number;
   /** devices delegated on to children, and certified here */
   delegated: number;
   certified: number;
@@ -67,6 +80,8 @@ export interface IntentState {
   readonly count: number;
   readonly lot: string;
   readonly manifest: string;
+  /** SPKI, base64, of the CA key that is to sign; undefined: of a party without a grant */
+  readonly ca: string | undefined;
   /** certificates of it that were logged so far */
   certified: number;
 }

@@ -15,6 +15,8 @@ import type { ParsedEntry } from "../../records/statement.ts";
 import { ed25519Spki, formatVkey, parseVkey, type NoteKey } from "../note.ts";
 import { openCheckpoint } from "../checkpoint.ts";
 import { utf8 } from "../../domain/bytes.ts";
+import { isTakenBack } from "./revocation.ts";
+import { acceptedKeyFault, grantedKey } from "./rotation.ts";
 import { refKey, wrong, type AuditState, type GrantState, type PartyState, type Placed } from "./state.ts";
 
 /** Who may speak for whom: keysets, the ceremony, delegations and their acceptance. */
@@ -154,7 +156,7 @@ export async function onDelegation(at: Placed<"delegation">, party: PartyState, 
       fields.child,
     );
   }
-  if (!party.keyset || fields.issuer !== party.keyset.ca) {
+  if (!party.chain[0] || fields.issuer !== toBase64(party.chain[0].spki)) {
     wrong(state, at, "grant-exceeded", "the issuer named is not the party's CA key", fields.child);
   }
   const chain = await childChain(at, party, state);
@@ -189,7 +191,7 @@ async function childChain(
     return undefined;
   }
   const chain = [certificate, ...party.chain];
-  if (toBase64(certificate.spki) !== fields.keyset.ca) {
+  if (toBase64(certificate.spki) !== grantedKey(fields)) {
     wrong(state, at, "certificate-invalid", "the certificate holds another key than the grant", fields.child);
     return undefined;
   }
@@ -234,23 +236,41 @@ function beyondOwnGrant(at: Placed<"delegation">, party: PartyState, state: Audi
   return undefined;
 }
 
-/** What a renewal may change: the certificate, and how long the grant lasts. */
-const RENEWED: readonly string[] = ["revision", "supersedes", "parentGrant", "certificate", "notAfter"];
+/** What a renewal may change: the certificate (by whichever key its issuer has now), and how long the grant lasts. */
+const RENEWED: readonly string[] = ["revision", "supersedes", "parentGrant", "issuer", "certificate", "notAfter"];
+/** What a change of the child's key changes as well. */
+const ROTATED: readonly string[] = [...RENEWED, "ca", "csrSha256", "nonceSha256"];
 
 /** A revision of a grant gives nothing but time, and only one follows another. */
 function renewalFault(at: Placed<"delegation">, party: PartyState, state: AuditState): string | undefined {
   const { fields } = at.act;
-  if (fields.supersedes === undefined) return fields.revision === 1 ? undefined : "it doesn't say which one it revises";
+  if (fields.supersedes === undefined) {
+    if (fields.ca !== undefined) return "a first grant is for the keyset's CA key";
+    return fields.revision === 1 ? undefined : "it doesn't say which one it revises";
+  }
   const before = state.grants.get(refKey(fields.supersedes));
   // Whether its child accepted that one is for the child's ledger to say, where this one is accepted after it.
   if (before?.by !== party.id || before.fields.child !== fields.child) return "it revises no grant of this party's";
   if (before.renewed || fields.revision !== before.fields.revision + 1) return "it isn't the next revision";
   before.renewed = true;
+  if (isAnyTakenBack(before, party, state)) return "it revises a grant whose CA certificate is revoked or held";
+  const rotates = grantedKey(fields) !== grantedKey(before.fields);
+  if (rotates && fields.ca === undefined) return "the revision goes back to a CA key that was given up";
+  const changing = rotates ? ROTATED : RENEWED;
   const fixed = (grant: Grant): Uint8Array =>
-    canonicalJson(Object.fromEntries(Object.entries(grant).filter(([name]) => !RENEWED.includes(name))));
+    canonicalJson(Object.fromEntries(Object.entries(grant).filter(([name]) => !changing.includes(name))));
   if (!equalBytes(fixed(before.fields), fixed(fields)))
     return "the revision changes more than the certificate and its time";
   return fields.notAfter < before.fields.notAfter ? "the revision takes time away" : undefined;
+}
+
+/** This revision's certificate, or that of one before it. */
+function isAnyTakenBack(last: GrantState, party: PartyState, state: AuditState): boolean {
+  for (let at: GrantState | undefined = last; at !== undefined;) {
+    if (isTakenBack(state.seen.find(at.ref), party, state)) return true;
+    at = at.fields.supersedes && state.grants.get(refKey(at.fields.supersedes));
+  }
+  return false;
 }
 
 export function onAcceptance(at: Placed<"acceptance">, party: PartyState, state: AuditState): void {
@@ -274,6 +294,8 @@ export function onAcceptance(at: Placed<"acceptance">, party: PartyState, state:
   if (party.chain.length > 0 && !renews) {
     return wrong(state, at, "grant-exceeded", "the party has accepted another grant, or is the root's own");
   }
+  const fault = acceptedKeyFault(grant, party);
+  if (fault !== undefined) return wrong(state, at, "rotation-invalid", fault);
   grant.accepted = true;
   party.grant = grant;
   party.chain = grant.chain;

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509 import verification
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AttributeOID, NameOID
 
 warnings.simplefilter("ignore")
 DOCS = pathlib.Path(__file__).parents[3] / "docs"
@@ -405,6 +405,7 @@ class Party:
         self.origin = policy.log.name
         self.keyset = self.keyset_act = self.grant = None
         self.chain, self.delegated, self.certified = [], 0, 0
+        self.rotations, self.last_intent = [], -1
 
 
 class Verifier:
@@ -546,6 +547,8 @@ class Verifier:
         names += [fields[k] for k in ("counterpart", "parentGrant") if k in fields]
         if kind == "acceptance":
             names.append(fields["keyset"])
+        if kind == "rotated":
+            names.append(fields["grant"])
         if kind == "certified":
             names.append({"origin": act["origin"], "leafHash": fields["intent"]["leafHash"]})
         for name in names:
@@ -629,11 +632,18 @@ class Verifier:
             was = before["fields"]
             need("renewed" not in before and fields["revision"] == was["revision"] + 1, "not the next revision")
             before["renewed"] = True
-            renewed = ("revision", "supersedes", "parentGrant", "certificate", "notAfter")
+            while before:
+                taken = self.revoked.get(before["key"])
+                need(not taken or taken["effect"] == "lift", "it revises what was revoked")
+                before = self.grants.get(key_of(before["fields"].get("supersedes")))
+            renewed = ("revision", "supersedes", "parentGrant", "issuer", "certificate", "notAfter")
+            if ca_of(fields) != ca_of(was):
+                need("ca" in fields, "back to an earlier key")
+                renewed += ("ca", "csrSha256", "nonceSha256")
             fixed = [{k: v for k, v in one.items() if k not in renewed} for one in (was, fields)]
             need(fixed[0] == fixed[1] and fields["notAfter"] >= was["notAfter"], "the revision changes its terms")
         else:
-            need(fields["revision"] == 1, "a revision of nothing")
+            need(fields["revision"] == 1 and "ca" not in fields, "a revision of nothing")
             party.delegated += fields["quota"]
         if own:
             need(own["notBefore"] <= time <= own["notAfter"], "its own grant isn't in force")
@@ -647,9 +657,9 @@ class Verifier:
             mine = {one["sha256"] for one in own["profiles"]}
             need(all(one["sha256"] in mine for one in fields["profiles"]), "a profile it may not use")
             need(party.delegated + party.certified <= own["quota"], "above its quota")
-        need(party.keyset and fields["issuer"] == party.keyset["ca"], "another issuer")
+        need(party.chain and unbase64(fields["issuer"]) == spki_of(party.chain[0]), "another issuer")
         certificate = read_certificate(unbase64(fields["certificate"]))
-        need(spki_of(certificate) == unbase64(fields["keyset"]["ca"]), "the certificate's key")
+        need(spki_of(certificate) == unbase64(ca_of(fields)), "the certificate's key")
         limits = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         need(limits.ca and limits.path_length == fields["pathLen"], "the certificate's path length")
         chain = [certificate, *party.chain]
@@ -667,7 +677,34 @@ class Verifier:
         need(sha_hex(b"".join(ders)) == fields["chainSha256"], "another chain")
         follows = given["fields"].get("supersedes")
         need(not party.chain or (follows and party.grant and key_of(follows) == party.grant["key"]), "a second grant")
+        present = party.rotations[-1]["new"] if party.rotations else party.keyset["ca"]
+        need(ca_of(given["fields"]) == present, "a CA key that isn't the party's")
+        if party.rotations and party.grant and ca_of(party.grant["fields"]) != present:
+            need(party.rotations[-1]["grant"] == given["key"], "another grant than the change of key is for")
         given["accepted"], party.grant, party.chain = True, given, given["chain"]
+
+    def on_rotated(self, act, party, fields, grant, **_):
+        old, new = fields["old"], fields["new"]
+        need(party.grant and key_of(grant) == party.grant["key"], "not under the grant in force")
+        given = self.grants.get(key_of(fields["grant"]))
+        need(given and given["fields"]["child"] == party.id, "no grant to this party")
+        need(key_of(given["fields"].get("supersedes")) == party.grant["key"], "its grant supersedes another")
+        need(old["spki"] == (party.rotations[-1]["new"] if party.rotations else party.keyset["ca"]), "not its CA key")
+        need(new["spki"] == ca_of(given["fields"]), "not the grant's key")
+        former = [party.keyset["ca"], *(one["old"] for one in party.rotations)]
+        need(new["spki"] not in former and new["spki"] != old["spki"], "a key that it had before")
+        said = ["countersign/rotation/v1", "ca", party.id, *party.grant["key"], old["spki"], new["spki"]]
+        challenge = sha_hex(canonical(said)).encode()
+        for one in (old, new):
+            csr = x509.load_der_x509_csr(unbase64(one["proof"]))
+            form = serialization.PublicFormat.SubjectPublicKeyInfo
+            spki = csr.public_key().public_bytes(serialization.Encoding.DER, form)
+            need(csr.is_signature_valid and spki == unbase64(one["spki"]), "a proof by another key")
+            found = csr.attributes.get_attribute_for_oid(AttributeOID.CHALLENGE_PASSWORD)
+            need(found.value == challenge, "a proof for another change")
+        size = fields["effectiveSize"]
+        need(size <= act["index"] and party.last_intent < size, "its effective size")
+        party.rotations.append({"old": old["spki"], "new": new["spki"], "grant": given["key"]})
 
     def on_lot_opened(self, party, fields, time, **_):
         need(party.id in (fields["builder"], fields["issuer"]), "neither builder nor issuer")
@@ -751,9 +788,13 @@ class Verifier:
         need(not taken or taken["effect"] == "lift" or device["certified"][0] != key[0], "after its revocation")
         return device
 
-    def on_intent(self, party, fields, key, **_):
+    def on_intent(self, act, party, fields, key, grant, **_):
         self.open_lot(fields["lot"], party)
-        self.intents[key] = fields
+        given = self.grants.get(key_of(grant))
+        ca = given and ca_of(given["fields"])
+        need(not given or not party.rotations or ca == party.rotations[-1]["new"], "under a CA key that was given up")
+        party.last_intent = act["index"]
+        self.intents[key] = {**fields, "ca": ca}
 
     def on_attested(self, act, party, fields, key, subject, prev, **_):
         lot = self.open_lot(fields["lot"], party)
@@ -792,6 +833,7 @@ class Verifier:
         need(usage.digital_signature and not usage.key_cert_sign and not usage.crl_sign, "not a device's key usage")
         intent = self.intents.get((act["origin"], fields["intent"]["leafHash"]))
         need(intent and intent["lot"] == fields["lot"], "no intent")
+        need(intent["ca"] == ca_of(terms), "under another CA key than its intent")
         if fields["intake"]["kind"] == "manifest":
             need(intent["manifest"] == fields["intake"]["digest"], "an intent for another batch")
         where = fields["intent"]["index"], intent["count"], fields["intent"]["path"], intent["tbsRoot"]
@@ -863,6 +905,10 @@ class Verifier:
             message = f"countersign/commitment/v1/{one['domain']}\n".encode()
             found = sha_hex(message + bytes.fromhex(one["salt"]) + canonical(one["value"]))
             need(found == one["commitment"] and found in device.get("installed", ()), "an opening of nothing")
+
+
+def ca_of(grant):
+    return grant.get("ca", grant["keyset"]["ca"])
 
 
 def key_of(ref):
