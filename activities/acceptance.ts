@@ -9,9 +9,9 @@ import { parseCsr } from "../lib/pki/csr.ts";
 import { keyId } from "../lib/pki/spki.ts";
 import type { Invitation } from "../lib/records/message.ts";
 import type { ActRef } from "../lib/records/primitives.ts";
+import { rotationChallenge } from "../lib/records/rotation.ts";
 import { parseEntry } from "../lib/records/statement.ts";
 import type { Acts, RecordedAct } from "../services/ledger/acts.ts";
-import { keepCrl } from "../services/parties/crl.ts";
 import { sha256Hex } from "../services/ledger/sha256.ts";
 import { readBody } from "../services/parties/envelope.ts";
 import { checkGrant, checkRenewal, type CheckedGrant } from "../services/parties/grant-check.ts";
@@ -20,11 +20,19 @@ import { nonceDigest } from "../services/parties/join.ts";
 import { acceptanceStep } from "../services/parties/acceptance-act.ts";
 import { makeKeyset } from "../services/parties/keyset.ts";
 import { enqueue } from "../services/parties/outbox.ts";
+import { keepCrls } from "../services/parties/own-cas.ts";
+import {
+  isRotation,
+  proveRotation,
+  recordRotation,
+  refuseRotation,
+  restoreRotation,
+} from "../services/parties/rotate.ts";
 import { author, openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
-import { storeCaCertificate } from "../store/authority.ts";
+import { FIRST_CA_LABEL, rotatedCaLabel, storeCaCertificate } from "../store/authority.ts";
 import { inTransaction, type Db, type Tx } from "../store/db.ts";
-import { acceptedGrants, currentGrant, findCurrentGrant, pinRoot, rootPin, storeGrant } from "../store/grants.ts";
+import { acceptedGrants, findCurrentGrant, pinRoot, rootPin, storeGrant, type CurrentGrant } from "../store/grants.ts";
 import { storeBlob } from "../store/ledger.ts";
 import { findInbox } from "../store/messages.ts";
 import {
@@ -38,6 +46,7 @@ import {
   storeRequest,
   type OwnKeyset,
 } from "../store/parties.ts";
+import { listRotations, setRotation } from "../store/rotations.ts";
 import { withFailures } from "./failures.ts";
 
 export interface AcceptanceDeps {
@@ -51,6 +60,8 @@ export interface AcceptanceDeps {
 
 interface ReceivedGrant {
   readonly parent: string;
+  /** in force until this one is accepted */
+  readonly held: CurrentGrant | undefined;
   readonly checked: CheckedGrant;
   readonly act: CheckedAct<"delegation">;
   readonly upstream: Uint8Array[];
@@ -95,17 +106,43 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     const body = readBody("delegation", stored.body);
     const act = await openSignedAct(fromBase64(body.act), { type: "delegation", ...author(peer) }, nodeVerify);
     const upstream = body.upstream.map(fromBase64);
-    const request = {
-      party: identity.party,
-      keyset: (await own()).keyset,
-      csr,
-      nonceSha256: nonceDigest(invitation.nonce),
-    };
-    const pinnedRoot = (await rootPin(db))?.sha256;
     const held = await findCurrentGrant(db);
     if (held !== undefined) checkRenewal(held, act.act.fields);
+    const request = {
+      ...{ party: identity.party, keyset: (await own()).keyset },
+      ...(await requestFor(held, act, { csr, nonce: invitation.nonce })),
+    };
+    const pinnedRoot = (await rootPin(db))?.sha256;
     const checked = await checkGrant(act.act.fields, upstream, request, { pinnedRoot, now: now(), verify: nodeVerify });
-    return { parent: peer.party, checked, act, upstream };
+    return { parent: peer.party, held, checked, act, upstream };
+  }
+
+  /** What was asked for that a grant may answer: with the join, or since, for another CA key. */
+  async function requestFor(
+    held: CurrentGrant | undefined,
+    { ref, act: { fields: next } }: CheckedAct<"delegation">,
+    join: { csr: Uint8Array; nonce: string },
+  ) {
+    if (held !== undefined && isRotation(held, next)) {
+      await restoreRotation(deps, held, ref);
+      const { of, proofs } = await proveRotation(deps, held);
+      return { csr: proofs.new, csrSha256: undefined, nonceSha256: sha256Hex(rotationChallenge(of)) };
+    }
+    // A renewal after a change of key answers what that one asked for, as the grant in force says it.
+    const { csrSha256, nonceSha256 } =
+      held?.fields.ca === undefined
+        ? { csrSha256: sha256Hex(join.csr), nonceSha256: nonceDigest(join.nonce) }
+        : held.fields;
+    return { csr: await requestOf(held, join.csr), csrSha256, nonceSha256 };
+  }
+
+  async function requestOf(held: CurrentGrant | undefined, joined: Uint8Array): Promise<Uint8Array> {
+    if (held?.fields.ca === undefined) return joined;
+    const made = (await listRotations(db)).find(
+      ({ newSpki }) => newSpki !== null && toBase64(newSpki) === held.fields.ca,
+    );
+    if (made?.newProof) return made.newProof;
+    throw new CountersignError("state-conflict", "the request for this site's CA key isn't in its database");
   }
 
   const named = (leafHash: string) => acceptanceStep(identity.party, leafHash);
@@ -121,15 +158,25 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
   /** One transaction for the act and what it lets this site do: nothing is signed under a grant that isn't accepted. */
   async function accept(message: string): Promise<RecordedAct> {
     const received = await grantIn(message);
-    const { checked, act } = received;
+    const { held, checked, act } = received;
+    const { fields } = act.act;
+    const certificate = checked.chain[0]!;
     const keyset = await own();
+    const rotates = held !== undefined && isRotation(held, fields);
+    const rotated = rotates ? await recordRotation(deps, held, { ref: act.ref, fields }) : undefined;
+    const caKeyId = keyId(parseCertificate(certificate).spki);
     return acts.recordSigned(
       {
         type: "acceptance",
         ...named(act.ref.leafHash),
-        subject: [{ name: identity.party, digest: { sha256: keyId(fromBase64(keyset.keyset.ca)) } }],
+        subject: [{ name: identity.party, digest: { sha256: caKeyId } }],
         grant: act.ref,
-        prev: [keyset.ref, act.ref, ...(await earlier(act.act.fields.supersedes))],
+        prev: [
+          keyset.ref,
+          act.ref,
+          ...(await earlier(fields.supersedes)),
+          ...(rotated === undefined ? [] : [{ origin: identity.origin, leafHash: rotated.leafHash }]),
+        ],
         fields: { keyset: keyset.ref, chainSha256: checked.chainSha256 },
       },
       identity.act,
@@ -138,12 +185,16 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
   }
 
   /** What accepting it lets this site do. */
-  async function takeUp(tx: Tx, message: string, { parent, checked, act, upstream }: ReceivedGrant): Promise<void> {
+  async function takeUp(tx: Tx, message: string, received: ReceivedGrant): Promise<void> {
+    const { parent, held, checked, act, upstream } = received;
     const certificate = checked.chain[0]!;
     await pinRoot(tx, checked.root.der, sha256Hex(checked.root.der));
     const { fields } = act.act;
     await storeGrant(tx, { ref: act.ref, parent, entry: act.entry, fields, certificate, upstream });
-    await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate });
+    const rotates = held !== undefined && isRotation(held, fields);
+    const label = rotates ? rotatedCaLabel(fields.revision) : FIRST_CA_LABEL;
+    await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate, label });
+    if (rotates) await setRotation(tx, held.ref.leafHash, { state: "accepted" });
     await setEnrolment(tx, parent, { state: "accepted", delegation: message });
   }
 
@@ -259,6 +310,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
           },
         });
       });
+      await refuseRotation(db, refusal);
     },
 
     async recordAcceptance({ message }) {
@@ -278,8 +330,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     },
 
     async publishCrl() {
-      const ca = parseCertificate((await currentGrant(db)).certificate);
-      await keepCrl(db, await caKey(), ca, { now: now() });
+      await keepCrls(db, caToken, now());
     },
   });
 }

@@ -1,7 +1,7 @@
 import type { DelegationActivities } from "../contracts/parties.ts";
 import { workflowIds } from "../contracts/parties.ts";
 import { nodeVerify } from "../hsm/index.ts";
-import { fromBase64, toBase64 } from "../lib/domain/bytes.ts";
+import { fromBase64, fromHex, toBase64 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
@@ -19,6 +19,7 @@ import {
 import { readBody } from "../services/parties/envelope.ts";
 import type { Identity } from "../services/parties/identity.ts";
 import { enqueue } from "../services/parties/outbox.ts";
+import { caKeyOf } from "../services/parties/own-cas.ts";
 import { author, openSignedAct } from "../services/parties/signed-act.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
 import { findCaCertificate, lastCeremony } from "../store/authority.ts";
@@ -31,6 +32,7 @@ import {
   type Delegation,
 } from "../store/delegations.ts";
 import { currentGrant, findCurrentGrant } from "../store/grants.ts";
+import { storeBlob } from "../store/ledger.ts";
 import { findInbox } from "../store/messages.ts";
 import { getPeer } from "../store/parties.ts";
 import { withFailures } from "./failures.ts";
@@ -103,8 +105,8 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
     async signDelegation({ child }) {
       const row = await getDelegation(db, child);
       if (row.certificate) return { certificateSha256: sha256Hex(row.certificate) };
-      const key = await requireCaToken().caKey("ca");
       const issuer = onlineIssuer(await currentGrant(db), identity.publicUrl);
+      const key = await caKeyOf(db, requireCaToken(), issuer.certificate.spki);
       return { certificateSha256: sha256Hex(await signChild(db, child, issuer, key)) };
     },
 
@@ -117,18 +119,23 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
       if (!issuer) throw new CountersignError("grant-missing", "this site has no CA certificate yet");
       const { grant, prev } = await standing();
       const { origin } = identity;
+      const fields = grantFields(row, { origin, issuerSpki: parseCertificate(issuer).spki, parentGrant: grant });
+      // For another key than the keyset's: a rebuilt site has to find what it was asked for.
+      const request = fields.ca === undefined ? [] : [{ name: "request", sha256: row.csrSha256, size: row.csr.length }];
+      for (const { sha256 } of request) await storeBlob(db, fromHex(sha256), row.csr);
       const act = await acts.recordSigned(
         {
           type: "delegation",
           ...name,
-          subject: [{ name: child, digest: { sha256: sha256Hex(fromBase64(row.keyset.ca)) } }],
+          subject: [{ name: child, digest: { sha256: sha256Hex(fromBase64(fields.ca ?? fields.keyset.ca)) } }],
           ...(grant === undefined ? {} : { grant }),
           prev: [
             prev,
             { origin: row.keysetOrigin, leafHash: row.keysetLeafHash },
             ...(row.supersededLeafHash === null ? [] : [{ origin, leafHash: row.supersededLeafHash }]),
           ],
-          fields: grantFields(row, { origin, issuerSpki: parseCertificate(issuer).spki, parentGrant: grant }),
+          blobs: request,
+          fields,
         },
         identity.act,
         // Together, or not at all: whoever has it revoked finds the certificate recorded, or it never is.

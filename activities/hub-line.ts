@@ -4,6 +4,7 @@ import { utf8 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
+import { keyId } from "../lib/pki/spki.ts";
 import type { ActRef } from "../lib/records/primitives.ts";
 import { editHub } from "../services/hub/change.ts";
 import type { CaRegistry, HubRegistry } from "../services/hub/registry.ts";
@@ -11,6 +12,7 @@ import { signVerification, verificationIntent } from "../services/hub/verificati
 import type { Acts } from "../services/ledger/acts.ts";
 import { standingAct } from "../services/parties/acceptance-act.ts";
 import type { Identity } from "../services/parties/identity.ts";
+import { caKeyOf } from "../services/parties/own-cas.ts";
 import type { Cosigned } from "../services/witness/release.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
 import type { Db } from "../store/db.ts";
@@ -57,8 +59,8 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
     return hubLineCa(db, line, { certificate, sha256: sha256Hex(certificate) });
   }
 
-  async function caKey() {
-    if (deps.caToken) return deps.caToken.caKey("ca");
+  async function caKey(spki: Uint8Array) {
+    if (deps.caToken) return caKeyOf(db, deps.caToken, spki);
     throw new CountersignError("unauthorized", "this site's CA is offline: register it by its ceremony");
   }
 
@@ -75,7 +77,7 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
         const offer = await place.offer(offered);
         if (offer === undefined) continue;
         const { code } = offer;
-        const verification = await signVerification(db, await caKey(), certificate, {
+        const verification = await signVerification(db, await caKey(certificate.spki), certificate, {
           id: verificationIntent(certificate, code),
           code,
           request: { hub: line.hub, place: place.place, name: ca.name },
@@ -135,12 +137,17 @@ export function hubLineActivities(deps: HubLineDeps): HubLineActivities & HubCha
     }
   }
 
-  /** The certificates of a line that a group takes: the last one, unless the hub refused it, and the one before it. */
+  /**
+   * The certificates of a line that a group takes, of which there can be two: the last one, unless the hub refused it, and
+   * the last one for the key before, whose devices know no other; where there was but one key, the one before.
+   */
   async function namesOf(line: HubLine): Promise<string[]> {
     const all = await listHubLineCas(db, line);
     const held = all.filter((ca) => ca.state === "registered" || (ca.state === "requested" && ca === all.at(-1)));
-    const names = held.map(({ name }) => name).reverse();
-    if (names.length > 0) return names.slice(0, 2);
+    const [present, ...before] = held.reverse();
+    const keyOf = ({ certificate }: HubLineCa): string => keyId(parseCertificate(certificate).spki);
+    const other = present && (before.find((ca) => keyOf(ca) !== keyOf(present)) ?? before[0]);
+    if (present) return [present, ...(other ? [other] : [])].map(({ name }) => name);
     throw new CountersignError("not-found", `${line.line} isn't registered at ${line.hub}`);
   }
 

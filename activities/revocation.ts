@@ -3,11 +3,10 @@ import { parseCertificate } from "../lib/pki/certificate.ts";
 import { keyId } from "../lib/pki/spki.ts";
 import { blockCa, handCrl, MAX_HANDED_OCTETS, unblockCa, type HubAccess } from "../services/hub/management.ts";
 import { crlName } from "../services/parties/ca.ts";
-import { keepCrl } from "../services/parties/crl.ts";
+import { keepCrls } from "../services/parties/own-cas.ts";
 import { recordRevocations, type RecordingContext } from "../services/parties/revoke.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
 import { currentCrl } from "../store/authority.ts";
-import { currentGrant } from "../store/grants.ts";
 import { markTold, unpublishedKeys, untoldSteps, type Revocation } from "../store/revocations.ts";
 import { withFailures } from "./failures.ts";
 
@@ -53,8 +52,7 @@ export function revocationActivities(deps: RevocationDeps): RevocationActivities
 
     async publishRevocations() {
       if (caToken === undefined || (await unpublishedKeys(db)).length === 0) return;
-      const ca = parseCertificate((await currentGrant(db)).certificate);
-      await keepCrl(db, await caToken.caKey("ca"), ca, { now: deps.now?.() ?? new Date() });
+      await keepCrls(db, caToken, deps.now?.() ?? new Date());
     },
 
     async tellHubs() {

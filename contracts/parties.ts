@@ -10,6 +10,8 @@ export const workflowIds = {
   ceremony: (party: string) => `ceremony/${party}`,
   acceptance: (party: string) => `acceptance/${party}`,
   delegation: (child: string) => `delegation/${child}`,
+  /** of this site's own CA key */
+  rotation: (party: string) => `rotation/${party}`,
   hub: (name: string) => `hub/${name}`,
   /** one a site: it works off whatever is ordered */
   revocation: (party: string) => `revocation/${party}`,
@@ -48,6 +50,13 @@ export interface AcceptanceActivities {
   recordAcceptance(input: { message: string }): Promise<{ leafHash: string }>;
   /** Signs the first CRL of the online CA. */
   publishCrl(): Promise<void>;
+}
+
+/** A party's own CA key, up to the request to its parent. What was asked for is in the site's database. */
+export interface RotationActivities {
+  /** Makes the new key where it isn't there, has both prove themselves, and queues the envelope. */
+  sendRotation(): Promise<void>;
+  refuseRotation(input: { refusal: Refusal }): Promise<void>;
 }
 
 /** The parent's side; `issueDelegation` on `site` for an online CA, on `ceremony` for the root. */

@@ -58,22 +58,43 @@ export interface CaCertificate {
   readonly certificate: Uint8Array;
 }
 
-/** A root's stays; an online CA's is that of its present grant. */
-export async function storeCaCertificate(q: Queryable, ca: CaCertificate): Promise<void> {
+/** A root's stays; of an online CA's key it is the last one that was accepted, and the key's label stays. */
+export async function storeCaCertificate(q: Queryable, ca: CaCertificate & { label?: string }): Promise<void> {
   await q.query(
-    `INSERT INTO ca_certificate (key_id, role, certificate) VALUES ($1, $2, $3)
+    `INSERT INTO ca_certificate (key_id, role, certificate, label) VALUES ($1, $2, $3, $4)
      ON CONFLICT (key_id) DO UPDATE SET certificate = excluded.certificate WHERE ca_certificate.role = 'ca'`,
-    [ca.keyId, ca.role, ca.certificate],
+    [ca.keyId, ca.role, ca.certificate, ca.label ?? FIRST_CA_LABEL],
   );
 }
 
-/** The certificate of this site's own CA: the root's at the top, the online CA's below. */
+/** The online CA's first key; one that takes its place is named after the grant's revision. */
+export const FIRST_CA_LABEL = "ca";
+export const rotatedCaLabel = (revision: number): string => `${FIRST_CA_LABEL}-${revision}`;
+
+/** Which key of the token it is. One without a certificate yet is the first. */
+export async function caLabel(q: Queryable, keyId: string): Promise<string> {
+  const { rows } = await q.query<{ label: string }>("SELECT label FROM ca_certificate WHERE key_id = $1", [keyId]);
+  return rows[0]?.label ?? FIRST_CA_LABEL;
+}
+
+/** The online CA's keys, the present one last: each with the last certificate for it. */
+export async function listOnlineCas(q: Queryable): Promise<CaCertificate[]> {
+  const { rows } = await q.query<CaCertificate>(
+    `SELECT key_id AS "keyId", role, certificate FROM ca_certificate c WHERE role = 'ca' ORDER BY ${PRESENT}, added`,
+  );
+  return rows;
+}
+
+/** The certificate of this site's own CA: the root's at the top, the online CA's present one below. */
 export async function findCaCertificate(q: Queryable): Promise<CaCertificate | undefined> {
   const { rows } = await q.query<CaCertificate>(
-    `SELECT key_id AS "keyId", role, certificate FROM ca_certificate ORDER BY added DESC LIMIT 1`,
+    `SELECT key_id AS "keyId", role, certificate FROM ca_certificate c ORDER BY ${PRESENT} DESC, added DESC LIMIT 1`,
   );
   return rows[0];
 }
+
+/** Of several keys, that of the grant in force: they may all have been written at one time. */
+const PRESENT = "EXISTS (SELECT 1 FROM grant_received g WHERE g.current AND g.certificate = c.certificate)";
 
 export interface StoredCrl {
   readonly keyId: string;

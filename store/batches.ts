@@ -222,6 +222,8 @@ export interface BatchAnswer {
   readonly deviceId: string | null;
   readonly slot: number | null;
   readonly certificate: Uint8Array | null;
+  /** the grant it was certified under, by its act */
+  readonly grantLeaf: string | null;
   readonly code: ErrorCode | null;
   readonly message: string | null;
 }
@@ -245,11 +247,12 @@ export async function batchAnswers(
   const { rows } = await q.query<BatchAnswer>({
     name: "batch-answers",
     text: `SELECT r.index, r.device AS "deviceId", d.slot, r.code, r.message,
-        CASE WHEN $2 THEN i.certificate END AS certificate
+        CASE WHEN $2 THEN i.certificate END AS certificate, n.grant_leaf AS "grantLeaf"
       FROM batch_result r
       LEFT JOIN device d ON d.id = r.device AND r.code IS NULL
       LEFT JOIN lot l ON l.id = d.lot
       LEFT JOIN issuance_certificate i ON i.device = d.id AND i.profile = l.profile
+      LEFT JOIN issuance_intent n ON n.device = i.device AND n.profile = i.profile AND $2
       WHERE r.batch = $1 ORDER BY r.index`,
     values: [id, batch.kind === "certify"],
   });

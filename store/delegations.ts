@@ -145,11 +145,40 @@ export async function requestRenewal(
     if (terms.notAfter === row.terms.notAfter) return forgetRefusal(tx, child);
     throw new CountersignError("state-conflict", `${child} is being renewed until ${row.terms.notAfter} already`);
   }
-  if (again) {
-    const sql = `UPDATE delegation SET state = 'requested', error_code = NULL, error_message = NULL WHERE child = $1`;
-    await tx.query(sql, [child]);
-    return;
+  if (again) return askAgain(tx, child);
+  await beginRevision(tx, child, terms);
+}
+
+/** A child's request for a certificate for another key than its last one. */
+export interface RotationRequest {
+  readonly csr: Uint8Array;
+  readonly csrSha256: string;
+  readonly nonceSha256: string;
+}
+
+/** Begins the grant's next revision under unchanged terms, for the key of this request. */
+export async function beginRotation(tx: Tx, child: string, request: RotationRequest): Promise<void> {
+  const { state, terms } = await lockDelegation(tx, child);
+  if (state !== "accepted" || terms === null) {
+    throw new CountersignError("state-conflict", `the grant of ${child} is just being made: ask again later`);
   }
+  await beginRevision(tx, child, terms);
+  await tx.query("UPDATE delegation SET csr = $2, csr_sha256 = $3, nonce_sha256 = $4 WHERE child = $1", [
+    child,
+    request.csr,
+    request.csrSha256,
+    request.nonceSha256,
+  ]);
+}
+
+/** A revision that was refused is asked for again, as it was. */
+export async function askAgain(tx: Tx, child: string): Promise<void> {
+  const sql = `UPDATE delegation SET state = 'requested', error_code = NULL, error_message = NULL WHERE child = $1`;
+  await tx.query(sql, [child]);
+}
+
+/** The last one's certificate stays known; what follows is of the next one. */
+async function beginRevision(tx: Tx, child: string, terms: GrantTerms): Promise<void> {
   await tx.query(
     `INSERT INTO delegation_superseded (child, revision, leaf_hash, certificate)
      SELECT child, revision, act_leaf_hash, certificate FROM delegation WHERE child = $1`,

@@ -132,6 +132,8 @@ const NONE = new Uint8Array(0);
 export interface DeviceView extends Device {
   readonly csr: Uint8Array | null;
   readonly certificate: Uint8Array | null;
+  /** the grant it was certified under, by its act */
+  readonly grantLeaf: string | null;
   readonly receipt: Receipt | null;
   readonly imagePath: string | null;
   readonly handoff: string | null;
@@ -139,12 +141,13 @@ export interface DeviceView extends Device {
 }
 
 const VIEW = `SELECT d.id, d.spki_sha256, d.lot, d.slot, d.csr_sha256, d.stage, d.held, d.prev, d.handoff, d.csr,
-    i.certificate, j.receipt, j.image_path AS "imagePath", d.stage = 'installed' AS installed
+    i.certificate, i.grant_leaf AS "grantLeaf", j.receipt, j.image_path AS "imagePath", d.stage = 'installed' AS installed
   FROM device d JOIN lot l ON l.id = d.lot
   LEFT JOIN released_issuance i ON i.device = d.id AND i.profile = l.profile
   LEFT JOIN injection j ON j.device = d.id AND j.leaf_hash IS NOT NULL`;
 
-type ViewRow = Row & Pick<DeviceView, "csr" | "certificate" | "receipt" | "imagePath" | "handoff" | "installed">;
+type ViewRow = Row &
+  Pick<DeviceView, "csr" | "certificate" | "grantLeaf" | "receipt" | "imagePath" | "handoff" | "installed">;
 
 export async function findDevice(q: Queryable, id: string): Promise<DeviceView | undefined> {
   const { rows } = await q.query<ViewRow>(`${VIEW} WHERE d.id = $1`, [id]);

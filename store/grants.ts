@@ -17,6 +17,8 @@ export interface CurrentGrant {
   readonly upstream: Uint8Array[];
   readonly quota: number;
   readonly used: number;
+  /** another CA key is taking effect: nothing more is begun under this one */
+  readonly closing: boolean;
 }
 
 interface Row {
@@ -28,9 +30,10 @@ interface Row {
   upstream: Uint8Array[];
   quota: number;
   used: number;
+  closing: boolean;
 }
 
-const COLUMNS = "leaf_hash, origin, parent, fields, certificate, upstream, quota, used";
+const COLUMNS = "leaf_hash, origin, parent, fields, certificate, upstream, quota, used, closing";
 
 function fromRow(row: Row): CurrentGrant {
   const { leaf_hash: leafHash, origin, ...rest } = row;
@@ -58,6 +61,16 @@ export async function grantedChains(q: Queryable): Promise<Map<string, Uint8Arra
   );
 }
 
+/** The last accepted grant for the CA key that `fits` says yes to. */
+export async function findGrantOf(
+  q: Queryable,
+  fits: (certificate: Uint8Array) => boolean,
+): Promise<CurrentGrant | undefined> {
+  const { rows } = await q.query<Row>(`SELECT ${COLUMNS} FROM grant_received ORDER BY current DESC, received DESC`);
+  const row = rows.find(({ certificate }) => fits(certificate));
+  return row && fromRow(row);
+}
+
 /** @throws CountersignError `grant-missing` */
 export async function currentGrant(q: Queryable): Promise<CurrentGrant> {
   const found = await findCurrentGrant(q);
@@ -69,19 +82,28 @@ export async function currentGrant(q: Queryable): Promise<CurrentGrant> {
 /**
  * Takes `n` devices off the current grant's quota, in the caller's transaction. The row stays locked until that ends,
  * so two issuers can't spend the same device; a rolled-back transaction gives them back.
- * @throws CountersignError `grant-missing`, `quota-exceeded`
+ * @throws CountersignError `grant-missing`, `quota-exceeded`, `rotation-under-way`
  */
-export async function debitQuota(tx: Tx, n: number): Promise<{ grant: ActRef; remaining: number }> {
+export async function debitQuota(
+  tx: Tx,
+  n: number,
+): Promise<{ grant: ActRef; certificate: Uint8Array; remaining: number }> {
   if (!Number.isSafeInteger(n) || n < 0) throw new RangeError("the quota is debited by a whole number");
   let held: CurrentGrant;
   do {
-    const { rows } = await tx.query<{ origin: string; leaf_hash: string; remaining: number }>(
+    const { rows } = await tx.query<
+      Pick<Row, "origin" | "leaf_hash" | "certificate" | "closing"> & { remaining: number }
+    >(
       `UPDATE grant_received SET used = used + $1 WHERE current AND used + $1 <= quota
-       RETURNING origin, leaf_hash, quota - used AS remaining`,
+       RETURNING origin, leaf_hash, certificate, closing, quota - used AS remaining`,
       [n],
     );
     const row = rows[0];
-    if (row) return { grant: { origin: row.origin, leafHash: row.leaf_hash }, remaining: row.remaining };
+    if (row) {
+      const { origin, leaf_hash: leafHash, certificate, closing, remaining } = row;
+      if (closing) throw rotationUnderWay();
+      return { grant: { origin, leafHash }, certificate, remaining };
+    }
     held = await currentGrant(tx);
     // It has room: a later grant took the place of the one whose row was waited for.
   } while (held.used + n <= held.quota);
@@ -90,6 +112,11 @@ export async function debitQuota(tx: Tx, n: number): Promise<{ grant: ActRef; re
     `${n} more devices exceed the grant ${held.fields.id}: ${held.used} of ${held.quota} are used; ask ${held.parent} for more`,
     { details: { quota: held.quota, used: held.used, asked: n } },
   );
+}
+
+/** It takes as long as the ledger's queue: whoever meets it comes again. */
+export function rotationUnderWay(): CountersignError {
+  return new CountersignError("rotation-under-way", "the CA's key is just being changed: try again in a moment");
 }
 
 /** Stores a checked grant and makes it the current one. A second call with the same act changes nothing. */

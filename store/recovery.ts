@@ -174,12 +174,14 @@ export async function adoptDelegation(
     revision: number;
     notAfter: string;
     certificate: Uint8Array;
+    /** what the certificate answers, where that is another key's request than the one before; DER */
+    request?: { csr: Uint8Array; csrSha256: string; nonceSha256: string };
     origin: string;
     leafHash: string;
     entry: Uint8Array;
   },
 ): Promise<boolean> {
-  const { child, revision, notAfter, certificate, origin, leafHash, entry } = delegation;
+  const { child, revision, notAfter, certificate, request, origin, leafHash, entry } = delegation;
   await tx.query(
     `INSERT INTO delegation_superseded (child, revision, leaf_hash, certificate)
      SELECT child, revision, act_leaf_hash, certificate FROM delegation
@@ -198,6 +200,10 @@ export async function adoptDelegation(
        act_origin = $4, act_leaf_hash = $5, act_entry = $6 WHERE child = $1 AND revision = $2`,
     [child, revision, certificate, origin, leafHash, entry],
   );
+  if (request !== undefined) {
+    const sql = "UPDATE delegation SET csr = $3, csr_sha256 = $4, nonce_sha256 = $5 WHERE child = $1 AND revision = $2";
+    await tx.query(sql, [child, revision, request.csr, request.csrSha256, request.nonceSha256]);
+  }
   return rowCount === 1;
 }
 
@@ -257,8 +263,20 @@ export interface AdoptedRevocation {
   readonly effect: string;
   readonly reason: string;
   readonly invalidity: string | undefined;
+  /** of this site's CA key that signed a child's certificate; the last one unless given */
+  readonly issuerKeyId?: string | undefined;
   readonly leafHash: string;
   readonly time: Date;
+}
+
+/** Of a child's CA certificate, by the act that holds it; undefined where the database doesn't. */
+export async function childCertificate(q: Queryable, leafHash: string): Promise<Uint8Array | undefined> {
+  const { rows } = await q.query<{ certificate: Uint8Array }>(
+    `SELECT certificate FROM delegation WHERE act_leaf_hash = $1 AND certificate IS NOT NULL
+     UNION SELECT certificate FROM delegation_superseded WHERE leaf_hash = $1`,
+    [leafHash],
+  );
+  return rows[0]?.certificate;
 }
 
 /**
@@ -284,7 +302,7 @@ export async function adoptRevocation(tx: Tx, revoked: AdoptedRevocation): Promi
     `INSERT INTO revocation (certificate_leaf, step, target, subject, subject_key_id, certificate, issuer_key_id, serial,
        effect, reason, invalidity, requested_by, act_leaf, time)
      SELECT $1, (SELECT coalesce(max(step), 0) + 1 FROM revocation WHERE certificate_leaf = $1), $2, $3, $4,
-       h.certificate, h.issuer, $5, $6, $7, $8, 'the ledger', $9, $10
+       h.certificate, coalesce($11::text, h.issuer), $5, $6, $7, $8, 'the ledger', $9, $10
      FROM (${held}) h`,
     [
       certificate.act,
@@ -297,6 +315,7 @@ export async function adoptRevocation(tx: Tx, revoked: AdoptedRevocation): Promi
       revoked.invalidity ?? null,
       leafHash,
       time,
+      revoked.issuerKeyId ?? null,
     ],
   );
   return rowCount === 1;

@@ -4,6 +4,7 @@ export { injection } from "./injection.ts";
 export { installation } from "./installation.ts";
 export { productionLot } from "./production-lot.ts";
 export { acceptance } from "./acceptance.ts";
+export { caRotation } from "./ca-rotation.ts";
 export { delegation } from "./delegation.ts";
 export { hubRegistration } from "./hub-registration.ts";
 export { revocation } from "./revocation.ts";

@@ -14,6 +14,7 @@ import {
   type DelegationActivities,
   type HubRegistrationActivities,
   type RevocationActivities,
+  type RotationActivities,
 } from "../contracts/parties.ts";
 import {
   hubWorkflowIds,
@@ -34,6 +35,7 @@ type Activities = AcceptanceActivities &
   DelegationActivities &
   HubRegistrationActivities &
   RevocationActivities &
+  RotationActivities &
   HubLineActivities &
   HubRevocationActivities &
   HubChangeActivities;
@@ -67,6 +69,8 @@ const answers: Activities = {
   recordCaRegistration: async () => undefined,
   refuseCaRegistration: async () => undefined,
   changeHub: async () => ({ deviceId: "dev-1", state: "disabled" }),
+  sendRotation: async () => undefined,
+  refuseRotation: async () => undefined,
   recordRevocations: async () => ({ left: false }),
   publishRevocations: async () => undefined,
   tellHubs: async () => ({ left: false }),
@@ -249,6 +253,32 @@ describe("what an operator asks for while a run is ending with a refusal", () =>
     });
     expect(await workflows.result(workflowId)).toEqual({ state: "refused", ...refusal });
     expect(calls).toEqual(["proveCaToHub", "refuseHubRegistration"]);
+  });
+});
+
+describe("a change of the CA's key", () => {
+  const ask = (party: string) =>
+    workflows.signalWithStart("caRotation", {
+      workflowId: workflowIds.rotation(party),
+      taskQueue: QUEUES.site,
+      signal: asked,
+    });
+
+  it("is sent, and again when it is asked for while a refusal is ending", async () => {
+    script = {
+      sendRotation: async () => (calls.length === 1 ? refuse() : undefined),
+      refuseRotation: async () => void (await ask("late")),
+    };
+    const { workflowId } = await ask("late");
+    expect(await workflows.result(workflowId)).toEqual({ state: "sent" });
+    expect(calls).toEqual(["sendRotation", "refuseRotation", "sendRotation"]);
+    await saveHistory(workflows.getHandle(workflowId), "ca-rotation");
+  });
+
+  it("is refused once when nobody asks again", async () => {
+    script = { sendRotation: async () => refuse() };
+    expect(await workflows.result((await ask("once")).workflowId)).toEqual({ state: "refused", ...refusal });
+    expect(calls).toEqual(["sendRotation", "refuseRotation"]);
   });
 });
 

@@ -17,6 +17,7 @@ import { registerParty } from "./commands/party.ts";
 import { registerReconcile } from "./commands/reconcile.ts";
 import { registerRecovery } from "./commands/recovery.ts";
 import { registerRevoke } from "./commands/revoke.ts";
+import { registerRotate } from "./commands/rotate.ts";
 import { registerSign } from "./commands/sign.ts";
 import { registerStack } from "./commands/stack.ts";
 import { registerTrace } from "./commands/trace.ts";
@@ -43,6 +44,7 @@ const COMMANDS = [
   registerExpiring,
   registerReconcile,
   registerRevoke,
+  registerRotate,
   registerRecovery,
   registerBench,
 ];

@@ -7,6 +7,7 @@ import { registerLedger } from "./routes/ledger.ts";
 import { registerParties } from "./routes/parties.ts";
 import { registerCrl, registerPublic } from "./routes/public.ts";
 import { registerRevocations } from "./routes/revocations.ts";
+import { registerRotations } from "./routes/rotations.ts";
 import { registerSite } from "./routes/site.ts";
 import { registerWitness } from "./routes/witness.ts";
 
@@ -40,6 +41,7 @@ export async function startGateway(
   registerParties(secure, deps);
   registerHub(secure, deps);
   registerRevocations(secure, deps);
+  registerRotations(secure, deps);
   registerInbox(secure, deps);
   registerLedger(secure, deps);
   registerCrl(secure, deps);

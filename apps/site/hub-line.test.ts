@@ -1,9 +1,10 @@
 import { generateKeyPairSync } from "node:crypto";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { toBase64, toHex } from "../../lib/domain/bytes.ts";
+import { fromBase64, toBase64, toHex } from "../../lib/domain/bytes.ts";
 import { leafHash } from "../../lib/ledger/tree.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import { parseCsr } from "../../lib/pki/csr.ts";
 import { pemDecode, pemEncode } from "../../lib/pki/pem.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import type { Grant } from "../../lib/records/grant.ts";
@@ -12,6 +13,8 @@ import { parseEntry } from "../../lib/records/statement.ts";
 import { authorityFor, planCertificate } from "../../services/issuing/authority.ts";
 import { ENVELOPE_MEDIA_TYPE, readBody } from "../../services/parties/envelope.ts";
 import { profileRefs } from "../../services/parties/terms.ts";
+import { sha256Hex } from "../../services/ledger/sha256.ts";
+import { caLabel } from "../../store/authority.ts";
 import { inTransaction } from "../../store/db.ts";
 import { currentGrant } from "../../store/grants.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
@@ -49,6 +52,7 @@ let inbox: HttpsServer;
 let letters: Correspondent;
 let root: Certificate;
 let asked: Body<"join">;
+let askedAnew: Body<"rotation"> | undefined;
 let invitation: Invitation;
 /** what the parent heard of grants that weren't taken */
 const refused: string[] = [];
@@ -59,6 +63,7 @@ beforeAll(async () => {
   ({ parent, root, letters, inbox } = await paperParent((type, body) => {
     if (type === "join") asked = readBody("join", body);
     if (type === "grant-refused") refused.push(readBody("grant-refused", body).code);
+    if (type === "rotation") askedAnew = readBody("rotation", body);
   }));
   config = await writeConfig();
   site = await startChildSite(config);
@@ -146,7 +151,8 @@ async function makeDevice(id: string): Promise<Device> {
   const { linted } = planCertificate(authorityFor(grant, "ldevid"), id, spki, new Date());
   const token = await openConfigured({ ...config.hsm, sessions: 1 }, config.hsm.tokens.ca!);
   try {
-    const leaf = await (await token.caKey("ca")).signCertificate(linted);
+    const label = await caLabel(site.db, keyId(parseCertificate(grant.certificate).spki));
+    const leaf = await (await token.caKey(label)).signCertificate(linted);
     const chain = [leaf, grant.certificate].map((der) => pemEncode("CERTIFICATE", der)).join("");
     return { id, key: privateKey.export({ type: "pkcs8", format: "pem" }) as string, chain };
   } finally {
@@ -198,6 +204,7 @@ const azureState = () =>
 describe("a site's CA at its hubs", () => {
   let old: Device;
   let second: typeof first;
+  let third: typeof first;
 
   it("has a certificate from its parent", async () => {
     expect(await call("POST", "/api/v1/joins", { invitation })).toMatchObject({ status: 202 });
@@ -333,6 +340,58 @@ describe("a site's CA at its hubs", () => {
     await connect({ ...old, chain: `-----BEGIN${leaf}-----BEGIN${fresh.chain.split("-----BEGIN").at(-1)}` });
   }, 150_000);
 
+  it("follows a change of the CA's key as well: devices of both keys connect", async () => {
+    expect(await call("POST", "/api/v1/rotations", {})).toMatchObject({ status: 202 });
+    await expect.poll(() => askedAnew, { timeout: 20_000 }).toBeDefined();
+    const { supersedes, new: request } = askedAnew!;
+    expect(supersedes).toEqual({ origin: parent.identity.origin, leafHash: second.leafHash });
+    const csr = parseCsr(fromBase64(request));
+    const certificate = await signChildCa(parent, root, asked, { notBefore: new Date(root.notBefore), spki: csr.spki });
+    const named = {
+      ca: toBase64(csr.spki),
+      csrSha256: sha256Hex(csr.der),
+      nonceSha256: sha256Hex(csr.challengePassword!),
+    };
+    const next = { ...(await renewalOf(second)), ...named, certificate: toBase64(certificate) };
+    // Nobody's key but the one that was made for it, and for nothing but it.
+    const { spki } = parent.identity.act;
+    const stolen = await signChildCa(parent, root, asked, { notBefore: new Date(root.notBefore), spki });
+    await delegate({ ...next, ca: toBase64(spki), certificate: toBase64(stolen) });
+    await delegate({ ...next, nonceSha256: "0".repeat(64) });
+    await delegate({ ...next, quota: 11 });
+    third = await delegate(next);
+    await expect.poll(grantId, { timeout: 30_000 }).toBe(third.leafHash);
+
+    for (const name of ["embedded", "azure"]) {
+      const states = async () => (await call("GET", `/api/v1/hubs/${name}/lines/factory-y`)).body.cas;
+      await expect
+        .poll(states, { timeout: 60_000 })
+        .toMatchObject([{}, {}, { name: "factory-y-3", state: "registered" }]);
+    }
+    expect(azureState()).toEqual({ "factory-y": true, "factory-y-2": true, "factory-y-3": true });
+    expect(azure.groups.get("lot-7")).toMatchObject({
+      attestation: { x509: { caReferences: { primary: "factory-y-3", secondary: "factory-y-2" } } },
+    });
+    const { body } = await hub.api("GET", "/api/v1/cas");
+    expect(body["cas"]).toMatchObject([{}, {}, { name: "factory-y-3", state: "verified", lineage: "factory-y" }]);
+    const fresh = await makeDevice("dev-new-key");
+    await connect(fresh);
+    await connect(old);
+    const { body: rotations } = await call("GET", "/api/v1/rotations");
+    expect(rotations).toMatchObject({
+      keys: [
+        { label: "ca", present: false },
+        { label: "ca-3", present: true },
+      ],
+      rotations: [{ state: "accepted" }],
+    });
+    // Both keys' CRLs are there, and say when they end.
+    const { body: ends } = await call("GET", "/api/v1/expiring");
+    expect(ends.items.filter(({ what }: { what: string }) => what === "crl")).toHaveLength(2);
+    const { body: cas } = await call("GET", "/api/v1/ca-certificates");
+    expect(cas.cas).toHaveLength(2);
+  }, 150_000);
+
   it("says when what it stands on ends", async () => {
     const { body } = await call("GET", "/api/v1/expiring");
     expect(body.items).toContainEqual({
@@ -383,23 +442,27 @@ describe("a site's CA at its hubs", () => {
   it("lets an operator retire the last certificate, once no device needs it", async () => {
     expect(await change("put-enrollment", "lot-7", { line: "factory-y" })).toMatchObject({ state: "done" });
     expect(await change("remove-ca", "factory-y")).toMatchObject({ state: "done", answer: { removed: true } });
-    expect(azureState()).toEqual({ "factory-y-2": true });
+    expect(azureState()).toEqual({ "factory-y-2": true, "factory-y-3": true });
   }, 60_000);
 
   it("goes on from the last certificate that a hub has, where it refused one", async () => {
     const other = await selfSignedRoot(parent, "Somebody else's");
-    const taken = { name: "factory-y-3", certificate: pemEncode("CERTIFICATE", other.der) };
+    const taken = { name: "factory-y-4", certificate: pemEncode("CERTIFICATE", other.der) };
     expect(await hub.api("POST", "/api/v1/cas", taken)).toMatchObject({ status: 201 });
-    const cas = async (name: string) => (await call("GET", `/api/v1/hubs/${name}/lines/factory-y`)).body.cas.slice(2);
-    const third = await delegate(await renewalOf(second));
-    const registered = { name: "factory-y-3", state: "registered" };
+    const cas = async (name: string) => (await call("GET", `/api/v1/hubs/${name}/lines/factory-y`)).body.cas.slice(3);
+    // For the key that took the first one's place.
+    const { spki } = parseCertificate(fromBase64(third.fields.certificate));
+    const notBefore = new Date(root.notBefore);
+    const anew = async () => ({ certificate: toBase64(await signChildCa(parent, root, asked, { notBefore, spki })) });
+    const fourth = await delegate(await renewalOf(third, await anew()));
+    const registered = { name: "factory-y-4", state: "registered" };
     await expect.poll(() => cas("embedded"), { timeout: 30_000 }).toMatchObject([{ state: "refused" }]);
     await expect.poll(() => cas("azure"), { timeout: 30_000 }).toMatchObject([registered]);
-    await delegate(await renewalOf(third));
-    const next = { name: "factory-y-4", state: "registered" };
+    await delegate(await renewalOf(fourth, await anew()));
+    const next = { name: "factory-y-5", state: "registered" };
     await expect.poll(() => cas("embedded"), { timeout: 30_000 }).toMatchObject([{ state: "refused" }, next]);
     await expect.poll(() => cas("azure"), { timeout: 30_000 }).toMatchObject([registered, next]);
-    expect((await hub.api("GET", "/api/v1/cas/factory-y-4")).body).toMatchObject({ lineage: "factory-y" });
-    await connect(await makeDevice("dev-fourth"));
+    expect((await hub.api("GET", "/api/v1/cas/factory-y-5")).body).toMatchObject({ lineage: "factory-y" });
+    await connect(await makeDevice("dev-fifth"));
   }, 120_000);
 });

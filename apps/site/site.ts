@@ -9,10 +9,11 @@ import { hubRevocationActivities } from "../../activities/hub-revocations.ts";
 import { hubRegistrationActivities } from "../../activities/hub-registration.ts";
 import { issuingActivities } from "../../activities/issuing.ts";
 import { revocationActivities } from "../../activities/revocation.ts";
+import { rotationActivities } from "../../activities/rotation.ts";
 import { QUEUES } from "../../contracts/queues.ts";
 import { nodeVerify, type Token } from "../../hsm/index.ts";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
-import { parseCertificate, parseCertificatesPem } from "../../lib/pki/certificate.ts";
+import { parseCertificatesPem } from "../../lib/pki/certificate.ts";
 import type { CustodyContext } from "../../services/custody/context.ts";
 import type { HubRegistry } from "../../services/hub/registry.ts";
 import type { IssuingContext } from "../../services/issuing/context.ts";
@@ -20,7 +21,7 @@ import { UnderWay } from "../../services/issuing/under-way.ts";
 import { actKey, Acts, createLedger, Sequencer } from "../../services/ledger/index.ts";
 import { Applier } from "../../services/parties/applier.ts";
 import { crlUrl } from "../../services/parties/ca.ts";
-import { keepCrl } from "../../services/parties/crl.ts";
+import { keepCrls } from "../../services/parties/own-cas.ts";
 import { actKeyId, type Identity } from "../../services/parties/identity.ts";
 import { Inbox } from "../../services/parties/inbox.ts";
 import { Outbox } from "../../services/parties/outbox.ts";
@@ -30,7 +31,8 @@ import { keepPruned } from "../../services/retention/prune.ts";
 import { sitePrunings } from "../../services/retention/site.ts";
 import type { Cosigned } from "../../services/witness/release.ts";
 import { connect, migrate, type Db } from "../../store/db.ts";
-import { acceptedGrants, findCurrentGrant } from "../../store/grants.ts";
+import { caLabel } from "../../store/authority.ts";
+import { acceptedGrants } from "../../store/grants.ts";
 import { startGateway, type Gateway } from "../gateway/gateway.ts";
 import { registerHubs } from "../gateway/routes/hubs.ts";
 import { registerLots } from "../gateway/routes/lots.ts";
@@ -222,7 +224,7 @@ async function launch(
     party: config.party,
     signer: identity.act,
     keyId: actKeyId(identity),
-    onRefused: onRefusedMessage(config.party, workflow),
+    onRefused: onRefusedMessage(config.party, workflow, db),
     onFault: (receiver, error) => logger.warn({ receiver, err: error }, "a message isn't delivered yet"),
   });
   await outbox.start();
@@ -342,9 +344,10 @@ function issuingContext(
     acts,
     underWay,
     party: config.party,
-    caKey: async () => {
-      if (processes) return processes.caKey("ca");
-      if (caToken) return caToken.caKey("ca");
+    caKey: async (caKeyId) => {
+      const label = await caLabel(db, caKeyId);
+      if (processes) return processes.caKey(label);
+      if (caToken) return caToken.caKey(label);
       throw new CountersignError("hsm-key-missing", "this site has no online CA: it issues no device certificates");
     },
     crlUrl: (caKeyId) => crlUrl(config.gateway.publicUrl, caKeyId),
@@ -357,6 +360,7 @@ function siteActivities(config: SiteConfig, parts: Parts): object {
   return {
     ...delegationActivities({ db, identity, acts, caToken }),
     ...(caToken ? acceptanceActivities({ db, identity, acts, caToken }) : {}),
+    ...(caToken ? rotationActivities({ db, identity, acts, caToken }) : {}),
     ...ceremonyRecordActivities({ db, identity, acts }),
     ...hubRegistrationActivities({ db, identity, acts, hub, cosigned }),
     ...revocationActivities({
@@ -381,9 +385,7 @@ function keepCrlFresh(db: Db, caToken: CaToken, logger: Logger): () => Promise<v
   let running: Promise<void> = Promise.resolve();
   const look = (): void => {
     running = (async () => {
-      const grant = await findCurrentGrant(db);
-      if (grant === undefined) return;
-      await keepCrl(db, await caToken.caKey("ca"), parseCertificate(grant.certificate), { now: new Date() });
+      await keepCrls(db, caToken, new Date());
     })().catch((error: unknown) => logger.error({ err: error }, "the CRL can't be renewed"));
   };
   look();

@@ -139,6 +139,7 @@ export const ERROR_KINDS = {
   "component-missing": "unavailable",
   "component-unreachable": "unavailable",
   timeout: "unavailable",
+  "rotation-under-way": "unavailable",
   interrupted: "unavailable",
   "witnesses-missing": "unavailable",
 } as const satisfies Record<string, ErrorKind>;

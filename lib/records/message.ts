@@ -1,5 +1,6 @@
 import { z } from "zod";
 import {
+  actRef,
   certificateDer,
   base64,
   httpsUrl,
@@ -27,6 +28,7 @@ export const MESSAGE_TYPES = [
   "delegation",
   "acceptance",
   "grant-refused",
+  "rotation",
   "handoff-release",
   "handoff-receipt",
   "recovered",
@@ -118,6 +120,8 @@ export const BODIES = {
     code: z.string().regex(/^[a-z][a-z-]{0,63}$/),
     message: z.string().max(1000),
   }),
+  /** a child asks for a CA certificate for another key: requests of both keys (rotation.ts) */
+  rotation: z.strictObject({ supersedes: actRef, old: base64(2048), new: base64(2048) }),
   "handoff-release": z.strictObject({
     act: entry,
     /** what the taker needs to open the same lot */

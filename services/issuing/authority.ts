@@ -10,7 +10,8 @@ import { keyId } from "../../lib/pki/spki.ts";
 import { buildTbs } from "../../lib/pki/tbs.ts";
 import type { CertificateSettings } from "../../lib/records/certificate-settings.ts";
 import type { Grant } from "../../lib/records/grant.ts";
-import type { CurrentGrant } from "../../store/grants.ts";
+import type { Queryable } from "../../store/db.ts";
+import { findGrantOf, type CurrentGrant } from "../../store/grants.ts";
 import type { Lot } from "../../store/lots.ts";
 import { randomFillSync } from "node:crypto";
 
@@ -43,6 +44,22 @@ export function authorityFor(
     ...(settings === undefined ? {} : { settings }),
   };
 }
+
+/**
+ * The authority under which something was intended: of the CA key in force, or of an earlier one, which goes on signing
+ * what was intended under it and nothing else.
+ * @throws CountersignError `grant-mismatch` when this site never had a grant for this key, and those of authorityFor
+ */
+export async function authorityOfKey(
+  q: Queryable,
+  issuerKeyId: string,
+  ...[profileName, crlUrl, settings]: Rest<Parameters<typeof authorityFor>>
+): Promise<Authority> {
+  const grant = await findGrantOf(q, (certificate) => keyId(parseCertificate(certificate).spki) === issuerKeyId);
+  if (grant !== undefined) return authorityFor(grant, profileName, crlUrl, settings);
+  throw new CountersignError("grant-mismatch", `its CA key ${issuerKeyId} is no longer this site's`);
+}
+type Rest<T> = T extends [unknown, ...infer R] ? R : never;
 
 /**
  * Why nothing new may be certified for the lot at this time, or undefined.

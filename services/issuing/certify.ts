@@ -1,9 +1,10 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { isHsmRefusal } from "../../hsm/index.ts";
 import { toBase64 } from "../../lib/domain/bytes.ts";
-import { CountersignError } from "../../lib/domain/errors.ts";
+import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import type { LintedTbs } from "../../lib/pki/lint.ts";
 import type { PrevRef } from "../../lib/records/primitives.ts";
-import { answeredItems, finishBatch, getBatch, insertResults } from "../../store/batches.ts";
+import { answeredItems, finishBatch, getBatch, insertResults, type Batch } from "../../store/batches.ts";
 import { inTransaction } from "../../store/db.ts";
 import { advanceDevices } from "../../store/devices.ts";
 import { currentGrant } from "../../store/grants.ts";
@@ -19,7 +20,7 @@ import { getLot, type Lot } from "../../store/lots.ts";
 import { noteSignatures } from "../../store/signature-account.ts";
 import type { ActDraft } from "../ledger/index.ts";
 import { inTransactionWithRetry } from "./attempts.ts";
-import { authorityFor, relint, type Authority } from "./authority.ts";
+import { authorityFor, authorityOfKey, relint, type Authority } from "./authority.ts";
 import {
   beating,
   certifiedStep,
@@ -29,12 +30,15 @@ import {
   type OnProgress,
 } from "./context.ts";
 import { storeIntents, type Intended } from "./intents.ts";
-import { checkItems, type CheckedItem } from "./items.ts";
+import { checkItems, type CheckedItem, type Refused } from "./items.ts";
 
 /** Signatures of one batch that are asked for at once. A token's line has room for several batches' worth. */
 const IN_HAND = 256;
 /** What a slow token has signed by then is stored: an attempt that runs out of time hasn't worked for nothing. */
 const STORE_AFTER_MS = 5_000;
+/** So long a change of the CA's key is waited for here; then the activity is tried again. */
+const ROTATION_MS = 10_000;
+const ROTATION_LOOK_MS = 100;
 
 /**
  * Certifies a batch: intents durable, then the HSM, then the first stored certificate queued for the ledger, and only
@@ -52,9 +56,9 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
     currentGrant(db),
     answeredItems(db, batchId),
   ]);
-  const authority = authorityFor(grant, lot.profile.name, context.crlUrl, lot.certificate);
+  // No revision of a grant has another namespace.
   const { checked, refused } = await checkItems(batch, grant.fields.idPrefixes, answered, onProgress);
-  const intended = await storeIntents(context, authority, batch, lot, checked, refused);
+  const { authority, intended } = await intend(context, batch, lot, { checked, refused }, onProgress);
   onProgress?.();
   await context.seam?.afterIntents?.();
 
@@ -73,6 +77,26 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
     );
     await finishBatch(tx, batchId);
   });
+}
+
+/** Stores the intents under the CA key in force. While that is being changed nothing is intended: it takes a moment. */
+async function intend(
+  context: IssuingContext,
+  batch: Batch,
+  lot: Lot,
+  { checked, refused }: { checked: readonly CheckedItem[]; refused: readonly Refused[] },
+  onProgress: OnProgress | undefined,
+): Promise<{ authority: Authority; intended: Intended }> {
+  for (const end = performance.now() + ROTATION_MS; ;) {
+    const grant = await currentGrant(context.db);
+    const authority = authorityFor(grant, lot.profile.name, context.crlUrl, lot.certificate);
+    try {
+      return { authority, intended: await storeIntents(context, authority, batch, lot, checked, refused) };
+    } catch (error) {
+      if (errorCodeOf(error) !== "rotation-under-way" || performance.now() > end) throw error;
+      await beating(onProgress, () => sleep(ROTATION_LOOK_MS));
+    }
+  }
 }
 
 /**
@@ -110,9 +134,29 @@ async function signIntended(
     ...[...fresh.values()].map(({ intent, linted }) => ({ ...intent, grant: authority.grant.ref, linted })),
     ...stored.filter((issuance) => issuance.certificate === null && issuance.abandoned === null),
   ];
-  if (open.length === 0) return;
+  for (const [issuerKeyId, some] of Map.groupBy(open, (one) => one.issuerKeyId)) {
+    const { profile } = lot;
+    const under =
+      issuerKeyId === authority.issuerKeyId
+        ? authority
+        : await authorityOfKey(context.db, issuerKeyId, profile.name, context.crlUrl, lot.certificate);
+    const now = under === authority ? fresh.size : 0;
+    await signUnder(context, under, lot, some, items, now, onProgress);
+  }
+}
+
+/** @param fresh how many of those under the present key were stored by this run */
+async function signUnder(
+  context: IssuingContext,
+  authority: Authority,
+  lot: Lot,
+  open: readonly Unsigned[],
+  items: readonly CheckedItem[],
+  fresh: number,
+  onProgress?: OnProgress,
+): Promise<void> {
   // The token may have signed these before: what it counts and what was asked for go on agreeing.
-  await noteSignatures(context.db, authority.issuerKeyId, open.length - fresh.size);
+  await noteSignatures(context.db, authority.issuerKeyId, open.length - fresh);
   const asked = { count: 0 };
   try {
     await signAndStore(context, authority, lot, open, items, asked, onProgress);
@@ -132,7 +176,7 @@ async function signAndStore(
   asked: { count: number },
   onProgress?: OnProgress,
 ): Promise<void> {
-  const key = await context.caKey();
+  const key = await context.caKey(authority.issuerKeyId);
   const left = open.values();
   let failed = false;
   let signed: Signed[] = [];
@@ -147,7 +191,6 @@ async function signAndStore(
     for (const issuance of left) {
       if (failed) return;
       try {
-        if (issuance.issuerKeyId !== authority.issuerKeyId) throw otherIssuer(issuance);
         const tbs = issuance.linted ?? relint(authority, issuance.tbs);
         asked.count++;
         const certificate = await key.signCertificate(tbs);
@@ -248,12 +291,4 @@ function certifiedDraft(
       intent: issuance.intent,
     },
   };
-}
-
-function otherIssuer(issuance: Unsigned): CountersignError {
-  return new CountersignError(
-    "grant-mismatch",
-    `the intent for device ${issuance.device} is for CA key ${issuance.issuerKeyId}, which this site no longer uses: ` +
-      "reconciliation gives it up; post the others without it",
-  );
 }

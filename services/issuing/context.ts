@@ -13,8 +13,11 @@ export interface IssuingContext {
   readonly acts: Acts;
   /** this site's party */
   readonly party: string;
-  /** The site's online CA key. @throws CountersignError `hsm-key-missing` where the site issues nothing */
-  readonly caKey: () => Promise<CaKey>;
+  /**
+   * The site's online CA key with this id: the present one, or an earlier one under which something was intended.
+   * @throws CountersignError `hsm-key-missing` where the site issues nothing
+   */
+  readonly caKey: (caKeyId: string) => Promise<CaKey>;
   /** where this site's CA publishes its CRL, http */
   readonly crlUrl?: (caKeyId: string) => string;
   readonly now?: () => Date;

@@ -1,13 +1,14 @@
-import { toHex } from "../../lib/domain/bytes.ts";
+import { equalBytes, toHex } from "../../lib/domain/bytes.ts";
 import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
 import { inclusionProofs, leafHash } from "../../lib/ledger/tree.ts";
+import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import type { LintedTbs } from "../../lib/pki/lint.ts";
 import { attestedDevices } from "../../store/attestations.ts";
 import { answeredItems, insertResults, lockBatch, type Batch } from "../../store/batches.ts";
 import type { Tx } from "../../store/db.ts";
 import { lockDevices } from "../../store/devices.ts";
-import { debitQuota } from "../../store/grants.ts";
+import { debitQuota, rotationUnderWay } from "../../store/grants.ts";
 import { findIssuances, insertIntents, type NewIntent } from "../../store/issuance.ts";
 import { storeBlob } from "../../store/ledger.ts";
 import { lockOpenLot, type Lot } from "../../store/lots.ts";
@@ -68,7 +69,7 @@ export async function storeIntents(
       if (reason !== undefined) refusals.push(refusal(item.index, givenUp(item.deviceId, reason), item.deviceId));
     }
 
-    const granted = await debitUpTo(tx, planned.length);
+    const granted = await debitUpTo(tx, planned.length, authority);
     const intended = planned.slice(0, granted.n);
     for (const { item } of planned.slice(granted.n)) refusals.push(refusal(item.index, granted.refusal, item.deviceId));
     const intents = intended.length === 0 ? [] : await writeIntents(tx, context, authority, batch, lot, intended);
@@ -137,12 +138,14 @@ function plan(authority: Authority, items: readonly CheckedItem[], now: Date) {
 }
 
 /** Takes `n` off the quota, or what is left of it. The grant's row is locked until the transaction ends. */
-async function debitUpTo(tx: Tx, n: number): Promise<{ n: number; refusal: unknown }> {
+async function debitUpTo(tx: Tx, n: number, authority: Authority): Promise<{ n: number; refusal: unknown }> {
   let asked = n;
   let refused: unknown;
   while (asked > 0) {
     try {
-      await debitQuota(tx, asked);
+      const { certificate } = await debitQuota(tx, asked);
+      // What was planned is for a key that another one has taken the place of meanwhile.
+      if (!equalBytes(parseCertificate(certificate).spki, authority.issuer.spki)) throw rotationUnderWay();
       break;
     } catch (error) {
       if (!isCountersignError(error) || error.code !== "quota-exceeded") throw error;

@@ -9,6 +9,8 @@ import { PROFILES } from "../../lib/pki/profiles.ts";
 import { buildTbs } from "../../lib/pki/tbs.ts";
 import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
 import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
+import type { Body } from "../../lib/records/message.ts";
+import { rotationChallenge, type RotationOf } from "../../lib/records/rotation.ts";
 import { randomBytes } from "node:crypto";
 import { keyId } from "../../lib/pki/spki.ts";
 import { findIntent, storeCaCertificate } from "../../store/authority.ts";
@@ -33,7 +35,15 @@ import {
   type TestParty,
 } from "../../test/support/parties.ts";
 import { softhsmDir } from "../../test/support/index.ts";
-import { delegationIntent, lockStanding, onlineIssuer, prepareChild, signChild, type Issuer } from "./delegate.ts";
+import {
+  delegationIntent,
+  grantFields,
+  lockStanding,
+  onlineIssuer,
+  prepareChild,
+  signChild,
+  type Issuer,
+} from "./delegate.ts";
 import { Inbox } from "./inbox.ts";
 import { orderRevocation } from "./revoke.ts";
 import { profileRefs } from "./terms.ts";
@@ -320,6 +330,103 @@ describe("a renewal of a child whose CA is revoked", () => {
       );
     },
   );
+});
+
+describe("a child that asks for a certificate for another CA key", () => {
+  const of = (change: Partial<RotationOf> = {}): RotationOf => ({
+    party: "technician-z",
+    supersedes: { origin: factory.identity.origin, leafHash: "1".repeat(64) },
+    old: toBase64(child.ca.spki),
+    new: toBase64(next.spki),
+    ...change,
+  });
+  const proof = async (key: CaKey, meant = of(), cn = "TECHNICIAN-Z CA"): Promise<string> =>
+    toBase64(await key.signRequest({ cn, organization: "TECHNICIAN-Z", challengePassword: rotationChallenge(meant) }));
+  const act = (leafHash: string) => ({ origin: factory.identity.origin, leafHash, entry: new Uint8Array(1) });
+  let next: CaKey;
+  let letters: Correspondent;
+  const inbox = () => new Inbox({ db, party: "factory-y", verify: nodeVerify });
+  async function request(change: Partial<Body<"rotation">> = {}): Promise<unknown> {
+    const body = { supersedes: of().supersedes, old: await proof(child.ca), new: await proof(next), ...change };
+    return inbox().receive((await letters.write("rotation", body)).wire);
+  }
+
+  beforeAll(async () => {
+    const label = "ca-2";
+    next = (await child.token.hasKey(label))
+      ? await child.token.caKey(label)
+      : await child.token.generateCaKey({ label, algorithm: "ec-p256" });
+  });
+  beforeEach(async () => {
+    await db.query("TRUNCATE revocation, ca_certificate, peer, invitation, delegation, inbox CASCADE");
+    letters = new Correspondent(child, "factory-y");
+    const { wire } = await letters.write("join", await joinBody(child, await invite(db, factory, "technician-z")));
+    await inbox().receive(wire);
+    await storeCaCertificate(db, { keyId: keyId(ca.spki), role: "ca", certificate: ca.der });
+    await hold();
+    await ask();
+    await prepare();
+    await signChild(db, "technician-z", await issuer(), factory.ca);
+    await storeDelegationAct(db, "technician-z", act("1".repeat(64)));
+    await storeAcceptance(db, "technician-z", act("2".repeat(64)));
+  });
+
+  it("gets one, under the terms it had and without any more quota", async () => {
+    const before = await getDelegation(db, "technician-z");
+    await request();
+    await prepare();
+    const der = await signChild(db, "technician-z", await issuer(), factory.ca);
+    const certificate = parseCertificate(der);
+    expect(toBase64(certificate.spki)).toBe(toBase64(next.spki));
+    const was = parseCertificate(before.certificate!);
+    expect([certificate.subject.der, certificate.notBefore]).toEqual([was.subject.der, was.notBefore]);
+    const row = await getDelegation(db, "technician-z");
+    expect(row).toMatchObject({ revision: 2, terms: TERMS, keyset: before.keyset, supersededLeafHash: "1".repeat(64) });
+    const fields = grantFields(row, { origin: factory.identity.origin, issuerSpki: ca.spki, parentGrant: undefined });
+    expect(fields).toMatchObject({ ca: toBase64(next.spki), quota: 40, keyset: { ca: toBase64(child.ca.spki) } });
+    expect(await used()).toBe(40);
+    // The same once more, as after its database was set back, begins nothing.
+    await request();
+    expect(await getDelegation(db, "technician-z")).toMatchObject({ revision: 2, csrSha256: row.csrSha256 });
+  });
+
+  const wrong: [string, string, () => Promise<Partial<Body<"rotation">>>][] = [
+    ["a proof by another key", "possession-unproven", async () => ({ old: await proof(factory.ca) })],
+    ["one key's proof for both", "possession-unproven", async () => ({ new: await proof(child.ca) })],
+    [
+      "proofs for another party",
+      "possession-unproven",
+      async () => ({ old: await proof(child.ca, of({ party: "x" })) }),
+    ],
+    ["another name", "possession-unproven", async () => ({ new: await proof(next, of(), "Factory-Y CA") })],
+    [
+      "a grant that isn't in force",
+      "state-conflict",
+      async () => ({ supersedes: { ...of().supersedes, leafHash: "3".repeat(64) } }),
+    ],
+    ["no request", "pem-invalid", async () => ({ new: toBase64(Uint8Array.of(1, 2, 3)) })],
+  ];
+  it.each(wrong)("is refused for %s, and nothing is begun", async (_what, code, change) => {
+    await expect(request(await change())).rejects.toMatchObject({ code });
+    expect(await getDelegation(db, "technician-z")).toMatchObject({ revision: 1, state: "accepted" });
+  });
+
+  it("is refused for a key that has another role", async () => {
+    const { infra } = child;
+    const meant = of({ new: toBase64(infra.key.spki) });
+    const change = { old: await proof(child.ca, meant), new: await proof(infra.key, meant) };
+    await expect(request(change)).rejects.toMatchObject({ code: "possession-unproven" });
+  });
+
+  it("is refused when its CA is revoked, before and after it asked", async () => {
+    const revoke = () =>
+      orderRevocation(db, { id: "technician-z" }, { effect: "final", reason: "cACompromise", by: "operator" });
+    await request();
+    expect(await revoke()).toMatchObject({ state: "ordered" });
+    await expect(prepare()).rejects.toMatchObject({ code: "state-conflict" });
+    await db.query("UPDATE delegation SET state = 'refused'");
+    await expect(request()).rejects.toMatchObject({ code: "state-conflict" });
+  });
 });
 
 describe("the quota", () => {

@@ -12,7 +12,7 @@ import type { ActRef } from "../../lib/records/primitives.ts";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import { storeIntent } from "../../store/authority.ts";
 import { assertStanding, lockDelegation, storeChildCertificate, type Delegation } from "../../store/delegations.ts";
-import { debitQuota, type CurrentGrant } from "../../store/grants.ts";
+import { debitQuota, rotationUnderWay, type CurrentGrant } from "../../store/grants.ts";
 import { childCaTbs, requestedSubject, requireIntent, signIntent } from "./ca.ts";
 import { checkTerms, profileRefs } from "./terms.ts";
 
@@ -42,7 +42,7 @@ function assertRequested(row: Delegation, signer: Issuer["signer"]): GrantTerms 
 /**
  * Checks the terms against the own grant, and stores the bytes to sign. The quota goes down in the same transaction,
  * once, however often this is called.
- * @throws CountersignError `unauthorized`, `state-conflict`, `quota-exceeded` and those of checkTerms
+ * @throws CountersignError `unauthorized`, `state-conflict`, `quota-exceeded`, `rotation-under-way` and those of checkTerms
  */
 export async function prepareChild(db: Db, child: string, issuer: Issuer, now: Date): Promise<void> {
   await inTransaction(db, async (tx) => {
@@ -69,8 +69,10 @@ export async function prepareChild(db: Db, child: string, issuer: Issuer, now: D
         notBefore: beginOf(row, now),
       }),
     });
-    // A renewal grants no device that wasn't granted before.
-    if (fresh && issuer.grant && row.revision === 1) await debitQuota(tx, terms.quota);
+    if (!fresh || issuer.grant === undefined) return;
+    // A later revision grants no device that wasn't granted before.
+    const { certificate } = await debitQuota(tx, row.revision === 1 ? terms.quota : 0);
+    if (!equalBytes(parseCertificate(certificate).spki, issuer.certificate.spki)) throw rotationUnderWay();
   });
 }
 
@@ -126,6 +128,7 @@ export function grantFields(
     throw new CountersignError("state-conflict", `the certificate of ${row.child} isn't signed yet`);
   }
   const { terms } = row;
+  const ca = toBase64(parseCertificate(row.certificate).spki);
   return {
     id: `${row.child}-1`,
     revision: row.revision,
@@ -134,6 +137,7 @@ export function grantFields(
     issuer: toBase64(issuerSpki),
     child: row.child,
     keyset: row.keyset,
+    ...(ca === row.keyset.ca ? {} : { ca }),
     certificate: toBase64(row.certificate),
     csrSha256: row.csrSha256,
     nonceSha256: row.nonceSha256,

@@ -24,6 +24,7 @@ const MAX_BODIES: Readonly<Record<MessageType, number>> = {
   delegation: 512 << 10,
   acceptance: 128 << 10,
   "grant-refused": 8 << 10,
+  rotation: 16 * 1024,
   "handoff-release": MAX_BODY_BYTES,
   "handoff-receipt": 128 << 10,
   recovered: 128 << 10,

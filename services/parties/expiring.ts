@@ -1,5 +1,5 @@
 import { parseCertificate } from "../../lib/pki/certificate.ts";
-import { currentCrl } from "../../store/authority.ts";
+import { currentCrl, findCaCertificate, listOnlineCas } from "../../store/authority.ts";
 import type { Db } from "../../store/db.ts";
 import { listDelegations } from "../../store/delegations.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
@@ -8,7 +8,7 @@ import type { Identity } from "./identity.ts";
 
 /** What this site's signing, or its children's, ends with. Devices' certificates aren't here: there are too many. */
 export interface Expiring {
-  readonly what: "ca" | "grant" | "issuer" | "child-ca" | "child-grant" | "crl" | "infrastructure-ca";
+  readonly what: "ca" | "former-ca" | "grant" | "issuer" | "child-ca" | "child-grant" | "crl" | "infrastructure-ca";
   /** whose: a party, or a CA's name */
   readonly subject: string;
   /** RFC 3339 */
@@ -16,7 +16,11 @@ export interface Expiring {
 }
 
 /** Everything that has an end, the first one first. */
-export async function expiring(db: Db, identity: Pick<Identity, "party" | "infrastructure">): Promise<Expiring[]> {
+export async function expiring(
+  db: Db,
+  identity: Pick<Identity, "party" | "infrastructure">,
+  now = new Date(),
+): Promise<Expiring[]> {
   const found: Expiring[] = [];
   const add = (what: Expiring["what"], subject: string, notAfter: Date): void => {
     found.push({ what, subject, notAfter: notAfter.toISOString() });
@@ -33,8 +37,17 @@ export async function expiring(db: Db, identity: Pick<Identity, "party" | "infra
       add("issuer", issuer.subject.cn ?? "?", issuer.notAfter);
     }
   }
-  const crl = await currentCrl(db);
-  if (crl) add("crl", crlName(crl.keyId), crl.nextUpdate);
+  const online = await listOnlineCas(db);
+  for (const { keyId, certificate } of online.slice(0, -1)) {
+    const { notAfter } = parseCertificate(certificate);
+    // Its devices have ended with it, or are to be certified anew before.
+    if (notAfter > now) add("former-ca", crlName(keyId), notAfter);
+  }
+  const present = await findCaCertificate(db);
+  for (const { keyId } of online.length > 0 ? online : present ? [present] : []) {
+    const crl = await currentCrl(db, crlName(keyId));
+    if (crl) add("crl", crlName(keyId), crl.nextUpdate);
+  }
   for (const { child, certificate, terms, state } of await listDelegations(db)) {
     if (state !== "accepted" || certificate === null || terms === null) continue;
     add("child-ca", child, parseCertificate(certificate).notAfter);

@@ -11,11 +11,14 @@ import type { Keyset } from "../../lib/records/keyset.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
 import { checkWindow } from "./terms.ts";
 
-/** What a renewal may change: the certificate, and how long the grant lasts. */
-const RENEWED = ["revision", "supersedes", "parentGrant", "certificate", "notAfter"] as const;
+/** What a renewal may change: the certificate, by whichever key its issuer has now, and how long the grant lasts. */
+const RENEWED = ["revision", "supersedes", "parentGrant", "issuer", "certificate", "notAfter"] as const;
+/** What a change of our own key changes as well. */
+const ROTATED = [...RENEWED, "ca", "csrSha256", "nonceSha256"] as const;
 
 /**
- * A grant in the place of the current one: its next revision, with nothing taken away and nothing added but time.
+ * A grant in the place of the current one: its next revision, with nothing taken away and nothing added but time, for the
+ * same CA key or another one of ours.
  * @throws CountersignError `grant-mismatch`
  */
 export function checkRenewal(held: { readonly ref: ActRef; readonly fields: Grant }, next: Grant): void {
@@ -24,8 +27,10 @@ export function checkRenewal(held: { readonly ref: ActRef; readonly fields: Gran
   if (!names || next.revision !== held.fields.revision + 1) {
     throw new CountersignError("grant-mismatch", `the grant ${next.id} isn't the next revision of the one in force`);
   }
+  const keyOf = ({ ca, keyset }: Grant): string => ca ?? keyset.ca;
+  const changing: readonly string[] = keyOf(held.fields) === keyOf(next) ? RENEWED : ROTATED;
   const fixed = (grant: Grant): Uint8Array =>
-    canonicalJson(Object.fromEntries(Object.entries(grant).filter(([name]) => !RENEWED.some((one) => one === name))));
+    canonicalJson(Object.fromEntries(Object.entries(grant).filter(([name]) => !changing.includes(name))));
   if (!equalBytes(fixed(held.fields), fixed(next)) || next.notAfter < held.fields.notAfter) {
     throw new CountersignError("grant-mismatch", `revision ${next.revision} of ${next.id} changes more than its time`);
   }
@@ -34,8 +39,10 @@ export function checkRenewal(held: { readonly ref: ActRef; readonly fields: Gran
 export interface OwnRequest {
   readonly party: string;
   readonly keyset: Keyset;
-  /** DER, as it was sent */
+  /** DER: whose key and name are asked for */
   readonly csr: Uint8Array;
+  /** of the bytes that were sent, where this site knows them for certain: a challenge in them binds the grant as well */
+  readonly csrSha256: string | undefined;
   readonly nonceSha256: string;
 }
 
@@ -64,7 +71,7 @@ export async function checkGrant(
   if (grant.child !== own.party) throw refuse(`it is for ${grant.child}`);
   if (!equalBytes(canonicalJson(grant.keyset), canonicalJson(own.keyset)))
     throw refuse("it pins another keyset than ours");
-  if (grant.csrSha256 !== sha256Hex(own.csr)) throw refuse("it answers another request");
+  if (own.csrSha256 !== undefined && grant.csrSha256 !== own.csrSha256) throw refuse("it answers another request");
   if (grant.nonceSha256 !== own.nonceSha256) throw refuse("it answers another invitation");
   checkWindow(grant, context.now);
 

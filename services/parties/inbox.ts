@@ -19,6 +19,7 @@ import type { JoinedChild } from "../../store/delegations.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
 import { assertSize, readBody, readHead, splitWire, type EnvelopeHead, type ReceivedEnvelope } from "./envelope.ts";
 import { admitChild, checkInvitation, checkJoin } from "./join.ts";
+import { admitRotation } from "./rotation-request.ts";
 import { author, openSignedAct } from "./signed-act.ts";
 
 /** The same for the first delivery and every repetition of it. */
@@ -43,6 +44,7 @@ const SENDERS: Readonly<Record<MessageType, readonly Peer["direction"][]>> = {
   delegation: ["parent"],
   acceptance: ["child"],
   "grant-refused": ["child"],
+  rotation: ["child"],
   "handoff-release": ["parent", "child"],
   "handoff-receipt": ["parent", "child"],
   recovered: ["parent", "child"],
@@ -116,6 +118,10 @@ export class Inbox {
         throw new CountersignError("unauthorized", `${peer.party}, a ${peer.direction}, sends no ${message.type} here`);
       }
       readBody(message.type, envelope.body);
+      // Refused at once, or begun with the message: the child hears of it with the answer.
+      if (message.type === "rotation") {
+        await admitRotation(tx, peer.party, readBody("rotation", envelope.body), this.#options.verify);
+      }
       await this.#store(tx, envelope);
       return answerTo(message);
     });

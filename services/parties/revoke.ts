@@ -4,7 +4,7 @@ import type { Signer } from "../../lib/domain/signing.ts";
 import { keyId } from "../../lib/pki/spki.ts";
 import { REVOCATION_REASONS, type ActFields } from "../../lib/records/acts.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
-import { findCaCertificate } from "../../store/authority.ts";
+import { findCaCertificate, listOnlineCas } from "../../store/authority.ts";
 import { inTransaction, type Db, type Tx } from "../../store/db.ts";
 import { findDelegation, lockDelegation, supersededCertificates } from "../../store/delegations.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
@@ -23,6 +23,7 @@ import {
   type RevocationTarget,
 } from "../../store/revocations.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
+import { signerOf } from "../reconcile/seen.ts";
 import { retryKeyOf, type Acts } from "../ledger/acts.ts";
 
 /** Taking back what this site's CA has signed: the operator's order, and the act that makes it evidence. */
@@ -100,13 +101,22 @@ async function certificatesOf(
 async function childCas(tx: Tx, child: string): Promise<OwnCertificate[]> {
   if ((await findDelegation(tx, child)) === undefined) return [];
   const { certificate, actLeafHash } = await lockDelegation(tx, child);
-  const own = await findCaCertificate(tx);
-  if (own === undefined) return [];
+  const own = await ownCaKeys(tx);
+  if (own.length === 0) return [];
   const last = certificate === null || actLeafHash === null ? [] : [{ certificate, leafHash: actLeafHash }];
   return [...(await supersededCertificates(tx, child)), ...last].map((one) => {
-    const { spki, serial } = parseCertificate(one.certificate);
-    return { target: "ca", subject: child, subjectKeyId: keyId(spki), issuerKeyId: own.keyId, serial, ...one };
+    const parsed = parseCertificate(one.certificate);
+    const signer = signerOf(parsed, own) ?? own[0]!;
+    const { spki, serial } = parsed;
+    return { target: "ca", subject: child, subjectKeyId: keyId(spki), issuerKeyId: keyId(signer), serial, ...one };
   });
+}
+
+/** SPKIs of this site's CA, the present one first: a child's certificate may be by one that came before it. */
+async function ownCaKeys(tx: Tx): Promise<Uint8Array[]> {
+  const [present, online] = await Promise.all([findCaCertificate(tx), listOnlineCas(tx)]);
+  const all = [...(present ? [present] : []), ...online.filter(({ keyId: id }) => id !== present?.keyId)];
+  return all.map(({ certificate }) => parseCertificate(certificate).spki);
 }
 
 /** Holds and lifts of one certificate; the last word is always to be had. */

@@ -3,7 +3,7 @@ import { inTransaction } from "../../store/db.ts";
 import { findCurrentGrant } from "../../store/grants.ts";
 import { getLot } from "../../store/lots.ts";
 import { abandonIntent, openIntents, type OpenIntent, type Scope } from "../../store/reconcile.ts";
-import { authorityFor, authorityGap, relint } from "../issuing/authority.ts";
+import { authorityGap, authorityOfKey, relint, type Authority } from "../issuing/authority.ts";
 import { issueIntended } from "../issuing/certify.ts";
 import type { IssuingContext } from "../issuing/context.ts";
 
@@ -58,14 +58,12 @@ async function settle(context: IssuingContext, intent: OpenIntent): Promise<Coun
   // A window that hasn't begun may begin; every other gap only widens.
   if (gap?.code === "grant-not-yet-valid") throw gap;
   if (gap !== undefined) return gap;
-  const authority = authorityFor(grant, intent.profile, context.crlUrl);
-  if (authority.issuerKeyId !== intent.issuerKeyId) {
-    return new CountersignError("grant-mismatch", `its CA key ${intent.issuerKeyId} is no longer this site's`);
-  }
+  let authority: Authority;
   try {
+    authority = await authorityOfKey(context.db, intent.issuerKeyId, intent.profile, context.crlUrl);
     relint(authority, intent.tbs);
   } catch (error) {
-    if (isCountersignError(error) && error.code === "profile-violation") return error;
+    if (isCountersignError(error) && ["profile-violation", "grant-mismatch"].includes(error.code)) return error;
     throw error;
   }
   await issueIntended(context, authority, lot, [intent.device]);

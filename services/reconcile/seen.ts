@@ -42,7 +42,7 @@ export async function checkSeen(context: ReconcileContext, certificates: readonl
 }
 
 /** Which of these keys signed it. By its signature alone: a thief writes what names he likes. */
-function signerOf(certificate: Certificate, keys: readonly Uint8Array[]): Uint8Array | undefined {
+export function signerOf(certificate: Certificate, keys: readonly Uint8Array[]): Uint8Array | undefined {
   for (const spki of keys) {
     const algorithm = signatureAlgorithmForKey(keyAlgorithmOf(spki));
     const { tbs: message, signature } = certificate;

@@ -10,6 +10,7 @@ import { insertAttestation } from "../../store/attestations.ts";
 import { insertDevices } from "../../store/devices.ts";
 import { claimForHandoff, getHandoff, insertHandoff, updateHandoff } from "../../store/handoffs.ts";
 import { getLot, insertLot } from "../../store/lots.ts";
+import { ownCaCertificates } from "../../store/reconcile.ts";
 import {
   adoptCertificate,
   adoptDelegation,
@@ -19,6 +20,7 @@ import {
   adoptRevocation,
   adoptSlot,
   adoptStage,
+  childCertificate,
   grantCertificate,
 } from "../../store/recovery.ts";
 import { handoffWorkflowId } from "../custody/context.ts";
@@ -27,6 +29,7 @@ import { takeIn } from "../custody/receive.ts";
 import { readSettings } from "../custody/settings.ts";
 import { pinnedLayout, termsOf } from "../custody/terms.ts";
 import { enqueue } from "../parties/outbox.ts";
+import { signerOf } from "../reconcile/seen.ts";
 
 export interface EffectContext {
   readonly party: string;
@@ -89,24 +92,38 @@ export async function applyAct(tx: Tx, logged: LoggedAct, context: EffectContext
     }
     case "delegation": {
       const { child, revision, notAfter } = act.fields;
+      const { ca, csrSha256, nonceSha256 } = act.fields;
       const certificate = fromBase64(act.fields.certificate);
-      return adoptDelegation(tx, { child, revision, notAfter, certificate, ...ref, entry: logged.entry });
+      const request =
+        ca === undefined ? {} : { request: { csr: await context.blob(csrSha256), csrSha256, nonceSha256 } };
+      return adoptDelegation(tx, { child, revision, notAfter, certificate, ...request, ...ref, entry: logged.entry });
     }
     case "revoked":
       return adoptRevocation(tx, {
         ...{ subject: device, subjectKeyId: act.subject[0]!.digest.sha256, leafHash, time: new Date(act.time) },
         ...act.fields,
+        issuerKeyId: await issuerOf(tx, act.fields),
         reason: act.fields.effect === "final" ? act.fields.reason : "certificateHold",
         invalidity: act.fields.effect === "final" ? act.fields.invalidity : undefined,
       });
     // Nothing in the tables rests on them but themselves. Of an intent without its certificate nothing was released.
     case "intent":
+    case "rotated":
     case "alarm":
     case "recovered":
       return true;
     default:
       return false;
   }
+}
+
+/** Which of this site's CA keys signed the child's certificate that is revoked. */
+async function issuerOf(tx: Tx, { target, certificate }: ActFields<"revoked">): Promise<string | undefined> {
+  const held = target === "ca" ? await childCertificate(tx, certificate.act) : undefined;
+  if (held === undefined) return undefined;
+  const own = (await ownCaCertificates(tx)).map((der) => parseCertificate(der).spki);
+  const signer = signerOf(parseCertificate(held), own);
+  return signer && keyId(signer);
 }
 
 async function adoptLot(

@@ -39,7 +39,7 @@ describe("a renewal in the embedded stack", () => {
   async function exported(to: string): Promise<LotDevice[]> {
     const devices = (await Promise.all(lots.map(devicesOf))).flat();
     const { firmwareDir } = loadSiteConfig(join(home, "technician-z", "site.json"));
-    const result = { certified: 4, refused: 0, connected: 0, telemetry: 0, seconds: 1, devicesPerSecond: 1 };
+    const result = { certified: 6, refused: 0, connected: 0, telemetry: 0, seconds: 1, devicesPerSecond: 1 };
     await writeEvidence(to, stack.info, devices, result, [], firmwareDir);
     return devices;
   }
@@ -127,7 +127,35 @@ describe("a renewal in the embedded stack", () => {
     expect(JSON.parse(done.stdout)).toEqual({ hub: "azure", name: "root", signed: codes });
   }, 60_000);
 
-  it("holds before audit and verifiers, for the devices of both certificates", async () => {
+  it("is followed by a change of the key, asked for by the party itself", async () => {
+    const before = caOf((await devicesOf(lots[1]!))[0]!.chain!);
+    const plan = await say("rotate", "technician-z", "--dry-run", "--json");
+    expect(plan, plan.stderr).toMatchObject({ code: 0 });
+    expect(JSON.parse(plan.stdout)).toMatchObject({ parent: "factory-y", label: "ca-3" });
+    expect(await say("rotate", "technician-z", "--site", "factory-y")).toMatchObject({ code: 2 });
+    const root = await say("rotate", "company-x");
+    expect(root).toMatchObject({ code: 1, stderr: expect.stringContaining("[unauthorized]") });
+
+    // One lot is being certified meanwhile.
+    const certifying = playCustody(stack.info, home, { devices: 1, images: 1 });
+    const done = await say("rotate", "technician-z", "--json");
+    expect(done, done.stderr).toMatchObject({ code: 0 });
+    const { keys } = JSON.parse(done.stdout) as { keys: { label: string; present: boolean }[] };
+    expect(keys).toMatchObject([
+      { label: "ca", present: false },
+      { label: "ca-3", present: true },
+    ]);
+    expect(await certifying).toMatchObject({ connected: 1 });
+    expect(await playCustody(stack.info, home, { devices: 1, images: 1 })).toMatchObject({ connected: 1 });
+    const all = await lotIds();
+    expect(all).toHaveLength(4);
+    const after = caOf((await devicesOf(all.at(-1)!))[0]!.chain!);
+    expect(after.spki).not.toEqual(before.spki);
+    expect(after.subject.der).toEqual(before.subject.der);
+    lots = all;
+  }, 180_000);
+
+  it("holds before audit and verifiers, for the devices of all certificates", async () => {
     const devices = await exported(out());
     const pinned = ["--root", out("root.pem"), "--policy", out("policy.json")];
     const audit = await say("audit", out(), ...pinned, "--json");
@@ -143,7 +171,8 @@ describe("a renewal in the embedded stack", () => {
     const asked = questions.map((one) => ({ ...one, root: Buffer.from(one.root).toString("base64") }));
     const theirs = pythonJudge<(typeof asked)[number], { ok: boolean; why?: string }>("passport.py", asked);
     expect(theirs.map(({ ok, why }) => ({ ok, why }))).toEqual(devices.map(() => ({ ok: true, why: undefined })));
-    for (const { deviceId } of devices) {
+    // One of each lot, by the command itself.
+    for (const { deviceId } of devices.filter(({ slot }) => slot === 1)) {
       expect(await say("verify", out("devices", deviceId, "passport.json"), ...pinned)).toMatchObject({ code: 0 });
       const chain = ["chain", "verify", out("devices", deviceId, "chain.pem"), "--root", out("root.pem")];
       expect(await say(...chain)).toMatchObject({ code: 0 });
@@ -154,8 +183,10 @@ describe("a renewal in the embedded stack", () => {
     const revoked = await say("revoke", "technician-z", "--reason", "cACompromise", "--json");
     expect(revoked, revoked.stderr).toMatchObject({ code: 0 });
     const { results } = JSON.parse(revoked.stdout) as { results: { serials: string[] }[] };
-    expect(results[0]!.serials).toHaveLength(2);
+    expect(results[0]!.serials).toHaveLength(3);
     const again = await say("party", "renew", "technician-z", "--site", "factory-y");
     expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("revoked") });
+    const rotated = await say("rotate", "technician-z");
+    expect(rotated).toMatchObject({ code: 1, stderr: expect.stringContaining("revoked") });
   }, 120_000);
 });

@@ -4,7 +4,7 @@ import { readdir } from "node:fs/promises";
 import { join, normalize } from "node:path";
 import type { AuditResult } from "../../../lib/ledger/audit/ledgers.ts";
 import type { Finding } from "../../../lib/ledger/audit/finding.ts";
-import { equalBytes } from "../../../lib/domain/bytes.ts";
+import { concatBytes, equalBytes } from "../../../lib/domain/bytes.ts";
 import { isCountersignError } from "../../../lib/domain/errors.ts";
 import { canonicalJson } from "../../../lib/domain/json.ts";
 import { parseCertificatesPem } from "../../../lib/pki/certificate.ts";
@@ -80,10 +80,10 @@ async function checkChain(
   const logged = result.devices.get(name)?.certificateSha256;
   if (!logged || !chain[0] || sha256(chain[0].der) !== logged)
     return complain("chain.pem's certificate is not the one that was logged");
-  const holder = result.devices.get(name)?.holder;
-  const issuers = (holder && result.parties.get(holder)?.chain.slice(0, -1)) || [];
-  const same = chain.length === issuers.length + 1 && issuers.every((c, i) => equalBytes(c.der, chain[i + 1]!.der));
-  if (!same) complain("chain.pem's issuers are not those that were granted");
+  // Those it was certified under: its issuer's CA may have been renewed since, or have another key.
+  const granted = result.devices.get(name)?.chainSha256("der");
+  if (sha256(concatBytes(...chain.map(({ der }) => der))) !== granted)
+    complain("chain.pem's issuers are not those that were granted");
 }
 
 async function checkReceipt(

@@ -1,17 +1,16 @@
 import { z } from "zod";
 import { fromBase64 } from "../../../lib/domain/bytes.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
-import { pemDecode, pemEncode } from "../../../lib/pki/pem.ts";
+import { pemDecode } from "../../../lib/pki/pem.ts";
 import { deviceId, sha256Hex } from "../../../lib/records/primitives.ts";
 import { MAX_BATCH_ITEMS } from "../../../services/intake/manifest.ts";
 import { submitCsrs, submitInstallations, type InstallItem } from "../../../services/intake/submit.ts";
 import { batchAnswers, type BatchAnswer } from "../../../store/batches.ts";
-import { findCurrentGrant } from "../../../store/grants.ts";
 import { requireClient } from "../../http/client.ts";
 import { parseInput, rawBody } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
 import { parseNdjson } from "../ndjson.ts";
-import { issuersPem, lotParams, type LotDeps } from "./lot-deps.ts";
+import { chainsPem, lotParams, type LotDeps } from "./lot-deps.ts";
 
 /** 256 CSRs at their limit, as PEM in JSON, with the manifest. */
 const BODY_LIMIT = 8 << 20;
@@ -59,21 +58,18 @@ export function registerBatches(app: HttpsServer, deps: LotDeps): void {
     const { wait } = parseInput(batchQuery, request.query, "query");
     await watch.wait(id, wait * 1000);
     const { state, lot, kind, answers } = await batchAnswers(db, id);
-    const above = kind === "certify" ? await issuers() : "";
-    return { batch: id, lot, kind, state, results: answers.map((answer) => resultView(answer, above)) };
+    const chainOf = kind === "certify" ? await chainsPem(db) : () => null;
+    const results = answers.map((answer) => resultView(answer, chainOf(answer)));
+    return { batch: id, lot, kind, state, results };
   });
-
-  async function issuers(): Promise<string> {
-    return issuersPem(await findCurrentGrant(db));
-  }
 }
 
-function resultView({ index, deviceId, slot, certificate, code, message }: BatchAnswer, above: string) {
+function resultView({ index, deviceId, slot, code, message }: BatchAnswer, chain: string | null) {
   return {
     index,
     ...(deviceId === null ? {} : { deviceId }),
     ...(slot === null ? {} : { slot }),
-    ...(certificate === null ? {} : { chain: pemEncode("CERTIFICATE", certificate) + above }),
+    ...(chain === null ? {} : { chain }),
     ...(code === null ? {} : { error: { code, message } }),
   };
 }

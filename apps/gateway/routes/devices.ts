@@ -3,12 +3,11 @@ import { CountersignError } from "../../../lib/domain/errors.ts";
 import { pemEncode } from "../../../lib/pki/pem.ts";
 import { deviceId, lotId } from "../../../lib/records/primitives.ts";
 import { findDevice, listDevices, type DeviceView } from "../../../store/devices.ts";
-import { findCurrentGrant } from "../../../store/grants.ts";
 import { getLot } from "../../../store/lots.ts";
 import { requireClient } from "../../http/client.ts";
 import { parseInput } from "../../http/input.ts";
 import type { HttpsServer } from "../../http/server.ts";
-import { issuersPem, type LotDeps } from "./lot-deps.ts";
+import { chainsPem, type LotDeps } from "./lot-deps.ts";
 
 const deviceParams = z.strictObject({ id: deviceId });
 const listQuery = z.strictObject({
@@ -25,20 +24,20 @@ export function registerDevices(app: HttpsServer, { db }: LotDeps): void {
     const { id } = parseInput(deviceParams, request.params, "path");
     const device = await findDevice(db, id);
     if (device === undefined) throw new CountersignError("not-found", `this site knows no device ${id}`);
-    return view(device, issuersPem(await findCurrentGrant(db)));
+    return view(device, await chainsPem(db));
   });
 
   app.get("/api/v1/devices", readers, async (request) => {
     const { lot, afterSlot, limit } = parseInput(listQuery, request.query, "query");
     await getLot(db, lot);
-    const above = issuersPem(await findCurrentGrant(db));
+    const chainOf = await chainsPem(db);
     const devices = await listDevices(db, lot, { afterSlot, limit });
-    return { devices: devices.map((device) => view(device, above)) };
+    return { devices: devices.map((device) => view(device, chainOf)) };
   });
 }
 
-function view(device: DeviceView, above: string): Record<string, unknown> {
-  const { id, lot, slot, stage, held, spkiSha256, csrSha256, csr, certificate, receipt, imagePath } = device;
+function view(device: DeviceView, chainOf: (device: DeviceView) => string | null): Record<string, unknown> {
+  const { id, lot, slot, stage, held, spkiSha256, csrSha256, csr, receipt, imagePath } = device;
   return {
     deviceId: id,
     lot,
@@ -47,7 +46,7 @@ function view(device: DeviceView, above: string): Record<string, unknown> {
     spkiSha256,
     csrSha256,
     csr: csr === null ? null : pemEncode("CERTIFICATE REQUEST", csr),
-    chain: certificate === null ? null : pemEncode("CERTIFICATE", certificate) + above,
+    chain: chainOf(device),
     receipt,
     imagePath,
     handoff: device.handoff,

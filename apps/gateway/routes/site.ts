@@ -1,9 +1,10 @@
+import { equalBytes } from "../../../lib/domain/bytes.ts";
 import { pemEncode } from "../../../lib/pki/pem.ts";
-import { crlUrl } from "../../../services/parties/ca.ts";
 import { logVkey, witnessVkey } from "../../../services/parties/identity.ts";
-import { currentCrl, findCaCertificate } from "../../../store/authority.ts";
+import { crlName, crlUrl } from "../../../services/parties/ca.ts";
+import { currentCrl, findCaCertificate, listOnlineCas } from "../../../store/authority.ts";
 import { newestCosigned } from "../../../store/cosignatures.ts";
-import { findCurrentGrant, rootPin } from "../../../store/grants.ts";
+import { findCurrentGrant, findGrantOf, rootPin } from "../../../store/grants.ts";
 import { readHead } from "../../../store/ledger.ts";
 import { listPeers } from "../../../store/parties.ts";
 import { requireClient } from "../../http/client.ts";
@@ -37,7 +38,7 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
       deps.witnesses(),
       findCurrentGrant(db),
       findCaCertificate(db),
-      currentCrl(db),
+      findCaCertificate(db).then((own) => own && currentCrl(db, crlName(own.keyId))),
       rootPin(db),
       listPeers(db),
     ]);
@@ -78,11 +79,18 @@ export function registerSite(app: HttpsServer, deps: GatewayDeps): void {
 /** This site's CA, what is above it, and where its CRL is: for hubs that follow it. */
 function registerCas(app: HttpsServer, { db, identity }: GatewayDeps): void {
   app.get("/api/v1/ca-certificates", { onRequest: requireClient("operator", "monitor") }, async () => {
-    const [ca, grant] = await Promise.all([findCaCertificate(db), findCurrentGrant(db)]);
+    const [ca, online] = await Promise.all([findCaCertificate(db), listOnlineCas(db)]);
     if (ca === undefined) return { cas: [] };
-    const above = ca.role === "ca" ? (grant?.upstream ?? []) : [];
-    const chain = [ca.certificate, ...above].map((der) => pemEncode("CERTIFICATE", der)).join("");
-    return { cas: [{ chain, crlUrl: crlUrl(identity.publicUrl, ca.keyId) }] };
+    // The present key first; those before it, for as long as devices of theirs may come.
+    const all = ca.role === "root" ? [ca] : online.reverse();
+    const cas = await Promise.all(
+      all.map(async ({ keyId, certificate }) => {
+        const grant = await findGrantOf(db, (one) => equalBytes(one, certificate));
+        const chain = [certificate, ...(grant?.upstream ?? [])].map((der) => pemEncode("CERTIFICATE", der)).join("");
+        return { chain, crlUrl: crlUrl(identity.publicUrl, keyId) };
+      }),
+    );
+    return { cas };
   });
 }
 

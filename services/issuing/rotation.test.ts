@@ -1,0 +1,143 @@
+import { randomBytes } from "node:crypto";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { csrManifest } from "../../apps/cli/station-key.ts";
+import type { CaKey } from "../../hsm/index.ts";
+import { toBase64 } from "../../lib/domain/bytes.ts";
+import type { Certificate } from "../../lib/pki/certificate.ts";
+import { keyId } from "../../lib/pki/spki.ts";
+import { parseEntry } from "../../lib/records/statement.ts";
+import { storeCaCertificate } from "../../store/authority.ts";
+import { inTransaction } from "../../store/db.ts";
+import { currentGrant, debitQuota, storeGrant } from "../../store/grants.ts";
+import { findIssuances } from "../../store/issuance.ts";
+import { readEntries, readHead } from "../../store/ledger.ts";
+import { closeGrant, queueIsPast, reopenGrant } from "../../store/rotations.ts";
+import { issue } from "../../test/support/issuing.ts";
+import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
+import { submitCsrs } from "../intake/submit.ts";
+import { keepCrls } from "../parties/own-cas.ts";
+import { settleIntents } from "../reconcile/intents.ts";
+import { recordBuilt } from "./built.ts";
+import { issueBatch } from "./certify.ts";
+import type { IssuingContext } from "./context.ts";
+
+/** What is being issued while the CA's key changes, by the very tables and locks of a site. */
+let site: LotSite;
+let keys: Map<string, CaKey>;
+let context: IssuingContext;
+beforeAll(async () => {
+  site = await lotSite();
+  keys = new Map([[keyId(site.caKey.spki), site.caKey]]);
+  context = { ...site.issuing, caKey: async (id) => keys.get(id)! };
+  await storeCaCertificate(site.db, { keyId: keyId(site.ca.spki), role: "ca", certificate: site.ca.der });
+});
+afterAll(() => site.close());
+
+async function built(lot: string, count: number): Promise<{ devices: TestDevice[]; batch: string }> {
+  await ownLot(site, lot, count);
+  const devices = testDevices(count);
+  const csrs = devices.map(({ csr }) => csr);
+  const post = async (kind: "built" | "certify"): Promise<string> =>
+    (await submitCsrs(site.intake, lot, await csrManifest(site.client("station"), kind, lot, csrs), csrs)).id;
+  await recordBuilt(context, await post("built"));
+  return { devices, batch: await post("certify") };
+}
+
+/** What the acceptance of a grant for another key stores, once the ledger's queue is past what was begun. */
+async function takeEffect(label: string): Promise<{ ca: Certificate; size: number }> {
+  const key = await site.token.generateCaKey({ label, algorithm: "ec-p256" });
+  keys.set(keyId(key.spki), key);
+  const ca = issue(site.root, "intermediate-embedded", { commonName: `${site.party} CA` }, key.spki, { pathLen: 0 });
+  const held = await currentGrant(site.db);
+  const last = await inTransaction(site.db, (tx) => closeGrant(tx, held.ref.leafHash));
+  await expect.poll(() => queueIsPast(site.db, last), { timeout: 10_000 }).toBe(true);
+  const { size } = (await readHead(site.db))!;
+  const fields = { ...held.fields, revision: held.fields.revision + 1, ca: toBase64(key.spki) };
+  const ref = { origin: held.ref.origin, leafHash: randomBytes(32).toString("hex") };
+  const upstream = [site.root.certificate.der];
+  await inTransaction(site.db, async (tx) => {
+    await storeGrant(tx, {
+      ...{ ref, parent: held.parent, entry: new Uint8Array(1) },
+      ...{ fields: { ...fields, certificate: toBase64(ca.der) }, certificate: ca.der, upstream },
+    });
+    await storeCaCertificate(tx, { keyId: keyId(key.spki), role: "ca", certificate: ca.der, label });
+  });
+  return { ca, size };
+}
+
+async function issuers(devices: readonly TestDevice[]): Promise<string[]> {
+  const ids = devices.map(({ id }) => id);
+  return (await findIssuances(site.db, "ldevid", ids)).map(({ issuerKeyId, certificate }) => {
+    expect(certificate).not.toBeNull();
+    return issuerKeyId;
+  });
+}
+
+/** By index, of every batch intended: the grant it is under. */
+async function intents(): Promise<Map<number, string>> {
+  const { size } = (await readHead(site.db))!;
+  const found = new Map<number, string>();
+  for (const [index, entry] of (await readEntries(site.db, 0, size)).entries()) {
+    const { act } = parseEntry(entry);
+    if (act.type === "intent") found.set(index, act.grant!.leafHash);
+  }
+  return found;
+}
+
+describe("issuing while the CA's key changes", () => {
+  it("signs what was intended before under the old key, after it took effect as well", async () => {
+    const { devices, batch } = await built("rot-open", 3);
+    const crash = (): never => {
+      throw new Error("crash");
+    };
+    await expect(issueBatch({ ...context, seam: { afterIntents: crash } }, batch)).rejects.toThrow("crash");
+    const left = await built("rot-left", 1);
+    await expect(issueBatch({ ...context, seam: { afterIntents: crash } }, left.batch)).rejects.toThrow("crash");
+    const { ca } = await takeEffect("ca-2");
+    await issueBatch(context, batch);
+    expect(new Set(await issuers(devices))).toEqual(new Set([keyId(site.ca.spki)]));
+    // Of a batch that was given up: reconciliation finds it, and its key.
+    await site.db.query("UPDATE batch SET state = 'done' WHERE id = $1", [left.batch]);
+    const settled = await settleIntents(context, { since: new Date(0) }, 0);
+    expect(settled).toMatchObject({ signed: [left.devices[0]!.id], abandoned: [], open: [] });
+    const after = await built("rot-after", 2);
+    await issueBatch(context, after.batch);
+    expect(new Set(await issuers(after.devices))).toEqual(new Set([keyId(ca.spki)]));
+  }, 60_000);
+
+  it("sends away who would begin under a grant that is closing, and nobody once that is taken back", async () => {
+    const { ref } = await currentGrant(site.db);
+    await inTransaction(site.db, (tx) => closeGrant(tx, ref.leafHash));
+    const debit = () => inTransaction(site.db, (tx) => debitQuota(tx, 1));
+    await expect(debit()).rejects.toMatchObject({ code: "rotation-under-way" });
+    await reopenGrant(site.db, ref.leafHash);
+    expect(await debit()).toMatchObject({ grant: ref });
+  });
+
+  it("puts every intent on the right side of the effective size, whoever races", async () => {
+    const before = (await currentGrant(site.db)).ref.leafHash;
+    const lots = await Promise.all(Array.from({ length: 6 }, (_, i) => built(`rot-race-${i}`, 4)));
+    const issuing = lots.map(async ({ batch }, i) => {
+      await new Promise((wake) => setTimeout(wake, 30 * i));
+      await issueBatch(context, batch);
+    });
+    const [{ ca, size }] = await Promise.all([takeEffect("ca-3"), ...issuing]);
+    const under = await intents();
+    const after = (await currentGrant(site.db)).ref.leafHash;
+    for (const [index, grant] of under) {
+      if (grant === before) expect(index).toBeLessThan(size);
+      if (grant === after) expect(index).toBeGreaterThanOrEqual(size);
+    }
+    const last = await built("rot-last", 1);
+    await issueBatch(context, last.batch);
+    expect(await issuers(last.devices)).toEqual([keyId(ca.spki)]);
+  }, 60_000);
+
+  it("goes on making a CRL with each key, and takes no other key for one of them", async () => {
+    await keepCrls(site.db, site.token, new Date());
+    const { rows } = await site.db.query<{ key_id: string }>("SELECT DISTINCT key_id FROM crl");
+    expect(rows.map((row) => row.key_id).sort()).toEqual([...keys.keys()].sort());
+    await site.db.query("UPDATE ca_certificate SET label = 'ca-2' WHERE label = 'ca-3'");
+    await expect(keepCrls(site.db, site.token, new Date())).rejects.toMatchObject({ code: "hsm-key-missing" });
+  });
+});
