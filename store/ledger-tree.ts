@@ -1,6 +1,6 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import { withKeptPlans, type Queryable, type Tx } from "./db.ts";
-import { hexHashes, packedHashes } from "./packed.ts";
+import { HASHES, hexHashes, packedHashes, packedHex } from "./packed.ts";
 
 /** Head, leaves, tiles and checkpoints. The head moves by compare-and-set, and the first checkpoint of a size wins. */
 
@@ -134,10 +134,10 @@ export async function readCheckpoint(db: Queryable, size?: number): Promise<Stor
   return rows[0];
 }
 
-/** Where these acts stand in the tree that the newest checkpoint covers; acts that it doesn't cover are left out. */
+/** Where these acts (retry keys, hex) stand in the tree that the newest checkpoint covers; others are left out. */
 export async function readIncluded(
   db: Queryable,
-  retryKeys: readonly Uint8Array[],
+  retryKeys: readonly string[],
 ): Promise<{ retryKey: string; leafHash: string; index: number; checkpointSize: number }[]> {
   const { rows } = await db.query<{
     retryKey: string;
@@ -147,9 +147,10 @@ export async function readIncluded(
   }>({
     name: "ledger-included",
     text: `SELECT encode(l.retry_key, 'hex') AS "retryKey", encode(l.leaf_hash, 'hex') AS "leafHash", l.leaf_index AS index, c.size AS "checkpointSize"
-      FROM (SELECT max(size) AS size FROM ledger_checkpoint) c, ledger_leaf l
-      WHERE l.retry_key = ANY($1) AND l.leaf_index < c.size`,
-    values: [retryKeys],
+      FROM (SELECT max(size) AS size FROM ledger_checkpoint) c CROSS JOIN ${HASHES}
+      CROSS JOIN LATERAL (SELECT * FROM ledger_leaf WHERE retry_key = h LIMIT 1) l
+      WHERE l.leaf_index < c.size`,
+    values: [packedHex(retryKeys), retryKeys.length],
   });
   return rows;
 }

@@ -56,7 +56,7 @@ const asked: [string, (tx: Tx) => Promise<unknown>][] = [
   ["previous acts recorded, many", (tx) => unknownLeafHashes(tx, hex("leaf", 256))],
   ["acts by retry key", (tx) => readActs(tx, some("key", 256))],
   ["refused acts by retry key", (tx) => readHopeless(tx, some("key", 256))],
-  ["inclusion by retry key", (tx) => readIncluded(tx, some("key", 256))],
+  ["inclusion by retry key", (tx) => readIncluded(tx, hex("key", 256))],
   ["what checkpoints added", (tx) => readNewlyIncluded(tx, LEAVES - 300, 4096)],
   ["a bundle's entries", (tx) => readEntries(tx, 512, 768)],
 ];

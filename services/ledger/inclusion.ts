@@ -147,7 +147,12 @@ export class InclusionWatch {
         // New keys first: once they are known not to be covered, only growth can bring them.
         const asked = due === "all" ? [...this.#waiting.keys()] : [...this.#fresh];
         this.#fresh.clear();
-        for (let at = 0; at < asked.length; at += CHUNK) await this.#ask(asked.slice(at, at + CHUNK));
+        for (let at = 0; at < asked.length; at += CHUNK) {
+          const some = asked.slice(at, at + CHUNK);
+          await this.#ask(some);
+          // Hardly ever there is any: those that begin to wait leave it to the poll.
+          if (due === "all") await this.#askHopeless(some.filter((key) => this.#waiting.has(key)));
+        }
         if (due === "growth") await this.#askGrowth();
       }
     } catch {
@@ -158,12 +163,11 @@ export class InclusionWatch {
   }
 
   async #ask(keys: readonly string[]): Promise<void> {
-    const bytes = keys.map(fromHex);
-    const included = await readIncluded(this.#db, bytes);
-    this.#found(included);
-    const found = new Set(included.map((row) => row.retryKey));
-    const open = found.size === 0 ? bytes : keys.filter((key) => !found.has(key)).map(fromHex);
-    for (const { retryKey, type, refused } of await readHopeless(this.#db, open)) {
+    this.#found(await readIncluded(this.#db, keys));
+  }
+
+  async #askHopeless(keys: readonly string[]): Promise<void> {
+    for (const { retryKey, type, refused } of await readHopeless(this.#db, keys.map(fromHex))) {
       const error =
         type === null
           ? new CountersignError("not-found", `no act was recorded as ${retryKey}`)
