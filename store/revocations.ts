@@ -146,25 +146,48 @@ export async function refuseStep(q: Queryable, id: number, error: { code: string
   ]);
 }
 
-/** What a CRL of this CA key lists: the last recorded step of every certificate that isn't lifted, by serial number. */
-export async function crlEntries(
-  q: Queryable,
-  issuerKeyId: string,
-): Promise<{ serial: string; effect: RevocationEffect; reason: string; invalidity: Date | null; time: Date }[]> {
-  const { rows } = await q.query<{
-    serial: string;
-    effect: RevocationEffect;
-    reason: string;
-    invalidity: Date | null;
-    time: Date;
-  }>(
+export interface CrlRow {
+  readonly serial: string;
+  readonly effect: RevocationEffect;
+  readonly reason: string;
+  readonly invalidity: Date | null;
+  readonly time: Date;
+  /** the certificate's own; null when nobody has read it yet */
+  readonly notAfter: Date | null;
+  /** of the first CRL that says so */
+  readonly crlNumber: number | null;
+}
+
+/** What a CRL of this CA key may list: the last recorded step of every certificate that isn't lifted, by serial number. */
+export async function crlEntries(q: Queryable, issuerKeyId: string): Promise<CrlRow[]> {
+  const { rows } = await q.query<CrlRow>(
     `SELECT * FROM (
-       SELECT DISTINCT ON (certificate_leaf) serial, effect, reason, invalidity, time FROM revocation
+       SELECT DISTINCT ON (certificate_leaf) serial, effect, reason, invalidity, time, not_after AS "notAfter",
+         crl_number AS "crlNumber"
+       FROM revocation
        WHERE issuer_key_id = $1 AND act_leaf IS NOT NULL ORDER BY certificate_leaf, step DESC) s
      WHERE effect <> 'lift' ORDER BY serial`,
     [issuerKeyId],
   );
   return rows;
+}
+
+/** Certificates whose end nobody has read yet. */
+export async function endlessCertificates(
+  q: Queryable,
+  issuerKeyId: string,
+  limit: number,
+): Promise<{ id: number; certificate: Uint8Array }[]> {
+  const sql = `SELECT id, certificate FROM revocation WHERE issuer_key_id = $1 AND not_after IS NULL ORDER BY id DESC LIMIT $2`;
+  return (await q.query<{ id: number; certificate: Uint8Array }>(sql, [issuerKeyId, limit])).rows;
+}
+
+export async function noteEnds(q: Queryable, ends: readonly { id: number; notAfter: Date }[]): Promise<void> {
+  await q.query(
+    `UPDATE revocation SET not_after = read.not_after
+     FROM unnest($1::bigint[], $2::timestamptz[]) AS read (id, not_after) WHERE revocation.id = read.id`,
+    [ends.map(({ id }) => id), ends.map(({ notAfter }) => notAfter)],
+  );
 }
 
 /** CA keys with a recorded step that no CRL has said yet. */

@@ -3,7 +3,7 @@ import { CountersignError, isCountersignError } from "../../lib/domain/errors.ts
 import { isSignedBy } from "../../lib/pki/algorithms.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { checkCrl } from "../../lib/pki/crl-check.ts";
-import { parseCrl, readSignedCrl } from "../../lib/pki/crl-parse.ts";
+import { MAX_CRL_OCTETS, parseCrl, readSignedCrl } from "../../lib/pki/crl-parse.ts";
 import { pemBlocks } from "../../lib/pki/pem.ts";
 import { webCryptoVerify } from "../../lib/pki/verify.ts";
 import { sha256Hex } from "../../services/ledger/sha256.ts";
@@ -11,8 +11,6 @@ import type { Db } from "../../store/db.ts";
 import { crlsToFetch, findCrl, listCrls, noteLook, storeCrl } from "../../store/hub-revocations.ts";
 import type { Logger } from "../http/logger.ts";
 
-/** Some 300,000 entries: as much as is read of a list anywhere. */
-const MAX_CRL_BYTES = 16 << 20;
 const TIMEOUT_MS = 10_000;
 const LEAST_PAUSE_MS = 1_000;
 /** A CA's clock may be this far ahead of ours. */
@@ -26,7 +24,6 @@ const SKEW_MS = 5 * 60_000;
 export async function takeCrl(db: Db, name: string, der: Uint8Array, at: Date): Promise<boolean> {
   const followed = await findCrl(db, name);
   if (followed === undefined) throw new CountersignError("not-found", `the hub follows no CRL named ${name}`);
-  if (der.length > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
   const crl = parseCrl(der);
   await checkCrl(crl, parseCertificate(followed.issuer), webCryptoVerify);
   if (crl.thisUpdate.getTime() > at.getTime() + SKEW_MS) {
@@ -163,7 +160,7 @@ async function get(url: string, stopping: AbortSignal): Promise<Uint8Array> {
   let size = 0;
   for await (const part of answer.body as AsyncIterable<Uint8Array>) {
     size += part.length;
-    if (size > MAX_CRL_BYTES) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
+    if (size > MAX_CRL_OCTETS) throw new CountersignError("input-too-large", "above 16 MiB, some 300,000 entries");
     parts.push(part);
   }
   return Buffer.concat(parts);

@@ -8,7 +8,8 @@ import { nameFrom, type Name } from "./name.ts";
 import { OID } from "./oids.ts";
 import { readGeneralizedTime, readTime } from "./time.ts";
 
-const MAX_CRL_OCTETS = 16 * 1024 * 1024;
+/** Some 300,000 entries. */
+export const MAX_CRL_OCTETS = 16 * 1024 * 1024;
 
 /** CRLReason (RFC 5280 section 5.3.1). */
 export const REASONS = {
@@ -57,7 +58,7 @@ export interface Crl extends TbsCrl {
  * @throws CountersignError `der-invalid`, `crl-invalid`, `input-too-large` above 16 MiB
  */
 export function parseCrl(bytes: Uint8Array): Crl {
-  if (bytes.length > MAX_CRL_OCTETS) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
+  if (bytes.length > MAX_CRL_OCTETS) throw tooLarge(bytes.length);
   const outer = inside(readWhole(bytes));
   const tbs = outer.read(TAG.sequence);
   const algorithm = outer.read(TAG.sequence).raw;
@@ -74,7 +75,7 @@ export type SignedCrl = Pick<Crl, "issuer" | "signatureScheme" | "tbs" | "signat
 
 /** The same bytes without their entries, which aren't looked at. Throws as {@link parseCrl}. */
 export function readSignedCrl(bytes: Uint8Array): SignedCrl {
-  if (bytes.length > MAX_CRL_OCTETS) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
+  if (bytes.length > MAX_CRL_OCTETS) throw tooLarge(bytes.length);
   const outer = inside(readWhole(bytes));
   const tbs = outer.read(TAG.sequence);
   outer.read(TAG.sequence);
@@ -86,7 +87,7 @@ export function readSignedCrl(bytes: Uint8Array): SignedCrl {
 
 /** Parses the signed part alone. Throws as {@link parseCrl}. */
 export function parseTbsCrl(tbs: Uint8Array): TbsCrl {
-  if (tbs.length > MAX_CRL_OCTETS) throw new CountersignError("input-too-large", "the CRL is above 16 MiB");
+  if (tbs.length > MAX_CRL_OCTETS) throw tooLarge(tbs.length);
   return readTbsCrl(readWhole(tbs)).parsed;
 }
 
@@ -186,4 +187,9 @@ function unsupportedExtension(extensions: readonly Extension[]): string | undefi
 
 function invalid(message: string): CountersignError {
   return new CountersignError("crl-invalid", `the CRL is refused: ${message}`);
+}
+
+function tooLarge(octets: number): CountersignError {
+  const message = `a CRL of ${octets} octets is above the 16 MiB that are read of one, some 300,000 entries`;
+  return new CountersignError("input-too-large", message);
 }

@@ -19,7 +19,7 @@ import {
   parseCrl,
   type CrlEntryParams,
 } from "./crl.ts";
-import { REASONS } from "./crl-parse.ts";
+import { parseTbsCrl, readSignedCrl, REASONS } from "./crl-parse.ts";
 import * as der from "./der-write.ts";
 import { issuerFromCertificate } from "./issuer.ts";
 import { OID } from "./oids.ts";
@@ -73,6 +73,22 @@ describe("CRLs", () => {
         expect(isRevoked(crl, "02".repeat(21))).toBeUndefined();
       }),
     );
+  });
+
+  it("say what is too long to be read, before it is signed", () => {
+    const reason = "keyCompromise";
+    const revoked = Array.from({ length: 215_000 }, (_, i) => ({
+      ...({ serial: `7f${i.toString(16).padStart(38, "0")}`, revokedAt, reason, invalidityDate: revokedAt } as const),
+    }));
+    expect(() => buildCrl({ issuer, number: 1n, ...times, revoked })).toThrow(
+      expect.objectContaining({
+        code: "input-too-large",
+        message: expect.stringMatching(/^a CRL of 215000 entries.*new key/),
+      }),
+    );
+    for (const read of [parseCrl, parseTbsCrl, readSignedCrl]) {
+      expect(() => read(new Uint8Array((16 << 20) + 1))).toThrow(/16777217 octets.*16 MiB.*300,000 entries/);
+    }
   });
 
   it("satisfy openssl and @peculiar/x509", async () => {

@@ -3,7 +3,7 @@ import { CountersignError } from "../domain/errors.ts";
 import type { SignatureAlgorithm } from "../domain/signing.ts";
 import { algorithmIdentifier, schemeOf } from "./algorithms.ts";
 import * as der from "./der-write.ts";
-import { parseTbsCrl, REASONS, type RevocationReason } from "./crl-parse.ts";
+import { MAX_CRL_OCTETS, parseTbsCrl, REASONS, type RevocationReason } from "./crl-parse.ts";
 import type { IssuerInfo } from "./issuer.ts";
 import { OID } from "./oids.ts";
 import { keyId } from "./spki.ts";
@@ -33,7 +33,7 @@ export interface CrlParams {
 /**
  * TBSCertList, version 2, complete for its issuer (RFC 5280 section 5): no delta, no distribution points. Entries are
  * ordered by serial number, so the same state gives the same bytes.
- * @throws CountersignError `input-invalid`
+ * @throws CountersignError `input-invalid`, `input-too-large`
  */
 export function buildCrl(params: CrlParams): Uint8Array {
   const { issuer, number, thisUpdate, nextUpdate } = params;
@@ -41,7 +41,7 @@ export function buildCrl(params: CrlParams): Uint8Array {
     throw new CountersignError("input-invalid", "a CRL number is 0 to 2^159 - 1");
   const entries = params.revoked.toSorted((a, b) => compareSerials(a.serial, b.serial)).map(entry);
   const authorityKeyIdentifier = der.sequence(der.implicit(0, issuer.ski));
-  return der.sequence(
+  const tbs = der.sequence(
     der.integer(1),
     algorithmIdentifier(issuer.algorithm),
     issuer.name,
@@ -56,7 +56,16 @@ export function buildCrl(params: CrlParams): Uint8Array {
       ),
     ),
   );
+  if (tbs.length + SIGNATURE_OCTETS <= MAX_CRL_OCTETS) return tbs;
+  throw new CountersignError(
+    "input-too-large",
+    `a CRL of ${entries.length} entries would have ${tbs.length} octets, above the 16 MiB that anybody here reads: ` +
+      "nothing was signed. Give the CA a new key, whose list begins empty, and have the old CA certificate revoked",
+  );
 }
+
+/** What the signature and its frame come to at most. */
+const SIGNATURE_OCTETS = 1024;
 
 let construct: (bytes: Uint8Array, issuer: IssuerInfo) => LintedCrlTbs;
 let spend: (linted: LintedCrlTbs) => Uint8Array;

@@ -1,7 +1,9 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
+import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { parseCrl } from "../../lib/pki/crl.ts";
 import { currentCrl } from "../../store/authority.ts";
 import { lotSite, type LotSite } from "../../test/support/lot-site.ts";
+import { testCertificate } from "../../test/support/test-pki.ts";
 import { keepCrl } from "./crl.ts";
 
 const DAY_MS = 86_400_000;
@@ -51,4 +53,38 @@ it("lists what is revoked while the clock is behind its last CRL, under no earli
   expect(await published(at - 5_000)).toBe(before + 1n);
   const crl = parseCrl((await currentCrl(site.db))!.der);
   expect([[...crl.revoked.keys()], crl.thisUpdate]).toEqual([["4711"], thisUpdate]);
+});
+
+it("lists what is revoked for one CRL's time beyond its certificate's end, and makes none to leave it out", async () => {
+  const at = Date.now() + 600 * DAY_MS;
+  const end = new Date(at + 10 * DAY_MS);
+  const [leaf, lasting] = await Promise.all([
+    testCertificate("CN=short", { notAfter: end }),
+    testCertificate("CN=long", { notAfter: new Date(at + 1000 * DAY_MS) }),
+  ]);
+  const serials = [leaf, lasting].map(({ der }) => parseCertificate(der).serial);
+  for (const [i, { der }] of [leaf, lasting].entries()) {
+    await site.db.query(
+      `INSERT INTO revocation (certificate_leaf, step, target, subject, subject_key_id, certificate, issuer_key_id, serial,
+         effect, reason, requested_by, act_leaf, time)
+       SELECT $1, 1, 'device', $1, '00', $2, key_id, $3, 'final', 'superseded', 'test', $1, now() FROM crl LIMIT 1`,
+      [`short-${i}`, der, serials[i]],
+    );
+  }
+  const after = async (days: number) => {
+    const number = await published(at + days * DAY_MS);
+    const { revoked } = parseCrl((await currentCrl(site.db))!.der);
+    return { number, listed: serials.map((serial) => revoked.has(serial)) };
+  };
+  const whole = [true, true];
+  expect((await after(0)).listed).toEqual(whole);
+  // Half a CRL's time later each: the next one.
+  expect((await after(20)).listed).toEqual(whole);
+  const third = await after(41);
+  expect(third.listed).toEqual(whole);
+  expect(await after(42)).toEqual(third);
+  const fourth = await after(57);
+  expect(fourth.listed).toEqual([false, true]);
+  expect(fourth.number).toBeGreaterThan(third.number);
+  expect(await after(58)).toEqual(fourth);
 });
