@@ -21,6 +21,8 @@ export class Thread<Question, Answer> {
   #usable = false;
   #next = READY;
   #owed: { id: number; resolve: (answer: Answer) => void; reject: (error: CountersignError) => void } | undefined;
+  /** Nobody answers any more. */
+  #ended: CountersignError | undefined;
 
   /** @param name of the thread, and what it does, for the message when it has ended */
   constructor(script: URL, { name, does, data }: { name: string; does: string; data?: unknown }) {
@@ -34,7 +36,7 @@ export class Thread<Question, Answer> {
     const ready = Promise.withResolvers<void>();
     this.ready = ready.promise;
     this.ready.catch(() => undefined);
-    const timer = setTimeout(() => gone(), START_MS);
+    const timer = setTimeout(() => lost(), START_MS);
     this.#worker.on("message", ({ id, body }: Message<Answer>) => {
       if (id === READY) {
         clearTimeout(timer);
@@ -46,7 +48,7 @@ export class Thread<Question, Answer> {
         resolve(body);
       }
     });
-    const gone = (cause?: unknown): void => {
+    const lost = (cause?: unknown): CountersignError => {
       clearTimeout(timer);
       this.#usable = false;
       const message = `the thread that ${does} ended, or didn't start`;
@@ -54,9 +56,10 @@ export class Thread<Question, Answer> {
       ready.reject(error);
       this.#owed?.reject(error);
       this.#owed = undefined;
+      return error;
     };
-    this.#worker.on("error", gone);
-    this.#worker.on("exit", () => gone());
+    this.#worker.on("error", (cause) => (this.#ended = lost(cause)));
+    this.#worker.on("exit", () => (this.#ended ??= lost()));
     // Waiting for work is no reason for a process to live. Last: a listener undoes it.
     this.#worker.unref();
   }
@@ -68,6 +71,8 @@ export class Thread<Question, Answer> {
 
   /** The one who waits keeps the process alive, or doesn't. @throws CountersignError `hsm-unavailable` when it ends */
   ask(question: Question): Promise<Answer> {
+    // Who saw it usable may have waited since.
+    if (this.#ended !== undefined) return Promise.reject(this.#ended);
     return new Promise((resolve, reject) => {
       const id = ++this.#next;
       this.#owed = { id, resolve, reject };
