@@ -15,6 +15,8 @@ export const MAX_SIGNATURE_BYTES = 512;
  * side. At this rate the thread still signs and verifies more than one process certifies.
  */
 export const SLOW_MS = 0.3;
+/** By how many signatures a token is judged: who was kept from its core in one of them was not in all. */
+export const JUDGED_BY = 4;
 /** The length of a signature, before it. */
 export const SLOT_BYTES = 2 + MAX_SIGNATURE_BYTES;
 

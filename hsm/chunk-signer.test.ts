@@ -5,11 +5,10 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } 
 import type { Signer } from "../lib/domain/signing.ts";
 import { type CKR, type Fault, FaultHsm } from "../test/support/fault-hsm.ts";
 import { softhsmDir, tempDir } from "../test/support/index.ts";
-import { recovered, signAtOnce } from "../test/support/signing-load.ts";
+import { recovered, signAtOnce, together } from "../test/support/signing-load.ts";
 import { CHUNK, MAX_MESSAGE_BYTES } from "./chunk-protocol.ts";
 import { type Token, createPinFile, initToken, nodeVerify, openToken } from "./index.ts";
 import { pinnedCount } from "./pooled-session.ts";
-import type { TokenKey } from "./signer.ts";
 import { SigningThread } from "./signing-thread.ts";
 
 const LIMITS = { callTimeoutMs: 400, waitTimeoutMs: 5_000, maxWaiting: 300, failures: 5, retryAfterMs: 40 };
@@ -20,27 +19,22 @@ let keys: Signer[];
 /** how many messages each chunk had that went to the thread */
 let chunks: number[] = [];
 
-const together = (key: Signer): Signer => ({
-  spki: key.spki,
-  algorithm: key.algorithm,
-  sign: (message) => (key as TokenKey).signTogether(message),
-});
 const load = (count = 120) => signAtOnce(keys, count, "faulty");
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 const onThread = () => chunks.reduce((sum, n) => sum + n, 0);
 
-/** Until a whole chunk goes to the thread: it has started, and found the token quick. */
+/** Until nearly all of a load goes to the thread: it has started, and found the token quick, which it still is. */
 async function warm(): Promise<void> {
   await expect
     .poll(
       async () => {
         chunks = [];
         await load();
-        return Math.max(0, ...chunks);
+        return onThread();
       },
       { timeout: 15_000, interval: 50 },
     )
-    .toBe(CHUNK);
+    .toBeGreaterThanOrEqual(116);
   chunks = [];
 }
 
@@ -146,8 +140,12 @@ describe("signatures asked for together", () => {
     expect(token.health().circuit).not.toBe("closed");
   });
 
-  it.each(["C_Sign", "C_SignInit"] as const)("%s that hangs in a chunk loses that one", async (name) => {
-    hsm.set({ function: name, from: 9, count: 1, does: "hang" });
+  it.each([
+    ["C_Sign", "hang"],
+    // Not for ever: PKCS#11 has only a blocking form of it, and one that goes by itself would hold up this test.
+    ["C_SignInit", { delayMs: 1_500 }],
+  ] as const)("%s that hangs in a chunk loses that one", async (name, does) => {
+    hsm.set({ function: name, from: 9, count: 1, does });
     const delay = monitorEventLoopDelay({ resolution: 5 });
     delay.enable();
     const before = hsm.calls(name);

@@ -1,6 +1,6 @@
 import type { CountersignError } from "../lib/domain/errors.ts";
 import { Chunk, type ChunkKey, type Wanted } from "./chunk.ts";
-import { CHUNK, MAX_MESSAGE_BYTES, SLOW_MS } from "./chunk-protocol.ts";
+import { CHUNK, type ChunkReport, JUDGED_BY, MAX_MESSAGE_BYTES, SLOW_MS } from "./chunk-protocol.ts";
 import { isSessionLost } from "./errors.ts";
 import type { HsmLimits } from "./limits.ts";
 import type { PooledSession } from "./pooled-session.ts";
@@ -15,7 +15,7 @@ interface Entry extends Wanted {
 }
 
 /** Fewer go by themselves: no thread is started for one certificate. */
-const FEW = 4;
+const FEW = JUDGED_BY;
 /** A token that was slow, or hung, is tried again after so many of its `retryAfterMs`. */
 const TRY_AGAIN = 10;
 /** Threads that hang in the HSM at once; a further one would hang too. */
@@ -151,7 +151,7 @@ export class ChunkSigner {
       this.#waiting.unshift(...left);
       if (report.failure === "wrong") this.#link.lost(this.#link.epoch);
       if (error !== undefined) throw error;
-      this.#judge(report.fastestMs);
+      this.#judge(report);
     } catch (error) {
       if (isSessionLost(error)) this.#link.lost(session.epoch);
       throw error;
@@ -160,7 +160,8 @@ export class ChunkSigner {
     }
   }
 
-  #judge(fastestMs: number): void {
+  #judge({ done, fastestMs }: ChunkReport): void {
+    if (done < JUDGED_BY) return;
     this.#quick = fastestMs <= SLOW_MS;
     if (!this.#quick) this.#tryAt = performance.now() + TRY_AGAIN * this.#limits.retryAfterMs;
   }

@@ -6,6 +6,7 @@ import {
   type ChunkOrder,
   type ChunkReport,
   DONE,
+  JUDGED_BY,
   MAX_MESSAGE_BYTES,
   MAX_SIGNATURE_BYTES,
   SLOT_BYTES,
@@ -34,8 +35,6 @@ const lengths = new DataView(signatures);
 
 /** A chunk that takes longer than that comes back as far as it is: its session's lease is for one signature. */
 const CHUNK_MS = 50;
-/** Who was kept from its core in one signature was not in all of so many. */
-const JUDGED_BY = 4;
 
 answerQuestions<ChunkOrder, ChunkReport>(parentPort!, (order) => {
   const scheme = SIGNING_SCHEMES[order.algorithm];

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { nodeVerify } from "../../hsm/index.ts";
 import { type CountersignError, isCountersignError } from "../../lib/domain/errors.ts";
+import type { TokenKey } from "../../hsm/signer.ts";
 import type { Signer } from "../../lib/domain/signing.ts";
 
 export interface Tally {
@@ -41,6 +42,13 @@ export async function signAtOnce(signers: readonly Signer[], count: number, toke
   );
   return tally;
 }
+
+/** A token's key as CA keys use it: what is asked for in one turn is signed together. */
+export const together = (key: Signer): Signer => ({
+  spki: key.spki,
+  algorithm: key.algorithm,
+  sign: (message) => (key as TokenKey).signTogether(message),
+});
 
 function pick(signers: readonly Signer[], i: number) {
   const signer = signers[i % signers.length]!;
