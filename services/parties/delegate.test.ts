@@ -3,6 +3,7 @@ import { nodeVerify, type CaKey } from "../../hsm/index.ts";
 import { toBase64 } from "../../lib/domain/bytes.ts";
 import { newSerial } from "../../lib/pki/serial.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
+import { parseCsr } from "../../lib/pki/csr.ts";
 import { selfIssuer } from "../../lib/pki/issuer.ts";
 import { lintTbs } from "../../lib/pki/lint.ts";
 import { PROFILES } from "../../lib/pki/profiles.ts";
@@ -416,6 +417,14 @@ describe("a child that asks for a certificate for another CA key", () => {
     const meant = of({ new: toBase64(infra.key.spki) });
     const change = { old: await proof(child.ca, meant), new: await proof(infra.key, meant) };
     await expect(request(change)).rejects.toMatchObject({ code: "possession-unproven" });
+  });
+
+  it("is refused by a CA that is offline, which can renew the present one as before", async () => {
+    await db.query("UPDATE delegation SET signer = 'ceremony'");
+    await expect(request()).rejects.toMatchObject({ code: "unauthorized" });
+    await inTransaction(db, (tx) => requestRenewal(tx, "technician-z", undefined, "ceremony"));
+    const row = await getDelegation(db, "technician-z");
+    expect(toBase64(parseCsr(row.csr).spki)).toBe(toBase64(child.ca.spki));
   });
 
   it("is refused when its CA is revoked, before and after it asked", async () => {
