@@ -37,6 +37,8 @@ export interface Delegation extends JoinedChild {
   /** the act of the revision before, and the certificate in it */
   readonly supersededLeafHash: string | null;
   readonly supersededCertificate: Uint8Array | null;
+  /** the request of its last CA key by which the child asked for a certificate for another; DER */
+  readonly rotationProof: Uint8Array | null;
   /** id of the message by which the child said no to the recorded grant, last */
   readonly refusedBy: string | null;
 }
@@ -46,7 +48,7 @@ const COLUMNS = `child, state, invitation, nonce_sha256 AS "nonceSha256", csr, c
   terms, signer, certificate, act_origin AS "actOrigin", act_leaf_hash AS "actLeafHash", act_entry AS "actEntry",
   acceptance_leaf_hash AS "acceptanceLeafHash", error_code AS "errorCode", error_message AS "errorMessage", joined,
   revision, superseded_leaf_hash AS "supersededLeafHash", superseded_certificate AS "supersededCertificate",
-  refused_by AS "refusedBy"`;
+  rotation_proof AS "rotationProof", refused_by AS "refusedBy"`;
 
 export async function findDelegation(q: Queryable, child: string): Promise<Delegation | undefined> {
   const { rows } = await q.query<Delegation>(`SELECT ${COLUMNS} FROM delegation WHERE child = $1`, [child]);
@@ -151,6 +153,8 @@ export async function requestRenewal(
 
 /** A child's request for a certificate for another key than its last one. */
 export interface RotationRequest {
+  /** the last key's own request */
+  readonly proof: Uint8Array;
   readonly csr: Uint8Array;
   readonly csrSha256: string;
   readonly nonceSha256: string;
@@ -163,12 +167,10 @@ export async function beginRotation(tx: Tx, child: string, request: RotationRequ
     throw new CountersignError("state-conflict", `the grant of ${child} is just being made: ask again later`);
   }
   await beginRevision(tx, child, terms);
-  await tx.query("UPDATE delegation SET csr = $2, csr_sha256 = $3, nonce_sha256 = $4 WHERE child = $1", [
-    child,
-    request.csr,
-    request.csrSha256,
-    request.nonceSha256,
-  ]);
+  await tx.query(
+    "UPDATE delegation SET csr = $2, csr_sha256 = $3, nonce_sha256 = $4, rotation_proof = $5 WHERE child = $1",
+    [child, request.csr, request.csrSha256, request.nonceSha256, request.proof],
+  );
 }
 
 /** A revision that was refused is asked for again, as it was. */

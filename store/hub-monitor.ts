@@ -47,6 +47,10 @@ export class MonitorTables implements MonitorStore {
   ): Promise<void> {
     return inTransaction(this.#db, async (tx) => {
       for (const fact of facts) {
+        if (fact.kind === "ca") {
+          const sql = "INSERT INTO hub_ledger_ca (party, ca) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+          await tx.query(sql, [party, fact.ca]);
+        }
         if (fact.kind !== "keys") continue;
         await tx.query("UPDATE hub_ledger SET ca = $2, act = $3 WHERE party = $1", [party, fact.ca, fact.act]);
       }
@@ -70,7 +74,8 @@ export class MonitorTables implements MonitorStore {
   }
 
   async caKeys(): Promise<{ party: string; ca: Uint8Array }[]> {
-    const sql = "SELECT party, ca FROM hub_ledger WHERE ca IS NOT NULL ORDER BY party";
+    const sql = `SELECT party, ca FROM hub_ledger WHERE ca IS NOT NULL
+      UNION SELECT party, ca FROM hub_ledger_ca ORDER BY party`;
     return (await this.#db.query<{ party: string; ca: Uint8Array }>(sql)).rows;
   }
 

@@ -19,16 +19,23 @@ export interface SignatureAccount {
   readonly open: number;
 }
 
-export async function readAccount(q: Queryable, keyId: string): Promise<SignatureAccount> {
+/** Of these keys together. */
+export async function readAccount(q: Queryable, keyIds: readonly string[]): Promise<SignatureAccount> {
   const { rows } = await q.query<SignatureAccount>(
-    `SELECT (SELECT count(*) FROM issuance_intent WHERE issuer_key_id = $1)
-         + coalesce((SELECT noted FROM signature_account WHERE key_id = $1), 0) AS accounted,
+    `SELECT (SELECT count(*) FROM issuance_intent WHERE issuer_key_id = ANY($1))
+         + coalesce((SELECT sum(noted)::bigint FROM signature_account WHERE key_id = ANY($1)), 0) AS accounted,
        (SELECT count(*) FROM issuance
-         WHERE created >= (SELECT settled_before FROM reconcile_progress) AND issuer_key_id = $1
+         WHERE created >= (SELECT settled_before FROM reconcile_progress) AND issuer_key_id = ANY($1)
            AND certificate IS NULL AND abandoned IS NULL) AS open`,
-    [keyId],
+    [keyIds],
   );
   return rows[0]!;
+}
+
+/** Every key that was ever noted for: a CA's new one before it signs its own request. */
+export async function notedKeys(q: Queryable): Promise<string[]> {
+  const { rows } = await q.query<{ keyId: string }>('SELECT key_id AS "keyId" FROM signature_account');
+  return rows.map(({ keyId }) => keyId);
 }
 
 export interface Baseline {

@@ -1,4 +1,5 @@
 import { parseArgs } from "node:util";
+import { nodeVerify } from "../../hsm/index.ts";
 import { equalBytes } from "../../lib/domain/bytes.ts";
 import { CountersignError } from "../../lib/domain/errors.ts";
 import { sha256Hex } from "../../lib/domain/hash.ts";
@@ -6,14 +7,16 @@ import { canonicalJson } from "../../lib/domain/json.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { parseCeremony } from "../../lib/records/ceremony.ts";
 import { prepareChild, signChild, type Issuer } from "../../services/parties/delegate.ts";
+import { rootRequestFault } from "../../services/parties/root-request.ts";
 import { lastCeremony } from "../../store/authority.ts";
 import { inTransaction } from "../../store/db.ts";
 import { getDelegation, requestRenewal } from "../../store/delegations.ts";
 import { answerAndEnd, holdSitting } from "./root-sitting.ts";
 
 /**
- * A child's CA certificate anew, signed by the offline root: for the request that was reviewed, under the terms of the
- * ceremony's document; only the end may be later. The site records and sends it.
+ * A child's CA certificate anew, signed by the offline root: for the request that was reviewed (the ceremony's, or one for
+ * a key that the last one says takes its place), under the terms of the ceremony's document; only the end may be later. The
+ * site records and sends it.
  *
  *   node apps/site/ceremony-renew.ts --config .countersign/company-x/root/ceremony.json --child factory-y --request 5f0c...
  */
@@ -43,9 +46,12 @@ await answerAndEnd(async () => {
     }
     // The database may have been written by others: nothing is granted but what the ceremony's document says.
     const fixed = (terms: object): Uint8Array => canonicalJson({ ...terms, notAfter: null });
-    if (granted?.csrSha256 !== request || row.terms === null || !equalBytes(fixed(granted.grant), fixed(row.terms))) {
+    if (granted === undefined || row.terms === null || !equalBytes(fixed(granted.grant), fixed(row.terms))) {
       throw new CountersignError("unauthorized", `the root's ceremony didn't grant this to ${child}`);
     }
+    const asked = { granted: granted.csrSha256, origin: site.origin, root };
+    const fault = await rootRequestFault(row, asked, nodeVerify);
+    if (fault !== undefined) throw new CountersignError("unauthorized", `${child}'s request isn't answered: ${fault}`);
     if (until !== undefined && until < row.terms.notAfter) {
       throw new CountersignError("input-invalid", `the grant to ${child} lasts until ${row.terms.notAfter} already`);
     }

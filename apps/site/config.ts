@@ -74,7 +74,8 @@ export const siteConfigSchema = z.strictObject({
      */
     processes: z.int().min(0).max(32).default(0),
     /**
-     * A program that prints `{"signatures": N}`, how many the CA's key has made by its token's own count or audit log:
+     * A program that prints `{"signatures": N}`, how many the CA's keys (`ca`, and `ca-N` after a
+     * rotation) have made together by their token's own count or audit log:
      * compared with what this site asked for. Left out: the token counts nothing (SoftHSM).
      */
     audit: z.strictObject({ command: z.array(z.string().min(1).max(4096)).min(1).max(32) }).optional(),

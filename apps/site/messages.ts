@@ -11,6 +11,7 @@ import { refuseRotation } from "../../services/parties/rotate.ts";
 import { sendAgain } from "../../services/recovery/resend.ts";
 import type { OutboxOptions } from "../../services/parties/outbox.ts";
 import type { Db } from "../../store/db.ts";
+import { findDelegation } from "../../store/delegations.ts";
 
 /** Which workflow of this site each kind of message is for. Business ids make a repetition find the first one. */
 export function messageHandlers(party: string, workflows: WorkflowClient, custody: CustodyContext): MessageHandlers {
@@ -48,6 +49,8 @@ export function messageHandlers(party: string, workflows: WorkflowClient, custod
       await noteRefusal(custody.db, id);
     },
     async rotation({ sender }) {
+      // Of an offline CA it waits for a sitting.
+      if ((await findDelegation(custody.db, sender))?.signer !== "site") return;
       await workflows.signalWithStart("delegation", {
         ...common,
         workflowId: workflowIds.delegation(sender),

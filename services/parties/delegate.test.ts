@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { nodeVerify, type CaKey } from "../../hsm/index.ts";
-import { toBase64 } from "../../lib/domain/bytes.ts";
+import { fromBase64, toBase64 } from "../../lib/domain/bytes.ts";
 import { newSerial } from "../../lib/pki/serial.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
@@ -23,6 +23,7 @@ import {
   requestRenewal,
   storeAcceptance,
   storeDelegationAct,
+  type Delegation,
 } from "../../store/delegations.ts";
 import { adoptDelegation, adoptRevocation } from "../../store/recovery.ts";
 import { crlEntries } from "../../store/revocations.ts";
@@ -47,6 +48,7 @@ import {
 } from "./delegate.ts";
 import { Inbox } from "./inbox.ts";
 import { orderRevocation } from "./revoke.ts";
+import { rootRequestFault } from "./root-request.ts";
 import { profileRefs } from "./terms.ts";
 
 /** Factory-Y as a grantor: its own grant, its online CA key, and a child that has joined. */
@@ -391,6 +393,28 @@ describe("a child that asks for a certificate for another CA key", () => {
     expect(await getDelegation(db, "technician-z")).toMatchObject({ revision: 2, csrSha256: row.csrSha256 });
   });
 
+  it("is answered by an offline root for what its last key says alone, whatever the database holds", async () => {
+    await request();
+    const row = await getDelegation(db, "technician-z");
+    const { origin } = factory.identity;
+    const fault = (change: Partial<Delegation> = {}, root = ca, granted = "0".repeat(64)) =>
+      rootRequestFault({ ...row, ...change }, { granted, origin, root }, nodeVerify);
+    expect(await fault()).toBeUndefined();
+    expect(await fault({}, ca, row.csrSha256)).toBeUndefined();
+    expect(await fault({ rotationProof: null })).toContain("doesn't say so");
+    expect(await fault({ rotationProof: fromBase64(await proof(factory.ca)) })).toContain("another key's");
+    expect(await fault({ supersededLeafHash: "3".repeat(64) })).toContain("another change");
+    expect(await fault({ csr: fromBase64(await proof(factory.ca)) })).toContain("another change");
+    expect(await fault({ csr: fromBase64(await proof(next, of(), "Factory-Y CA")) })).toContain("another name");
+    expect(await fault({ supersededCertificate: child.infra.certificate.der })).toContain("didn't sign");
+    expect(await fault({ supersededCertificate: null })).toContain("nothing");
+    // Once it is signed, the same request again is answered as before.
+    await prepare();
+    await signChild(db, "technician-z", await issuer(), factory.ca);
+    const { certificate } = await getDelegation(db, "technician-z");
+    expect(await fault({ certificate, rotationProof: null })).toBeUndefined();
+  });
+
   const wrong: [string, string, () => Promise<Partial<Body<"rotation">>>][] = [
     ["a proof by another key", "possession-unproven", async () => ({ old: await proof(factory.ca) })],
     ["one key's proof for both", "possession-unproven", async () => ({ new: await proof(child.ca) })],
@@ -419,12 +443,13 @@ describe("a child that asks for a certificate for another CA key", () => {
     await expect(request(change)).rejects.toMatchObject({ code: "possession-unproven" });
   });
 
-  it("is refused by a CA that is offline, which can renew the present one as before", async () => {
+  it("waits for a sitting where the CA is offline, which renews nothing else meanwhile", async () => {
     await db.query("UPDATE delegation SET signer = 'ceremony'");
-    await expect(request()).rejects.toMatchObject({ code: "unauthorized" });
+    await request();
     await inTransaction(db, (tx) => requestRenewal(tx, "technician-z", undefined, "ceremony"));
     const row = await getDelegation(db, "technician-z");
-    expect(toBase64(parseCsr(row.csr).spki)).toBe(toBase64(child.ca.spki));
+    expect(row).toMatchObject({ revision: 2, state: "requested" });
+    expect(toBase64(parseCsr(row.csr).spki)).toBe(toBase64(next.spki));
   });
 
   it("is refused when its CA is revoked, before and after it asked", async () => {

@@ -16,8 +16,8 @@ import { lockStanding } from "./delegate.ts";
 /**
  * A child's request for a CA certificate for another key: begins the grant's next revision, with everything but the key
  * as it is. Both keys have to say so, and the grant that they name is the one in force: a request is good once.
- * @throws CountersignError `not-found`, `unauthorized` (its issuer is offline), `possession-unproven`, `csr-invalid`,
- *   `key-unsupported`, `state-conflict` (revoked or held, or another revision is under way)
+ * @throws CountersignError `not-found`, `possession-unproven`, `csr-invalid`, `key-unsupported`, `state-conflict` (revoked
+ *   or held, or another revision is under way)
  */
 export async function admitRotation(
   tx: Tx,
@@ -26,10 +26,6 @@ export async function admitRotation(
   verify: VerifySignature,
 ): Promise<void> {
   const row = await lockStanding(tx, child);
-  // A revision that no ceremony completes would keep the root from renewing the child.
-  if (row.signer !== "site") {
-    throw new CountersignError("unauthorized", `the CA that certified ${child} is offline, and certifies no other key`);
-  }
   const { supersedes } = body;
   const proofs = { old: fromBase64(body.old), new: fromBase64(body.new) };
   const csr = parseCsr(proofs.new);
@@ -56,7 +52,7 @@ export async function admitRotation(
   }
   if (await wasUsed(tx, row, of.new)) throw unproven(child, "its new key has, or had, another role already");
   const digests = { csrSha256: sha256Hex(csr.der), nonceSha256: sha256Hex(rotationChallenge(of)) };
-  await beginRotation(tx, child, { csr: csr.der, ...digests });
+  await beginRotation(tx, child, { csr: csr.der, proof: proofs.old, ...digests });
 }
 
 async function wasUsed(tx: Tx, { child, keyset }: Delegation, spki: string): Promise<boolean> {

@@ -11,8 +11,10 @@ import { raiseSetBackAlarm, raiseSignatureAlarm } from "./alarm.ts";
 import type { ReconcileContext } from "./context.ts";
 
 export interface CountedKey {
-  /** of the CA's key */
+  /** of the CA's key by whose id the count is kept */
   readonly spki: Uint8Array;
+  /** SHA-256 of their SPKIs, hex: all keys that the source counts together; that one alone unless given */
+  readonly counted?: () => Promise<readonly string[]>;
   readonly source: TokenAuditSource;
   /** signatures of this process, and of its issuing processes, that were asked for again; only grows */
   readonly repeats: () => number;
@@ -53,7 +55,7 @@ export class SignatureAudit {
     // The counter first: what it holds was asked for before, so the account read afterwards has it.
     const counted = await this.#key.source.signatures();
     await this.#noteRepeats();
-    const { accounted, open } = await readAccount(db, this.#keyId);
+    const { accounted, open } = await readAccount(db, (await this.#key.counted?.()) ?? [this.#keyId]);
     const now = (this.#context.now ?? (() => new Date()))();
     const seen = { seenCounted: counted, seenAccounted: accounted, seenAt: now };
     const base = await readBaseline(db, this.#keyId);

@@ -155,6 +155,26 @@ describe("a renewal in the embedded stack", () => {
     lots = all;
   }, 180_000);
 
+  it("is a sitting as well for a key of the root's own child, whose children are renewed by that key then", async () => {
+    const asked = await say("rotate", "factory-y", "--no-wait", "--json");
+    expect(asked, asked.stderr).toMatchObject({ code: 0 });
+    const { csrSha256 } = JSON.parse(asked.stdout) as { csrSha256: string };
+    const sitting = (digest: string) => say("ceremony", "renew", "factory-y", "--request", digest, "--json");
+    const client = await SiteClient.open("company-x", { home });
+    const at = await client.poll<{ csrSha256: string }>(
+      "/api/v1/delegations/factory-y",
+      (view) => view.csrSha256 === csrSha256,
+    );
+    client.close();
+    expect(at).toMatchObject({ revision: 3, state: "joined" });
+    const done = await sitting(csrSha256);
+    expect(done, done.stderr).toMatchObject({ code: 0 });
+    expect(JSON.parse(done.stdout)).toMatchObject({ state: "accepted", revision: 3 });
+    const renewed = await say("party", "renew", "technician-z", "--site", "factory-y", "--json");
+    expect(renewed, renewed.stderr).toMatchObject({ code: 0 });
+    expect(JSON.parse(renewed.stdout)).toMatchObject({ state: "accepted", revision: 4 });
+  }, 120_000);
+
   it("holds before audit and verifiers, for the devices of all certificates", async () => {
     const devices = await exported(out());
     const pinned = ["--root", out("root.pem"), "--policy", out("policy.json")];
@@ -183,7 +203,7 @@ describe("a renewal in the embedded stack", () => {
     const revoked = await say("revoke", "technician-z", "--reason", "cACompromise", "--json");
     expect(revoked, revoked.stderr).toMatchObject({ code: 0 });
     const { results } = JSON.parse(revoked.stdout) as { results: { serials: string[] }[] };
-    expect(results[0]!.serials).toHaveLength(3);
+    expect(results[0]!.serials).toHaveLength(4);
     const again = await say("party", "renew", "technician-z", "--site", "factory-y");
     expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining("revoked") });
     const rotated = await say("rotate", "technician-z");

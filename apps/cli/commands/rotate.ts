@@ -12,6 +12,7 @@ interface Rotations {
     supersedes: string;
     state: "requested" | "sent" | "accepted" | "refused";
     effectiveSize: number | null;
+    csrSha256: string | null;
     error?: { code: string; message: string };
   }[];
 }
@@ -23,6 +24,7 @@ export function registerRotate(program: Command): void {
     .command("rotate")
     .argument("<party>", "whose CA; it is asked for at the party's own site")
     .option("--site <id>", "the party's site; the party itself unless given")
+    .option("--no-wait", "only ask: a parent whose CA is offline answers in a sitting with its token")
     .option("--dry-run", "say what would be done, and do nothing")
     .option("--json", "machine-readable")
     .description(
@@ -30,9 +32,9 @@ export function registerRotate(program: Command): void {
     )
     .addHelpText(
       "after",
-      "\nExample:\n  $ countersign rotate technician-z\n  $ countersign rotate technician-z --dry-run",
+      "\nExample:\n  $ countersign rotate technician-z\n  $ countersign rotate technician-z --dry-run\n  $ countersign rotate factory-y --no-wait",
     )
-    .action(async (party: string, options: { site?: string; dryRun?: boolean; json?: boolean }) => {
+    .action(async (party: string, options: { site?: string; wait: boolean; dryRun?: boolean; json?: boolean }) => {
       if (options.site !== undefined && options.site !== party) {
         throw new CountersignError("usage", `the CA of ${party} is rotated at its own site, not at ${options.site}`);
       }
@@ -44,10 +46,17 @@ export function registerRotate(program: Command): void {
         const of = ({ rotations }: Rotations) => rotations.find((one) => one.supersedes === supersedes);
         const done = await client.poll<Rotations>(
           "/api/v1/rotations",
-          (answer) => ["accepted", "refused"].includes(of(answer)?.state ?? ""),
+          (answer) => ["accepted", "refused", ...(options.wait ? [] : ["sent"])].includes(of(answer)?.state ?? ""),
           { timeoutMs: WAIT_MS, what: `the new CA key of ${party}` },
         );
         const rotation = of(done);
+        if (!options.wait && rotation?.state === "sent") {
+          if (options.json) return printJson(rotation);
+          print(
+            `asked; where the parent's CA is offline: countersign ceremony renew ${party} --request ${rotation.csrSha256}`,
+          );
+          return;
+        }
         if (rotation?.state !== "accepted") {
           throw new CountersignError(
             "state-conflict",

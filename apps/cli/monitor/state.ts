@@ -15,6 +15,7 @@ import type { SplitView } from "../../../lib/records/split-view.ts";
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS ledger (party TEXT PRIMARY KEY, note BLOB, size INTEGER NOT NULL, next INTEGER NOT NULL,
   ca BLOB, act BLOB) STRICT;
+CREATE TABLE IF NOT EXISTS other_ca (party TEXT NOT NULL, ca BLOB NOT NULL, PRIMARY KEY (party, ca)) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS certificate (sha256 BLOB PRIMARY KEY, party TEXT NOT NULL, entry INTEGER NOT NULL)
   STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS slot (lot TEXT NOT NULL, slot INTEGER NOT NULL, party TEXT NOT NULL, entry INTEGER NOT NULL,
@@ -108,6 +109,8 @@ export class MonitorFile implements MonitorStore {
     switch (fact.kind) {
       case "keys":
         return void this.#run("UPDATE ledger SET ca = ?, act = ? WHERE party = ?", fact.ca, fact.act, party);
+      case "ca":
+        return void this.#run("INSERT INTO other_ca (party, ca) VALUES (?, ?) ON CONFLICT DO NOTHING", party, fact.ca);
       case "certificate":
         return void this.#run(
           "INSERT INTO certificate (sha256, party, entry) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
@@ -134,7 +137,9 @@ export class MonitorFile implements MonitorStore {
   }
 
   async caKeys(): Promise<{ party: string; ca: Uint8Array }[]> {
-    const rows = this.#statement("SELECT party, ca FROM ledger WHERE ca IS NOT NULL ORDER BY party").all();
+    const rows = this.#statement(
+      "SELECT party, ca FROM ledger WHERE ca IS NOT NULL UNION SELECT party, ca FROM other_ca ORDER BY party",
+    ).all();
     return rows.map((row) => ({ party: row["party"] as string, ca: row["ca"] as Uint8Array }));
   }
 

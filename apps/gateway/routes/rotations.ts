@@ -2,6 +2,7 @@ import { WorkflowIdReusePolicy } from "@temporalio/client";
 import { asked, workflowIds } from "../../../contracts/parties.ts";
 import { QUEUES } from "../../../contracts/queues.ts";
 import { CountersignError } from "../../../lib/domain/errors.ts";
+import { sha256Hex } from "../../../lib/domain/hash.ts";
 import { parseCertificate } from "../../../lib/pki/certificate.ts";
 import { orderRotation } from "../../../services/parties/rotate.ts";
 import { caLabel, listOnlineCas, rotatedCaLabel } from "../../../store/authority.ts";
@@ -48,9 +49,11 @@ export function registerRotations(app: HttpsServer, deps: GatewayDeps): void {
   });
 }
 
-function view({ supersedes, label, state, effectiveSize, requested, errorCode, errorMessage }: CaRotation) {
+function view({ supersedes, label, state, effectiveSize, newProof, requested, errorCode, errorMessage }: CaRotation) {
   return {
     ...{ supersedes, label, state, effectiveSize },
+    // What a parent whose CA is offline is to be told, by its people.
+    csrSha256: newProof === null ? null : sha256Hex(newProof),
     requested: requested.toISOString(),
     ...(errorCode === null ? {} : { error: { code: errorCode, message: errorMessage ?? "" } }),
   };

@@ -79,6 +79,9 @@ export class EntryBatch {
       case "delegation":
         this.facts.push({ kind: "certificate", sha256: this.#digestOf(act.fields.certificate), index });
         return;
+      case "rotated":
+        this.facts.push({ kind: "ca", ca: fromBase64(act.fields.new.spki) });
+        return;
       case "certified":
         return this.#takeCertified(index, act.fields);
       case "alarm": {

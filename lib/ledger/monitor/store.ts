@@ -46,7 +46,9 @@ export interface SlotFact {
 export type Fact =
   | SlotFact
   | { readonly kind: "certificate"; readonly sha256: string; readonly index: number }
-  | { readonly kind: "keys"; readonly ca: Uint8Array; readonly act: Uint8Array };
+  | { readonly kind: "keys"; readonly ca: Uint8Array; readonly act: Uint8Array }
+  /** another CA key of the party's, beside those before */
+  | { readonly kind: "ca"; readonly ca: Uint8Array };
 
 export interface SlotHolder {
   readonly party: string;
@@ -81,6 +83,7 @@ export interface MonitorStore {
     reused: (fact: SlotFact, holder: SlotHolder) => Alarm,
   ): Promise<void>;
   keys(party: string): Promise<{ ca: Uint8Array; act: Uint8Array } | undefined>;
+  /** Every CA key that a party has had: it answers for what any of them signs. */
   caKeys(): Promise<{ party: string; ca: Uint8Array }[]>;
   certificate(sha256: string): Promise<{ party: string; index: number } | undefined>;
   witness(party: string, witness: string): Promise<WitnessMark | undefined>;
