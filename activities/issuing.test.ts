@@ -75,7 +75,7 @@ describe("a group of batches", () => {
     await site.db.query("UPDATE batch SET items = '\\x00' WHERE id = $1", [spoiled]);
     const { rows } = await site.db.query<{ lot: string }>("SELECT lot FROM batch WHERE id = $1", [own]);
     const { lot } = rows[0]!;
-    const underWay = new UnderWay();
+    const underWay = new UnderWay(3);
     const offered: Promise<boolean>[] = [];
     const context: IssuingContext = {
       ...site.issuing,

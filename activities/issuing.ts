@@ -1,5 +1,5 @@
 import { Context } from "@temporalio/activity";
-import type { BatchRefusal, LotActivities, LotBatchKind } from "../contracts/lots.ts";
+import { LANES, type BatchGroup, type BatchRefusal, type LotActivities, type LotBatchKind } from "../contracts/lots.ts";
 import { isCountersignError } from "../lib/domain/errors.ts";
 import { recordBuilt } from "../services/issuing/built.ts";
 import { issueBatch } from "../services/issuing/certify.ts";
@@ -33,8 +33,8 @@ function heartbeat(): () => void {
  * have their answer before it.
  */
 async function together(
-  { db, underWay = new UnderWay() }: IssuingContext,
-  { lot, batches }: { lot?: string; batches: string[] },
+  { db, underWay = new UnderWay(LANES) }: IssuingContext,
+  { lot, queued, batches }: BatchGroup,
   kind: LotBatchKind,
   work: (batch: string) => Promise<void>,
 ): Promise<BatchRefusal[]> {
@@ -43,7 +43,7 @@ async function together(
   const ended =
     lot === undefined
       ? await Promise.allSettled(own.map((begin) => begin()))
-      : await underWay.run({ lot, kind }, own, (batch) => joined(db, batch, work));
+      : await underWay.run({ lot, kind, queued }, own, (batch) => joined(db, batch, work));
   const refusals: BatchRefusal[] = [];
   const faults: unknown[] = [];
   for (const [i, end] of ended.entries()) {
@@ -95,11 +95,11 @@ export function issuingActivities(
   context: IssuingContext,
 ): Pick<LotActivities, "recordBuilt" | "issueBatches" | "refuseBatch" | "waitingBatches"> {
   return withFailures({
-    recordBuilt: (input: Parameters<LotActivities["recordBuilt"]>[0]) => {
+    recordBuilt: (input: BatchGroup) => {
       const onProgress = heartbeat();
       return together(context, input, "built", (batch) => recordBuilt(context, batch, onProgress));
     },
-    issueBatches: (input: Parameters<LotActivities["issueBatches"]>[0]) => {
+    issueBatches: (input: BatchGroup) => {
       const onProgress = heartbeat();
       return together(context, input, "certify", (batch) => issueBatch(context, batch, onProgress));
     },

@@ -38,11 +38,14 @@ export interface LotBatch {
   kind: LotBatchKind;
 }
 
+/** Groups of batches of one lot in work at once: while one is at its ledger or its HSM, another is checked and stored. */
+export const LANES = 3;
+
 export interface ProductionLotInput {
   lot: string;
   /** opens the lot; absent where a handoff opened it, and in every later run */
   request?: LotRequest;
-  /** groups of batches in work at once; default 3 */
+  /** default {@link LANES} */
   lanes?: number;
   /** ends a run early; for tests, the server's own suggestion serves otherwise */
   batchesPerRun?: number;
@@ -74,14 +77,19 @@ export interface BatchRefusal {
   refused: Refusal;
 }
 
+export interface BatchGroup {
+  /** others of this lot may join meanwhile; absent in histories of before */
+  lot?: string;
+  /** others wait in the workflow: none joins for longer than these take */
+  queued?: boolean;
+  batches: string[];
+}
+
 export interface LotActivities {
   openLot(input: { request: LotRequest }): Promise<void>;
-  /**
-   * Works on batches side by side; gives the refusals, by batch. A batch that is done already costs a look. Others of the
-   * lot, where it is named, may join them meanwhile.
-   */
-  recordBuilt(input: { lot?: string; batches: string[] }): Promise<BatchRefusal[]>;
-  issueBatches(input: { lot?: string; batches: string[] }): Promise<BatchRefusal[]>;
+  /** Works on batches side by side; gives the refusals, by batch. A batch that is done already costs a look. */
+  recordBuilt(input: BatchGroup): Promise<BatchRefusal[]>;
+  issueBatches(input: BatchGroup): Promise<BatchRefusal[]>;
   /** The lot's oldest batches that nobody finished, at most `limit`. */
   waitingBatches(input: { lot: string; limit: number }): Promise<LotBatch[]>;
   /** Answers what is left of a batch with one refusal: nothing more will come of it. */

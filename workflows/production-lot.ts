@@ -10,6 +10,7 @@ import {
 } from "@temporalio/workflow";
 import {
   batchesArrived,
+  LANES,
   lotOpened,
   lotProgress,
   type BatchRefusal,
@@ -38,8 +39,6 @@ const { recordBuilt, issueBatches } = proxyActivities<LotActivities>({
   retry,
 });
 
-/** While one group is at its ledger or its HSM, another is checked and stored. */
-const LANES = 3;
 /** Batches that one activity works on side by side. */
 const GROUP = 8;
 
@@ -103,7 +102,8 @@ async function lane(lot: string, state: LotState, bounded: boolean): Promise<voi
     const batches = state.take(GROUP);
     const ids = batches.map((batch) => batch.id);
     const work = batches[0]?.kind === "built" ? recordBuilt : issueBatches;
-    for (const refusal of await refusals(ids, () => work({ lot, batches: ids }))) await refuseBatch(refusal);
+    const queued = state.queue.length > 0;
+    for (const refusal of await refusals(ids, () => work({ lot, queued, batches: ids }))) await refuseBatch(refusal);
     state.finish(batches);
   }
 }

@@ -10,6 +10,7 @@ import { hubRegistrationActivities } from "../../activities/hub-registration.ts"
 import { issuingActivities } from "../../activities/issuing.ts";
 import { revocationActivities } from "../../activities/revocation.ts";
 import { rotationActivities } from "../../activities/rotation.ts";
+import { LANES } from "../../contracts/lots.ts";
 import { QUEUES } from "../../contracts/queues.ts";
 import { nodeVerify, type Token } from "../../hsm/index.ts";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
@@ -194,7 +195,7 @@ async function launch(
   };
   const accounted = caToken === undefined ? undefined : accountedToken(caToken, db);
   const hubs = siteHubs(config);
-  const underWay = new UnderWay();
+  const underWay = new UnderWay(LANES);
   const issuing = issuingContext(config, { db, acts, underWay, caToken, processes });
   const temporal = await startTemporalSide(
     {

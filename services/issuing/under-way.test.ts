@@ -31,7 +31,7 @@ afterEach(() => vi.useRealTimers());
 describe("work that is under way", () => {
   it("is joined by batches of its lot and kind, and by no others, until it ends", async () => {
     const { begun, begin, own, end } = works();
-    const underWay = new UnderWay();
+    const underWay = new UnderWay(3);
     expect(underWay.offer(batch("early"))).toBeUndefined();
 
     const run = underWay.run(at, [own("own")], begin);
@@ -52,7 +52,7 @@ describe("work that is under way", () => {
 
   it("has so many batches side by side, as many again that wait, and no more", async () => {
     const { begun, begin, own, end } = works();
-    const underWay = new UnderWay();
+    const underWay = new UnderWay(3);
     const run = underWay.run(at, [own("own")], begin);
     const taken = Array.from({ length: 15 }, (_, i) => underWay.offer(batch(`b${i}`)));
     expect(taken).not.toContain(undefined);
@@ -73,9 +73,41 @@ describe("work that is under way", () => {
     await Promise.all([run, beside, ...taken]);
   });
 
+  it("lets a lane go for a batch that none takes, when all are at work", async () => {
+    const { begun, begin, own, end } = works();
+    const underWay = new UnderWay(2);
+    const first = underWay.run(at, [own("own")], begin);
+    expect(underWay.offer(batch("built", "lot-1", "built"))).toBeUndefined();
+    // One lane is free for it.
+    const joined = Array.from({ length: 9 }, (_, i) => underWay.offer(batch(`b${i}`)));
+    const second = underWay.run(at, [own("beside")], begin);
+    expect(underWay.offer(batch("built-2", "lot-1", "built"))).toBeUndefined();
+    const more = Array.from({ length: 15 }, (_, i) => underWay.offer(batch(`c${i}`)));
+    // The one with the least work ends; the other has room for six.
+    expect(more.filter((one) => one !== undefined)).toHaveLength(6);
+    await end("beside");
+    await second;
+    for (let i = 0; i < begun.length; i++) if (begun[i] !== "beside") await end(begun[i]!);
+    await expect(Promise.all([...joined, ...more.slice(0, 6)])).resolves.toEqual(Array(15).fill(true));
+    await first;
+  });
+
+  it("ends with its own when others wait for the lane, and those that joined by then", async () => {
+    const { begun, begin, own, end } = works();
+    const underWay = new UnderWay(3);
+    const run = underWay.run({ ...at, queued: true }, [own("own")], begin);
+    const joined = underWay.offer(batch("joined"));
+    expect(begun).toEqual(["own", "joined"]);
+    await end("own");
+    expect(underWay.offer(batch("late"))).toBeUndefined();
+    await end("joined");
+    await expect(joined).resolves.toBe(true);
+    await run;
+  });
+
   it("takes nothing more once one of its own failed, and gives back what waits", async () => {
     const { begun, begin, own, end } = works();
-    const underWay = new UnderWay();
+    const underWay = new UnderWay(3);
     const run = underWay.run(at, [own("good"), own("bad")], begin);
     const taken = Array.from({ length: 8 }, (_, i) => underWay.offer(batch(`b${i}`))!);
     await end("bad", false);
@@ -90,7 +122,7 @@ describe("work that is under way", () => {
   it("ends some time, however many come", async () => {
     vi.useFakeTimers();
     const { begin, own, end } = works();
-    const underWay = new UnderWay();
+    const underWay = new UnderWay(3);
     const run = underWay.run(at, [own("own")], begin);
     const joined = underWay.offer(batch("joined"));
     await end("own");
@@ -103,7 +135,7 @@ describe("work that is under way", () => {
 
   it("doesn't fail for what one that joined throws", async () => {
     const { own, end } = works();
-    const underWay = new UnderWay();
+    const underWay = new UnderWay(3);
     const run = underWay.run(at, [own("own")], () => Promise.reject(new Error("out of reach")));
     await expect(underWay.offer(batch("joined"))).resolves.toBe(false);
     await end("own");

@@ -19,46 +19,57 @@ interface Taken {
  * one that nobody finished, as if its signal had been lost, and is found and announced as those are.
  */
 export class UnderWay {
+  /** by lot */
   readonly #open = new Map<string, Set<Joining>>();
+  readonly #lanes: number;
+
+  /** @param lanes how many activities a lot's workflow has at once */
+  constructor(lanes: number) {
+    this.#lanes = lanes;
+  }
 
   /**
    * Undefined: no work takes it in, and its workflow has to be told. Otherwise it resolves when that work is done with it,
    * with whether the batch is done as well.
    */
   offer({ id, lot, kind }: PendingBatch): Promise<boolean> | undefined {
-    let least: Joining | undefined;
-    for (const work of this.#open.get(`${kind}/${lot}`) ?? []) {
-      if (work.takes && (least === undefined || work.length < least.length)) least = work;
-    }
-    return least?.take(id);
+    const open = [...(this.#open.get(lot) ?? [])];
+    const taking = open.filter((work) => work.takes).sort((a, b) => a.length - b.length);
+    const work = taking.find((one) => one.kind === kind);
+    if (work !== undefined) return work.take(id);
+    // It waits for a lane of its workflow: those that come after it mustn't keep all of them.
+    if (open.length >= this.#lanes) taking[0]?.takeNoMore();
+    return undefined;
   }
 
   /**
    * Runs an activity's own batches, and those that join them. Resolves when all have ended, with how the own ones did.
+   * @param at `queued`: others wait for this lane already, so that none joins any more once the own ones have ended
    * @param own each is begun at once
    * @param joined works on one that joined; resolves with whether it is done and doesn't throw
    */
   async run(
-    at: { readonly lot: string; readonly kind: BatchKind },
+    at: { readonly lot: string; readonly kind: BatchKind; readonly queued?: boolean | undefined },
     own: readonly (() => Promise<void>)[],
     joined: (batch: string) => Promise<boolean>,
   ): Promise<PromiseSettledResult<void>[]> {
-    const key = `${at.kind}/${at.lot}`;
-    const work = new Joining(joined);
-    const open = this.#open.get(key) ?? new Set();
-    this.#open.set(key, open.add(work));
+    const work = new Joining(at.kind, joined);
+    const open = this.#open.get(at.lot) ?? new Set();
+    this.#open.set(at.lot, open.add(work));
     try {
       const ended = await Promise.allSettled(own.map((begin) => work.own(begin)));
+      if (at.queued === true) work.takeNoMore();
       await work.idle();
       return ended;
     } finally {
       open.delete(work);
-      if (open.size === 0) this.#open.delete(key);
+      if (open.size === 0) this.#open.delete(at.lot);
     }
   }
 }
 
 class Joining {
+  readonly kind: BatchKind;
   readonly #work: (batch: string) => Promise<boolean>;
   readonly #timer = setTimeout(() => this.#close(), OPEN_MS);
   readonly #waiting: Taken[] = [];
@@ -66,7 +77,8 @@ class Joining {
   #closed = false;
   #ended: (() => void) | undefined;
 
-  constructor(work: (batch: string) => Promise<boolean>) {
+  constructor(kind: BatchKind, work: (batch: string) => Promise<boolean>) {
+    this.kind = kind;
     this.#work = work;
   }
 
@@ -97,6 +109,11 @@ class Joining {
       if (this.#running < SIDE_BY_SIDE) void this.#begin(taken);
       else this.#waiting.push(taken);
     });
+  }
+
+  /** Ends with what it has, and what waits in it. */
+  takeNoMore(): void {
+    this.#closed = true;
   }
 
   /** Resolves when nothing runs; nothing is taken in then. */
