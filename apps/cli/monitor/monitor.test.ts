@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { afterAll, afterEach, beforeEach, describe, expect, it } from "vitest";
-import { fromBase64, utf8 } from "../../../lib/domain/bytes.ts";
+import { fromBase64, toBase64, utf8 } from "../../../lib/domain/bytes.ts";
 import { cosign, withSignatures } from "../../../lib/ledger/cosignature.ts";
 import { httpSource } from "../../../lib/ledger/http.ts";
 import type { MonitoredLog } from "../../../lib/ledger/monitor/follow.ts";
@@ -14,7 +14,7 @@ import { ed25519Raw, KEY_TYPE, noteKey, parseNote } from "../../../lib/ledger/no
 import { checkSplitView } from "../../../lib/ledger/split-view.ts";
 import { parseCertificate, type Certificate } from "../../../lib/pki/certificate.ts";
 import { parseEntry, type Act } from "../../../lib/records/statement.ts";
-import { issue, pem, throwawayKey } from "../../../test/support/issuing.ts";
+import { issue, issueCa, pem, throwawayKey } from "../../../test/support/issuing.ts";
 import { connect, type Db } from "../../../store/db.ts";
 import { MonitorTables } from "../../../store/hub-monitor.ts";
 import { migrateHub } from "../../../store/hub.ts";
@@ -174,6 +174,31 @@ describe.each(["a file", "the hub's database"])("a monitor with its memory in %s
     expect(found.alarms[0]).toMatchObject({ fresh: true, message: expect.stringMatching(/DEV-99999/) as string });
     // It stays, and is news once.
     expect((await round()).alarms).toMatchObject([{ code: "unlogged-certificate", fresh: false }]);
+  });
+
+  it("finds what any CA key of a party's signed beside its ledger, the one that took another's place as well", async () => {
+    const { z, y } = world;
+    const next = issueCa(y.ca, { commonName: "Technician-Z CA" }, { pathLen: 0 });
+    const { spki } = next.key;
+    const secret = issue(next, "idevid", { commonName: "DEV-99998" }, throwawayKey().spki);
+    expect((await round({}, [secret])).seen).toMatchObject([{ state: "foreign" }]);
+    const digest = { sha256: "0".repeat(64) };
+    const grant = { origin: y.origin, leafHash: digest.sha256 };
+    const proof = toBase64(Uint8Array.of(0x30, 0));
+    await z.signed(
+      "rotated",
+      { name: z.id, digest },
+      {
+        ...{ role: "ca", effectiveSize: z.log.entries.length, grant },
+        ...{ old: { spki: z.keyset.ca, proof }, new: { spki: toBase64(spki), proof } },
+      },
+    );
+    await z.publish();
+    const found = await round({}, [secret, secretly(z)]);
+    expect(found.seen).toMatchObject([
+      { state: "unlogged", party: z.id },
+      { state: "unlogged", party: z.id },
+    ]);
   });
 
   it("isn't sure of a certificate whose party's ledger it can't follow, and goes on with the others", async () => {
