@@ -13,8 +13,9 @@ import type { MonitorStore } from "../../../lib/ledger/monitor/store.ts";
 import { ed25519Raw, KEY_TYPE, noteKey, parseNote } from "../../../lib/ledger/note.ts";
 import { checkSplitView } from "../../../lib/ledger/split-view.ts";
 import { parseCertificate, type Certificate } from "../../../lib/pki/certificate.ts";
+import { rotationChallenge } from "../../../lib/records/rotation.ts";
 import { parseEntry, type Act } from "../../../lib/records/statement.ts";
-import { issue, issueCa, pem, throwawayKey } from "../../../test/support/issuing.ts";
+import { issue, makeCsr, pem, throwawayKey, type ThrowawayKey } from "../../../test/support/issuing.ts";
 import { connect, type Db } from "../../../store/db.ts";
 import { MonitorTables } from "../../../store/hub-monitor.ts";
 import { migrateHub } from "../../../store/hub.ts";
@@ -121,7 +122,8 @@ describe.each(["a file", "the hub's database"])("a monitor with its memory in %s
   };
   const codes = ({ alarms }: MonitorRound) => alarms.map(({ code, party }) => `${code} ${party}`);
   /** A device certificate that its CA key signed beside the ledger. */
-  const secretly = ({ ca }: TestParty) => issue(ca, "idevid", { commonName: "DEV-99999" }, throwawayKey().spki);
+  const secretly = ({ ca }: Pick<TestParty, "ca">) =>
+    issue(ca, "idevid", { commonName: "DEV-99999" }, throwawayKey().spki);
   const certified = (party: TestParty) =>
     party.log.entries.flatMap((entry) => {
       const { act } = parseEntry(entry);
@@ -176,31 +178,6 @@ describe.each(["a file", "the hub's database"])("a monitor with its memory in %s
     expect((await round()).alarms).toMatchObject([{ code: "unlogged-certificate", fresh: false }]);
   });
 
-  it("finds what any CA key of a party's signed beside its ledger, the one that took another's place as well", async () => {
-    const { z, y } = world;
-    const next = issueCa(y.ca, { commonName: "Technician-Z CA" }, { pathLen: 0 });
-    const { spki } = next.key;
-    const secret = issue(next, "idevid", { commonName: "DEV-99998" }, throwawayKey().spki);
-    expect((await round({}, [secret])).seen).toMatchObject([{ state: "foreign" }]);
-    const digest = { sha256: "0".repeat(64) };
-    const grant = { origin: y.origin, leafHash: digest.sha256 };
-    const proof = toBase64(Uint8Array.of(0x30, 0));
-    await z.signed(
-      "rotated",
-      { name: z.id, digest },
-      {
-        ...{ role: "ca", effectiveSize: z.log.entries.length, grant },
-        ...{ old: { spki: z.keyset.ca, proof }, new: { spki: toBase64(spki), proof } },
-      },
-    );
-    await z.publish();
-    const found = await round({}, [secret, secretly(z)]);
-    expect(found.seen).toMatchObject([
-      { state: "unlogged", party: z.id },
-      { state: "unlogged", party: z.id },
-    ]);
-  });
-
   it("isn't sure of a certificate whose party's ledger it can't follow, and goes on with the others", async () => {
     await round();
     served.away.add("technician-z");
@@ -226,6 +203,43 @@ describe.each(["a file", "the hub's database"])("a monitor with its memory in %s
     expect(found.alarms).toEqual([]);
     served.away.clear();
     expect(codes(await round({}, [secret]))).toEqual(["unlogged-certificate technician-z"]);
+  });
+
+  /** A party says that a key takes the place of its CA's, with the proof of whichever. */
+  async function rotate(party: TestParty, next: ThrowawayKey, prover: ThrowawayKey): Promise<void> {
+    const grant = { origin: world.y.origin, leafHash: "1".repeat(64) };
+    const of = { party: party.id, supersedes: grant, old: party.keyset.ca, new: toBase64(next.spki) };
+    const proof = (by: ThrowawayKey) => toBase64(makeCsr(by, { cn: "a CA", challengePassword: rotationChallenge(of) }));
+    await party.signed(
+      "rotated",
+      { name: party.id, digest: { sha256: "0".repeat(64) } },
+      {
+        role: "ca",
+        old: { spki: of.old, proof: proof(party.ca.key) },
+        new: { spki: of.new, proof: proof(prover) },
+        grant,
+        effectiveSize: 1,
+      },
+      { prev: [grant], grant },
+    );
+    await party.publish();
+  }
+
+  it("holds a party to every CA key that it has had, and to none that it hasn't proven", async () => {
+    const next = throwawayKey();
+    const later = secretly({ ca: { ...world.z.ca, key: next } });
+    expect((await round({}, [later])).seen).toMatchObject([{ state: "foreign" }]);
+    await rotate(world.z, next, next);
+    const signed = { state: "unlogged", party: "technician-z" };
+    expect((await round({}, [later, secretly(world.z)])).seen).toMatchObject([signed, signed]);
+
+    // Another's key as its own, and away with the ledger: what that key signs is nobody's who could be asked.
+    await rotate(world.z, world.y.ca.key, next);
+    expect(codes(await round())).toContain("act-invalid technician-z");
+    served.away.add("technician-z");
+    const found = await round({}, [secretly(world.y)]);
+    expect(found.seen).toMatchObject([{ state: "unlogged", party: "factory-y" }]);
+    expect(codes(found)).toContain("unlogged-certificate factory-y");
   });
 
   it("alarms over a slot used twice, in one ledger or in two, between rounds or in one", async () => {

@@ -8,6 +8,7 @@ import { verifyDsse } from "../../records/dsse.ts";
 import { scanLine } from "../../records/line-scan.ts";
 import { parseEntry, type ParsedEntry } from "../../records/statement.ts";
 import { formatVkey, type NoteKey } from "../note.ts";
+import { rotatedFault } from "../rotation.ts";
 import type { LogEntry } from "../reader.ts";
 import type { Alarm, Fact, MonitorStore, SlotFact, SlotHolder } from "./store.ts";
 
@@ -79,9 +80,15 @@ export class EntryBatch {
       case "delegation":
         this.facts.push({ kind: "certificate", sha256: this.#digestOf(act.fields.certificate), index });
         return;
-      case "rotated":
+      case "rotated": {
+        // A key that isn't in its hands is another's to answer for.
+        const supersedes = act.grant;
+        const fault = supersedes && (await rotatedFault(act.fields, { party, supersedes }, this.#context.verify));
+        if (supersedes === undefined || fault !== undefined)
+          return wrong(`changes a CA key: ${fault ?? "of no grant"}`);
         this.facts.push({ kind: "ca", ca: fromBase64(act.fields.new.spki) });
         return;
+      }
       case "certified":
         return this.#takeCertified(index, act.fields);
       case "alarm": {

@@ -35,19 +35,24 @@ export async function checkSeen(
       for (const { party } of keys) await store.settle({ code: "unlogged-certificate", party, subject: sha256 });
       continue;
     }
-    let signer: string | undefined;
+    const signers = new Set<string>();
     for (const { party, ca } of keys) {
-      if (await isSignedBy(certificate, ca, verify)) signer = party;
+      if (await isSignedBy(certificate, ca, verify)) signers.add(party);
     }
+    const [signer] = signers;
+    // Whoever else names the key as its own, and keeps its ledger away, takes nothing from that.
+    const answering = [...signers].filter((party) => current.has(party));
     if (signer === undefined) {
       seen.push({ sha256, state: "foreign" });
-    } else if (!current.has(signer)) {
+    } else if (answering.length === 0) {
       seen.push({ sha256, state: "unsure", party: signer });
     } else {
-      seen.push({ sha256, state: "unlogged", party: signer });
+      seen.push({ sha256, state: "unlogged", party: answering[0]! });
       const { serial, subject } = certificate;
       const message = `its CA key signed a certificate that no ledger holds: serial ${serial}, ${subject.cn ?? "without a name"}, SHA-256 ${sha256}`;
-      await store.raise({ code: "unlogged-certificate", party: signer, subject: sha256, message });
+      for (const party of answering) {
+        await store.raise({ code: "unlogged-certificate", party, subject: sha256, message });
+      }
     }
   }
   return seen;
