@@ -1,5 +1,6 @@
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { Queryable, Tx } from "./db.ts";
+import { rotationUnderWay } from "./grants.ts";
 
 /** This site's CA changing its key: one row for each grant in whose place one for a new key is to come. */
 
@@ -91,8 +92,9 @@ export async function closeGrant(tx: Tx, leafHash: string): Promise<number> {
 }
 
 /** Takes it back, as long as the new key's effective size isn't fixed. */
-export async function reopenGrant(q: Queryable, leafHash: string): Promise<void> {
-  await q.query(
+export async function reopenGrant(tx: Tx, leafHash: string): Promise<void> {
+  await lockClosing(tx, leafHash);
+  await tx.query(
     `UPDATE grant_received g SET closing = false WHERE g.current AND g.leaf_hash = $1 AND NOT EXISTS (
        SELECT 1 FROM ca_rotation r WHERE r.supersedes = g.leaf_hash AND r.effective_size IS NOT NULL)`,
     [leafHash],
@@ -105,9 +107,20 @@ export async function queueIsPast(q: Queryable, last: number): Promise<boolean> 
   return rowCount === 0;
 }
 
-/** The first one stays. @throws CountersignError `not-found` */
-export async function fixEffectiveSize(q: Queryable, supersedes: string, size: number): Promise<number> {
-  const { rows } = await q.query<{ size: number }>(
+/** A statement of its own: what follows it sees what was committed while this waited. */
+async function lockClosing(tx: Tx, leafHash: string): Promise<boolean> {
+  const sql = "SELECT closing FROM grant_received WHERE current AND leaf_hash = $1 FOR UPDATE";
+  return (await tx.query<{ closing: boolean }>(sql, [leafHash])).rows[0]?.closing === true;
+}
+
+/**
+ * The first one stays.
+ * @throws CountersignError `not-found`; `rotation-under-way` when the grant was opened again after it was closed: what was
+ *   begun under it since would lie behind this size
+ */
+export async function fixEffectiveSize(tx: Tx, supersedes: string, size: number): Promise<number> {
+  if (!(await lockClosing(tx, supersedes))) throw rotationUnderWay();
+  const { rows } = await tx.query<{ size: number }>(
     `UPDATE ca_rotation SET effective_size = COALESCE(effective_size, $2) WHERE supersedes = $1
      RETURNING effective_size AS size`,
     [supersedes, size],

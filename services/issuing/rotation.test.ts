@@ -11,7 +11,7 @@ import { inTransaction } from "../../store/db.ts";
 import { currentGrant, debitQuota, storeGrant } from "../../store/grants.ts";
 import { findIssuances } from "../../store/issuance.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
-import { closeGrant, queueIsPast, reopenGrant } from "../../store/rotations.ts";
+import { closeGrant, fixEffectiveSize, queueIsPast, reopenGrant, requestRotation } from "../../store/rotations.ts";
 import { issue } from "../../test/support/issuing.ts";
 import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
 import { submitCsrs } from "../intake/submit.ts";
@@ -110,8 +110,27 @@ describe("issuing while the CA's key changes", () => {
     await inTransaction(site.db, (tx) => closeGrant(tx, ref.leafHash));
     const debit = () => inTransaction(site.db, (tx) => debitQuota(tx, 1));
     await expect(debit()).rejects.toMatchObject({ code: "rotation-under-way" });
-    await reopenGrant(site.db, ref.leafHash);
+    await inTransaction(site.db, (tx) => reopenGrant(tx, ref.leafHash));
     expect(await debit()).toMatchObject({ grant: ref });
+  });
+
+  it("fixes no effective size behind which something may have begun, nor opens the way behind one", async () => {
+    const { leafHash } = (await currentGrant(site.db)).ref;
+    await requestRotation(site.db, { supersedes: leafHash, label: "ca-9", by: "test" });
+    const close = () => inTransaction(site.db, (tx) => closeGrant(tx, leafHash));
+    const reopen = () => inTransaction(site.db, (tx) => reopenGrant(tx, leafHash));
+    const fix = () => inTransaction(site.db, (tx) => fixEffectiveSize(tx, leafHash, 7));
+    await close();
+    await reopen();
+    await expect(fix()).rejects.toMatchObject({ code: "rotation-under-way" });
+    for (let i = 0; i < 20; i++) {
+      await close();
+      const [fixed] = await Promise.allSettled(i % 2 === 0 ? [fix(), reopen()] : [fix(), reopen(), reopen()]);
+      expect((await currentGrant(site.db)).closing).toBe(fixed?.status === "fulfilled");
+      await site.db.query("UPDATE ca_rotation SET effective_size = NULL");
+    }
+    await reopen();
+    await site.db.query("DELETE FROM ca_rotation");
   });
 
   it("puts every intent on the right side of the effective size, whoever races", async () => {

@@ -185,7 +185,7 @@ async function settle(db: Db, held: CurrentGrant): Promise<number> {
     await sleep(LOOK_MS);
   }
   const head = await readHead(db);
-  return fixEffectiveSize(db, leafHash, head!.size);
+  return inTransaction(db, (tx) => fixEffectiveSize(tx, leafHash, head!.size));
 }
 
 /** In a database that was restored the request is the ledger's, once the change was recorded: as it was made then. */
@@ -204,6 +204,7 @@ export async function restoreRotation(context: RotationContext, held: CurrentGra
       ...{ oldSpki: fromBase64(old.spki), newSpki: fromBase64(to.spki) },
       ...{ oldProof: fromBase64(old.proof), newProof: fromBase64(to.proof) },
     });
+    await closeGrant(tx, supersedes);
     await fixEffectiveSize(tx, supersedes, effectiveSize);
   });
 }
