@@ -87,4 +87,6 @@ it("lists what is revoked for one CRL's time beyond its certificate's end, and m
   expect(fourth.listed).toEqual([false, true]);
   expect(fourth.number).toBeGreaterThan(third.number);
   expect(await after(58)).toEqual(fourth);
+  // The clock was ahead: the certificate hasn't ended yet.
+  expect((await after(5)).listed).toEqual(whole);
 });

@@ -45,7 +45,7 @@ export async function keepCrl(
     await readEnds(db, caKeyId);
     const rows = await crlEntries(db, caKeyId);
     // People decide about what they see: what they reviewed is signed, whole.
-    const isOver = (row: CrlRow): boolean => reviewed === undefined && mayLeave(row, held, days);
+    const isOver = (row: CrlRow): boolean => reviewed === undefined && mayLeave(row, held, days, now);
     const revoked = rows.filter((row) => !isOver(row)).map((row) => entryOf(row, now));
     const over = rows.filter(isOver).map(({ serial }) => serial);
     if (reviewed !== undefined) assertReviewed(revoked, reviewed);
@@ -76,11 +76,12 @@ function entryOf({ serial, effect, reason, invalidity, time }: CrlRow, now: Date
 
 /**
  * RFC 5280 section 3.3: an entry stays until it was on one regularly scheduled CRL issued after the certificate's end.
- * Within a CRL's whole time after that end there was one, and this one comes later still.
+ * Within a CRL's whole time after that end there was one, and this one comes later still. By the clock of now as well: it may
+ * have been ahead when the last CRL was made.
  */
-function mayLeave({ notAfter, crlNumber }: CrlRow, held: StoredCrl | undefined, days: number): boolean {
+function mayLeave({ notAfter, crlNumber }: CrlRow, held: StoredCrl | undefined, days: number, now: Date): boolean {
   if (held === undefined || notAfter === null || crlNumber === null) return false;
-  return notAfter.getTime() + days * DAY_MS < held.thisUpdate.getTime();
+  return notAfter.getTime() + days * DAY_MS < Math.min(held.thisUpdate.getTime(), now.getTime());
 }
 
 async function readEnds(db: Db, caKeyId: string): Promise<void> {
