@@ -83,7 +83,8 @@ describe("a group of batches", () => {
       seam: {
         afterIntents: () => {
           if (offered.length > 0) return;
-          for (const id of [good, "batch-none", spoiled]) offered.push(underWay.offer({ id, lot, kind: "certify" })!);
+          for (const id of [good, "batch-none", spoiled])
+            offered.push(underWay.offer({ id, lot, kind: "certify", count: 1 })!);
         },
       },
     };
@@ -96,7 +97,7 @@ describe("a group of batches", () => {
       expect((await batchAnswers(site.db, id)).answers[0]?.certificate).toBeInstanceOf(Uint8Array);
     }
     expect((await batchAnswers(site.db, spoiled)).state).toBe("pending");
-    expect(underWay.offer({ id: late, lot, kind: "certify" })).toBeUndefined();
+    expect(underWay.offer({ id: late, lot, kind: "certify", count: 1 })).toBeUndefined();
   });
 
   it("refuses a batch that isn't there without failing", async () => {

@@ -2,11 +2,12 @@ import { Context } from "@temporalio/activity";
 import { LANES, type BatchGroup, type BatchRefusal, type LotActivities, type LotBatchKind } from "../contracts/lots.ts";
 import { isCountersignError } from "../lib/domain/errors.ts";
 import { recordBuilt } from "../services/issuing/built.ts";
-import { issueBatch } from "../services/issuing/certify.ts";
+import { issueBatches } from "../services/issuing/certify.ts";
 import type { IssuingContext } from "../services/issuing/context.ts";
+import { Gatherer } from "../services/issuing/gather.ts";
 import { refuseBatch } from "../services/issuing/refuse.ts";
 import { UnderWay } from "../services/issuing/under-way.ts";
-import { pendingInLot } from "../store/batches.ts";
+import { batchSizes, pendingInLot } from "../store/batches.ts";
 import type { Db } from "../store/db.ts";
 import { asFailure, withFailures } from "./failures.ts";
 
@@ -94,6 +95,10 @@ function staysSo(error: unknown): boolean {
 export function issuingActivities(
   context: IssuingContext,
 ): Pick<LotActivities, "recordBuilt" | "issueBatches" | "refuseBatch" | "waitingBatches"> {
+  const gatherer = new Gatherer({
+    sizes: (batches) => batchSizes(context.db, batches),
+    work: (batches, onProgress) => issueBatches(context, batches, onProgress),
+  });
   return withFailures({
     recordBuilt: (input: BatchGroup) => {
       const onProgress = heartbeat();
@@ -101,7 +106,7 @@ export function issuingActivities(
     },
     issueBatches: (input: BatchGroup) => {
       const onProgress = heartbeat();
-      return together(context, input, "certify", (batch) => issueBatch(context, batch, onProgress));
+      return together(context, input, "certify", (batch) => gatherer.run(batch, onProgress));
     },
     waitingBatches: async ({ lot, limit }: Parameters<LotActivities["waitingBatches"]>[0]) =>
       (await pendingInLot(context.db, lot, limit)).flatMap(({ id, kind }) =>

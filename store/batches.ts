@@ -25,6 +25,7 @@ export interface Batch extends NewBatch {
 }
 
 export interface ItemResult {
+  readonly batch: string;
   readonly index: number;
   readonly device?: string | undefined;
   readonly error?: { code: ErrorCode; message: string } | undefined;
@@ -115,12 +116,34 @@ function decodeItems(bytes: Uint8Array): Uint8Array[] {
 
 /** @throws CountersignError `not-found` */
 export async function getBatch(q: Queryable, id: string): Promise<Batch> {
+  return (await getBatches(q, [id]))[0]!;
+}
+
+/** In the given order. @throws CountersignError `not-found` */
+export async function getBatches(q: Queryable, ids: readonly string[]): Promise<Batch[]> {
   const { rows } = await q.query<Row>({
     name: "batch-get",
-    text: `SELECT ${COLUMNS} FROM batch WHERE id = $1`,
-    values: [id],
+    text: `SELECT ${COLUMNS} FROM batch WHERE id = ANY($1)`,
+    values: [ids],
   });
-  return rows[0] ? fromRow(rows[0]) : notFound(id);
+  const found = new Map(rows.map((row) => [row.id, row]));
+  return ids.map((id) => fromRow(found.get(id) ?? notFound(id)));
+}
+
+/** Of these batches, those that there are: whose they are, and how many items they have. */
+export async function batchSizes(q: Queryable, ids: readonly string[]): Promise<Map<string, BatchSize>> {
+  const { rows } = await q.query<BatchSize & { id: string }>({
+    name: "batch-sizes",
+    text: "SELECT id, lot, count FROM batch WHERE id = ANY($1)",
+    values: [ids],
+  });
+  return new Map(rows.map(({ id, ...size }) => [id, size]));
+}
+
+export interface BatchSize {
+  readonly lot: string;
+  /** items */
+  readonly count: number;
 }
 
 /** How many items the batch has, whatever became of their bytes; undefined when there is no such batch. */
@@ -133,24 +156,33 @@ export async function itemCount(q: Queryable, id: string): Promise<number | unde
  * @throws CountersignError `not-found`
  */
 export async function lockBatch(tx: Tx, id: string): Promise<Batch["state"]> {
-  const { rows } = await tx.query<{ state: Batch["state"] }>({
-    name: "batch-lock",
-    text: "SELECT state FROM batch WHERE id = $1 FOR UPDATE",
-    values: [id],
-  });
-  return rows[0]?.state ?? notFound(id);
+  return (await lockPending(tx, [id])).has(id) ? "pending" : "done";
 }
 
-export interface PendingBatch {
+/**
+ * As {@link lockBatch} for several, locked in the order of their ids whatever the given one is: those that aren't done.
+ * @throws CountersignError `not-found`
+ */
+export async function lockPending(tx: Tx, ids: readonly string[]): Promise<Set<string>> {
+  const { rows } = await tx.query<{ id: string; state: Batch["state"] }>({
+    name: "batch-lock",
+    text: "SELECT id, state FROM batch WHERE id = ANY($1) ORDER BY id FOR UPDATE",
+    values: [ids],
+  });
+  const found = new Set(rows.map(({ id }) => id));
+  for (const id of ids) if (!found.has(id)) notFound(id);
+  return new Set(rows.flatMap(({ id, state }) => (state === "pending" ? [id] : [])));
+}
+
+export interface PendingBatch extends BatchSize {
   readonly id: string;
-  readonly lot: string;
   readonly kind: BatchKind;
 }
 
 /** Batches that nobody finished within `olderThanMs`: their workflow may never have heard of them. */
 export async function pendingBatches(q: Queryable, olderThanMs: number): Promise<PendingBatch[]> {
   const { rows } = await q.query<PendingBatch>(
-    `SELECT id, lot, kind FROM batch
+    `SELECT id, lot, kind, count FROM batch
      WHERE state = 'pending' AND received < now() - make_interval(secs => $1) ORDER BY received LIMIT 10000`,
     [olderThanMs / 1000],
   );
@@ -160,7 +192,7 @@ export async function pendingBatches(q: Queryable, olderThanMs: number): Promise
 /** Of one lot the oldest, whoever heard of them; installations are no work of the lot's. */
 export async function pendingInLot(q: Queryable, lot: string, limit: number): Promise<PendingBatch[]> {
   const { rows } = await q.query<PendingBatch>(
-    `SELECT id, lot, kind FROM batch
+    `SELECT id, lot, kind, count FROM batch
      WHERE state = 'pending' AND lot = $1 AND kind <> 'install' ORDER BY received, id LIMIT $2`,
     [lot, limit],
   );
@@ -168,15 +200,15 @@ export async function pendingInLot(q: Queryable, lot: string, limit: number): Pr
 }
 
 /** Stores what became of items, in the caller's transaction; an item's first result stays. */
-export async function insertResults(tx: Tx, batch: string, results: readonly ItemResult[]): Promise<void> {
+export async function insertResults(tx: Tx, results: readonly ItemResult[]): Promise<void> {
   if (results.length === 0) return;
   await withKeptPlans(tx, () =>
     tx.query({
       name: "batch-results",
       text: `INSERT INTO batch_result (batch, index, device, code, message)
-      SELECT $1, * FROM unnest($2::int[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING`,
+      SELECT * FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING`,
       values: [
-        batch,
+        texts(results.map((r) => r.batch)),
         ints(results.map((r) => r.index)),
         texts(results.map((r) => r.device ?? null)),
         results.map((r) => r.error?.code ?? null),
@@ -186,24 +218,34 @@ export async function insertResults(tx: Tx, batch: string, results: readonly Ite
   );
 }
 
-/** Indexes of the batch's items that have a result already. */
-export async function answeredItems(q: Queryable, batch: string): Promise<Set<number>> {
-  const { rows } = await q.query<{ index: number }>({
+/** Which items of these batches have a result already. */
+export async function answeredItems(q: Queryable, batches: readonly string[]): Promise<Answered> {
+  const { rows } = await q.query<{ batch: string; index: number }>({
     name: "batch-answered",
-    text: "SELECT index FROM batch_result WHERE batch = $1",
-    values: [batch],
+    text: "SELECT batch, index FROM batch_result WHERE batch = ANY($1)",
+    values: [batches],
   });
-  return new Set(rows.map((row) => row.index));
+  const answered = new Map<string, Set<number>>();
+  for (const { batch, index } of rows) {
+    const indexes = answered.get(batch);
+    if (indexes === undefined) answered.set(batch, new Set([index]));
+    else indexes.add(index);
+  }
+  return (item) => answered.get(item.batch)?.has(item.index) === true;
 }
 
-/** Sent with the batch's id when it was finished; the transaction's commit delivers it. */
+export type Answered = (item: Pick<ItemResult, "batch" | "index">) => boolean;
+
+/** Sent with each batch's id when it was finished; the transaction's commit delivers it. */
 export const BATCH_CHANNEL = "batch_done";
 
-export async function finishBatch(tx: Tx, id: string): Promise<void> {
+/** Of several the caller has the locks. */
+export async function finishBatches(tx: Tx, ids: readonly string[]): Promise<void> {
   await tx.query({
     name: "batch-finish",
-    text: `WITH finished AS (UPDATE batch SET state = 'done' WHERE id = $1) SELECT pg_notify('${BATCH_CHANNEL}', $1)`,
-    values: [id],
+    text: `WITH finished AS (UPDATE batch SET state = 'done' WHERE id = ANY($1))
+      SELECT count(pg_notify('${BATCH_CHANNEL}', id)) FROM unnest($1::text[]) AS n(id)`,
+    values: [ids],
   });
 }
 
@@ -239,7 +281,7 @@ export async function batchAnswers(
 ): Promise<PendingBatch & { state: Batch["state"]; answers: BatchAnswer[] }> {
   const found = await q.query<PendingBatch & { state: Batch["state"] }>({
     name: "batch-state",
-    text: "SELECT id, lot, kind, state FROM batch WHERE id = $1",
+    text: "SELECT id, lot, kind, count, state FROM batch WHERE id = $1",
     values: [id],
   });
   const batch = found.rows[0] ?? notFound(id);

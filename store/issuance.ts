@@ -23,7 +23,7 @@ export interface NewIntent {
 export type ManifestIntake = Extract<Intake, { kind: "manifest" }>;
 
 /**
- * One transaction's new rows share lot, profile, grant, issuer, intent leaf and manifest.
+ * One transaction's new rows share lot, profile, grant and issuer.
  * @throws when a device, serial or profile is taken
  */
 export async function insertIntents(
@@ -33,6 +33,9 @@ export async function insertIntents(
 ): Promise<void> {
   const [first] = intents;
   if (first === undefined) return;
+  // Most share their record and their manifest: each is sent once.
+  const [leaves, leafOf] = listed(intents.map((i) => i.intent.leafHash));
+  const [digests, digestOf] = listed(intents.map((i) => i.intake.digest));
   const tbs = packed(intents.map((i) => i.tbs));
   const intentPaths = packed(intents.map((i) => pathBytes(i.intent.path)));
   const intakePaths = packed(intents.map((i) => pathBytes(i.intake.path)));
@@ -41,18 +44,18 @@ export async function insertIntents(
       name: "intent-insert",
       text: `INSERT INTO issuance_intent (lot, profile, grant_origin, grant_leaf, issuer_key_id, intent_leaf, intake_digest,
         device, csr_sha256, serial, intent_index, intake_index, tbs, intent_path, intake_path)
-      SELECT $1, $2, $3, $4, $5, $6, $7, d, c, s, ni, mi, substring($13::bytea FROM te - ts + 1 FOR ts),
+      SELECT $1, $2, $3, $4, $5, ($6::text[])[l], ($7::text[])[m], d, c, s, ni, mi, substring($13::bytea FROM te - ts + 1 FOR ts),
         substring($16::bytea FROM ne - ns + 1 FOR ns), substring($19::bytea FROM me - ms + 1 FOR ms)
       FROM unnest($8::text[], $9::text[], $10::text[], $11::int[], $12::int[], $14::int[], $15::int[], $17::int[],
-        $18::int[], $20::int[], $21::int[]) AS r(d, c, s, ni, mi, te, ts, ne, ns, me, ms)`,
+        $18::int[], $20::int[], $21::int[], $22::int[], $23::int[]) AS r(d, c, s, ni, mi, te, ts, ne, ns, me, ms, l, m)`,
       values: [
         common.lot,
         common.profile,
         common.grant.origin,
         common.grant.leafHash,
         first.issuerKeyId,
-        first.intent.leafHash,
-        first.intake.digest,
+        texts(leaves),
+        texts(digests),
         texts(intents.map((i) => i.device)),
         texts(intents.map((i) => i.csrSha256)),
         texts(intents.map((i) => i.serial)),
@@ -67,9 +70,18 @@ export async function insertIntents(
         intakePaths.bytes,
         intakePaths.ends,
         intakePaths.sizes,
+        ints(leafOf),
+        ints(digestOf),
       ],
     }),
   );
+}
+
+/** The different ones of these, and each one's place among them, from 1. */
+function listed(values: readonly string[]): [string[], number[]] {
+  const places = new Map<string, number>();
+  for (const value of values) if (!places.has(value)) places.set(value, places.size + 1);
+  return [[...places.keys()], values.map((value) => places.get(value)!)];
 }
 
 /** An audit path of hex hashes as it is stored: one hash behind the other. */

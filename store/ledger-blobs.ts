@@ -1,4 +1,5 @@
 import type { Queryable } from "./db.ts";
+import { packed } from "./packed.ts";
 
 /** Bytes that acts name by digest and don't hold. */
 
@@ -8,6 +9,20 @@ export async function storeBlob(db: Queryable, sha256: Uint8Array, bytes: Uint8A
     sha256,
     bytes,
   ]);
+}
+
+/** As {@link storeBlob}, for several. */
+export async function storeBlobs(
+  db: Queryable,
+  blobs: readonly { readonly sha256: Uint8Array; readonly bytes: Uint8Array }[],
+): Promise<void> {
+  const { bytes, ends, sizes } = packed(blobs.map((blob) => blob.bytes));
+  await db.query(
+    `INSERT INTO ledger_blob (sha256, bytes)
+     SELECT substring($1::bytea FROM 32 * o::int - 31 FOR 32), substring($2::bytea FROM e - s + 1 FOR s)
+     FROM unnest($3::int[], $4::int[]) WITH ORDINALITY AS n(e, s, o) ORDER BY 1 ON CONFLICT (sha256) DO NOTHING`,
+    [Buffer.concat(blobs.map((blob) => blob.sha256)), bytes, ends, sizes],
+  );
 }
 
 export async function readBlob(db: Queryable, sha256: Uint8Array): Promise<Uint8Array | undefined> {

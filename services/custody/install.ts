@@ -5,7 +5,7 @@ import type { ActRef } from "../../lib/records/primitives.ts";
 import { installItem } from "../../lib/records/manifest.ts";
 import {
   answeredItems,
-  finishBatch,
+  finishBatches,
   getBatch,
   insertResults,
   lockBatch,
@@ -27,6 +27,7 @@ import { revokedError, type CustodyContext } from "./context.ts";
 import { imageFaults } from "./read-back.ts";
 
 interface Item {
+  readonly batch: string;
   readonly index: number;
   readonly deviceId: string;
   readonly place: string;
@@ -53,8 +54,8 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
   );
   const accepted = await inTransaction(db, async (tx) => {
     if ((await lockBatch(tx, batchId)) === "done") return [];
-    const answered = await answeredItems(tx, batchId);
-    const open = items.filter((item) => !answered.has(item.index));
+    const answered = await answeredItems(tx, [batchId]);
+    const open = items.filter((item) => !answered(item));
     const ids = open.map((item) => item.deviceId);
     const devices = new Map((await lockForNextAct(tx, ids)).map((device) => [device.id, device]));
     const released = await releasedDevices(tx, lot.profile.name, ids);
@@ -77,7 +78,7 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
         }
         seen.add(item.deviceId);
       } catch (error) {
-        refused.push(refusal(item.index, error, devices.has(item.deviceId) ? item.deviceId : undefined));
+        refused.push(refusal(item, error, devices.has(item.deviceId) ? item.deviceId : undefined));
       }
     }
     if (fresh.length > 0) await storeBlob(tx, Buffer.from(batch.manifestSha256, "hex"), batch.manifest);
@@ -102,7 +103,7 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
       acts.origin,
       fresh.map(({ item }, i) => ({ id: item.deviceId, leafHash: records[i]!.leafHash })),
     );
-    await insertResults(tx, batchId, refused);
+    await insertResults(tx, refused);
     return [...fresh.map(({ item }) => item), ...again];
   });
   const keys = accepted.map((item) => retryKeyOf(acts.origin, lotWorkflowId(batch.lot), `installed/${item.deviceId}`));
@@ -110,10 +111,9 @@ export async function recordInstallations(context: CustodyContext, batchId: stri
   await inTransaction(db, async (tx) => {
     await insertResults(
       tx,
-      batchId,
-      accepted.map((item) => ({ index: item.index, device: item.deviceId })),
+      accepted.map(({ batch, index, deviceId: device }) => ({ batch, index, device })),
     );
-    await finishBatch(tx, batchId);
+    await finishBatches(tx, [batchId]);
   });
 }
 
@@ -124,6 +124,7 @@ function readItems(batch: Batch): Item[] {
     nodeSha256,
   );
   return items.map(([deviceId, place, time], index) => ({
+    batch: batch.id,
     index,
     deviceId,
     place,

@@ -112,7 +112,7 @@ async function store(
   await inTransaction(db, async (tx) => {
     if (await insertBatch(tx, batch, waitingBatches)) await beside?.(tx);
   });
-  return { id, lot: lotId, kind };
+  return { id, lot: lotId, kind, count: items.length };
 }
 
 function open(domain: string, { salt, value }: Opening) {

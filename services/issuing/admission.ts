@@ -4,8 +4,8 @@ import type { CheckedItem, Refused } from "./items.ts";
 import { refusal } from "./items.ts";
 
 /**
- * Which of a batch's items go on, decided under the locks of their devices. Pure: the rows come in, decisions go out.
- * An item with the same CSR as an earlier one of the batch shares its fate.
+ * Which items of a batch, or of batches that are worked on together, go on, decided under the locks of their devices.
+ * Pure: the rows come in, decisions go out. An item with the same CSR as an earlier one shares its fate.
  */
 
 export interface KnownDevices {
@@ -55,7 +55,12 @@ function decide(
       if (twin !== undefined && twin.spkiSha256 !== item.spkiSha256) throw otherKey(item.deviceId);
       if (sameKey !== undefined && sameKey.deviceId !== item.deviceId) throw otherId(item.deviceId, sameKey.deviceId);
       if (twin !== undefined && twin.csrSha256 !== item.csrSha256) {
-        throw new CountersignError("already-exists", `the batch holds another CSR of device ${item.deviceId}`);
+        throw new CountersignError(
+          "already-exists",
+          twin.batch === item.batch
+            ? `the batch holds another CSR of device ${item.deviceId}`
+            : `another CSR of device ${item.deviceId} came before this one: post that CSR to get its certificate`,
+        );
       }
       const verdict = judge(item, device);
       if (verdict === "again") decisions.again.push(item);
@@ -67,7 +72,7 @@ function decide(
       }
     } catch (error) {
       if (!isCountersignError(error)) throw error;
-      decisions.refused.push(refusal(item.index, error, item.deviceId));
+      decisions.refused.push(refusal(item, error, item.deviceId));
     }
   }
   return decisions;

@@ -2,7 +2,7 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 import { toBase64 } from "../../lib/domain/bytes.ts";
 import {
   answeredItems,
-  finishBatch,
+  finishBatches,
   getBatch,
   insertResults,
   lockBatch,
@@ -32,9 +32,9 @@ export async function recordBuilt(context: IssuingContext, batchId: string, onPr
   const [lot, grant, answered] = await Promise.all([
     getLot(db, batch.lot),
     findCurrentGrant(db),
-    answeredItems(db, batchId),
+    answeredItems(db, [batchId]),
   ]);
-  const { checked, refused } = await checkItems(batch, grant?.fields.idPrefixes, answered, onProgress);
+  const { checked, refused } = await checkItems([batch], grant?.fields.idPrefixes, answered, onProgress);
   const foreign =
     lot.builder === context.party
       ? undefined
@@ -43,7 +43,7 @@ export async function recordBuilt(context: IssuingContext, batchId: string, onPr
   const accepted = await inTransactionWithRetry(db, async (tx) => {
     if ((await lockBatch(tx, batchId)) === "done") return [];
     if (foreign !== undefined) {
-      await insertResults(tx, batchId, [...refused, ...checked.map((i) => refusal(i.index, foreign, i.deviceId))]);
+      await insertResults(tx, [...refused, ...checked.map((item) => refusal(item, foreign, item.deviceId))]);
       return [];
     }
     const closed = await lockOpenLot(tx, batch.lot).then(() => undefined, asRefusal);
@@ -86,18 +86,18 @@ export async function recordBuilt(context: IssuingContext, batchId: string, onPr
       })),
     );
     if (stored < built.length) throw new LostRace();
-    const fresh = [...refused, ...decisions.refused, ...late.map((item) => refusal(item.index, full, item.deviceId))];
-    await insertResults(tx, batchId, fresh);
+    const fresh = [...refused, ...decisions.refused, ...late.map((item) => refusal(item, full, item.deviceId))];
+    await insertResults(tx, fresh);
     return [...built, ...decisions.again, ...decisions.repeated.filter((item) => admitted.has(item.deviceId))];
   });
   onProgress?.();
 
-  const results: ItemResult[] = accepted.map((item) => ({ index: item.index, device: item.deviceId }));
+  const results: ItemResult[] = accepted.map(({ batch, index, deviceId: device }) => ({ batch, index, device }));
   const keys = new Set(results.map((r) => retryKeyOf(acts.origin, lotWorkflowId(batch.lot), builtStep(r.device!))));
   await waitForLedger(context, [...keys], onProgress);
   await inTransaction(db, async (tx) => {
-    await insertResults(tx, batchId, results);
-    await finishBatch(tx, batchId);
+    await insertResults(tx, results);
+    await finishBatches(tx, [batchId]);
   });
 }
 

@@ -4,7 +4,14 @@ import { toBase64 } from "../../lib/domain/bytes.ts";
 import { CountersignError, errorCodeOf } from "../../lib/domain/errors.ts";
 import type { LintedTbs } from "../../lib/pki/lint.ts";
 import type { PrevRef } from "../../lib/records/primitives.ts";
-import { answeredItems, finishBatch, getBatch, insertResults, type Batch } from "../../store/batches.ts";
+import {
+  answeredItems,
+  finishBatches,
+  getBatches,
+  insertResults,
+  lockPending,
+  type Batch,
+} from "../../store/batches.ts";
 import { inTransaction } from "../../store/db.ts";
 import { advanceDevices } from "../../store/devices.ts";
 import { currentGrant } from "../../store/grants.ts";
@@ -40,25 +47,33 @@ const STORE_AFTER_MS = 5_000;
 const ROTATION_MS = 10_000;
 const ROTATION_LOOK_MS = 100;
 
+/** As {@link issueBatches}, for one. */
+export async function issueBatch(context: IssuingContext, batchId: string, onProgress?: OnProgress): Promise<void> {
+  await issueBatches(context, [batchId], onProgress);
+}
+
 /**
- * Certifies a batch: intents durable, then the HSM, then the first stored certificate queued for the ledger, and only
+ * Certifies batches of one lot together: intents durable, then the HSM, then the first stored certificate queued for the ledger, and only
  * what is under a signed checkpoint released. Safe to run again after any failure, and beside itself: whatever happened
- * in between, a device gets one certificate.
+ * in between, a device gets one certificate. What it throws may be one batch's fault: each is then tried by itself.
  * @throws CountersignError `not-found`, `grant-missing`, and what the HSM, the database or the ledger throws; a fault of
  *   one item is that item's result
  */
-export async function issueBatch(context: IssuingContext, batchId: string, onProgress?: OnProgress): Promise<void> {
+export async function issueBatches(
+  context: IssuingContext,
+  batchIds: readonly string[],
+  onProgress?: OnProgress,
+): Promise<void> {
   const { db } = context;
-  const batch = await getBatch(db, batchId);
-  if (batch.state === "done") return;
-  const [lot, grant, answered] = await Promise.all([
-    getLot(db, batch.lot),
-    currentGrant(db),
-    answeredItems(db, batchId),
-  ]);
+  const batches = (await getBatches(db, [...new Set(batchIds)])).filter(({ state }) => state !== "done");
+  const [first] = batches;
+  if (first === undefined) return;
+  if (batches.some((batch) => batch.lot !== first.lot)) throw new CountersignError("internal", "batches of two lots");
+  const ids = batches.map(({ id }) => id);
+  const [lot, grant, answered] = await Promise.all([getLot(db, first.lot), currentGrant(db), answeredItems(db, ids)]);
   // No revision of a grant has another namespace.
-  const { checked, refused } = await checkItems(batch, grant.fields.idPrefixes, answered, onProgress);
-  const { authority, intended } = await intend(context, batch, lot, { checked, refused }, onProgress);
+  const { checked, refused } = await checkItems(batches, grant.fields.idPrefixes, answered, onProgress);
+  const { authority, intended } = await intend(context, batches, lot, { checked, refused }, onProgress);
   onProgress?.();
   await context.seam?.afterIntents?.();
 
@@ -67,22 +82,25 @@ export async function issueBatch(context: IssuingContext, batchId: string, onPro
   await context.seam?.afterStored?.();
 
   const keys = await certifiedKeys(db, lot.profile.name, devices);
-  if (keys.length !== devices.length) throw new CountersignError("internal", `batch ${batchId} has unsigned intents`);
+  if (keys.length !== devices.length) {
+    throw new CountersignError("internal", `there are unsigned intents of ${ids.join(", ").slice(0, 200)}`);
+  }
   await waitForLedger(context, keys, onProgress);
   await inTransaction(db, async (tx) => {
+    // Another run of some of these batches may be at the same: their locks come in one order.
+    await lockPending(tx, ids);
     await insertResults(
       tx,
-      batchId,
-      intended.items.map((item) => ({ index: item.index, device: item.deviceId })),
+      intended.items.map(({ batch, index, deviceId: device }) => ({ batch, index, device })),
     );
-    await finishBatch(tx, batchId);
+    await finishBatches(tx, ids);
   });
 }
 
 /** Stores the intents under the CA key in force. While that is being changed nothing is intended: it takes a moment. */
 async function intend(
   context: IssuingContext,
-  batch: Batch,
+  batches: readonly Batch[],
   lot: Lot,
   { checked, refused }: { checked: readonly CheckedItem[]; refused: readonly Refused[] },
   onProgress: OnProgress | undefined,
@@ -91,7 +109,7 @@ async function intend(
     const grant = await currentGrant(context.db);
     const authority = authorityFor(grant, lot.profile.name, context.crlUrl, lot.certificate);
     try {
-      return { authority, intended: await storeIntents(context, authority, batch, lot, checked, refused) };
+      return { authority, intended: await storeIntents(context, authority, batches, lot, checked, refused) };
     } catch (error) {
       if (errorCodeOf(error) !== "rotation-under-way" || performance.now() > end) throw error;
       await beating(onProgress, () => sleep(ROTATION_LOOK_MS));

@@ -5,14 +5,14 @@ import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import type { LintedTbs } from "../../lib/pki/lint.ts";
 import { attestedDevices } from "../../store/attestations.ts";
-import { answeredItems, insertResults, lockBatch, type Batch } from "../../store/batches.ts";
+import { answeredItems, insertResults, lockPending, type Batch } from "../../store/batches.ts";
 import type { Tx } from "../../store/db.ts";
 import { lockDevices } from "../../store/devices.ts";
 import { debitQuota, rotationUnderWay } from "../../store/grants.ts";
 import { findIssuances, insertIntents, type NewIntent } from "../../store/issuance.ts";
-import { storeBlob } from "../../store/ledger.ts";
+import { storeBlobs } from "../../store/ledger.ts";
 import { lockOpenLot, type Lot } from "../../store/lots.ts";
-import { nodeSha256 } from "../ledger/index.ts";
+import { nodeSha256, type ActDraft } from "../ledger/index.ts";
 import { admitCertify, known } from "./admission.ts";
 import { inTransactionWithRetry } from "./attempts.ts";
 import { authorityGap, planCertificate, type Authority } from "./authority.ts";
@@ -21,7 +21,7 @@ import { lotWorkflowId, type IssuingContext } from "./context.ts";
 import { hexOnce, refusal, type CheckedItem, type Refused } from "./items.ts";
 
 export interface Intended {
-  /** every item that has an intent now, this batch's or an earlier one's */
+  /** every item that has an intent now, these batches' or an earlier one's */
   readonly items: CheckedItem[];
   /** what this call stored and linted, by device: signed without being read and linted again */
   readonly fresh: ReadonlyMap<string, { readonly intent: NewIntent; readonly linted: LintedTbs }>;
@@ -29,22 +29,25 @@ export interface Intended {
 
 /**
  * T1: in one transaction locks the lot and the devices, debits the quota, fixes serials and validity, and makes durable
- * what is about to be signed, with one `intent` line record over it. Refusals are stored with it. After this commit a
- * device's bytes never change.
+ * what is about to be signed, with an `intent` line record over each batch's. Refusals are stored with it. After this
+ * commit a device's bytes never change.
+ * @param batches of this lot; where the quota ends among them, the first in this order have it
  */
 export async function storeIntents(
   context: IssuingContext,
   authority: Authority,
-  batch: Batch,
+  batches: readonly Batch[],
   lot: Lot,
   checked: readonly CheckedItem[],
   refused: readonly Refused[],
 ): Promise<Intended> {
   const now = (context.now ?? (() => new Date()))();
   return await inTransactionWithRetry(context.db, async (tx) => {
-    if ((await lockBatch(tx, batch.id)) === "done") return { items: [], fresh: new Map() };
-    const answered = await answeredItems(tx, batch.id);
-    const open = checked.filter((item) => !answered.has(item.index));
+    const ids = batches.map((batch) => batch.id);
+    const pending = await lockPending(tx, ids);
+    if (pending.size === 0) return { items: [], fresh: new Map() };
+    const answered = await answeredItems(tx, ids);
+    const open = checked.filter((item) => pending.has(item.batch) && !answered(item));
     const closed =
       (await lockOpenLot(tx, lot.id).then(() => undefined, asRefusal)) ??
       authorityGap(authority.grant.fields, lot, context.party, now);
@@ -66,28 +69,29 @@ export async function storeIntents(
     const abandoned = new Map(issued.flatMap((i) => (i.abandoned === null ? [] : [[i.device, i.abandoned] as const])));
     for (const item of decisions.again) {
       const reason = abandoned.get(item.deviceId);
-      if (reason !== undefined) refusals.push(refusal(item.index, givenUp(item.deviceId, reason), item.deviceId));
+      if (reason !== undefined) refusals.push(refusal(item, givenUp(item.deviceId, reason), item.deviceId));
     }
 
     const granted = await debitUpTo(tx, planned.length, authority);
     const intended = planned.slice(0, granted.n);
-    for (const { item } of planned.slice(granted.n)) refusals.push(refusal(item.index, granted.refusal, item.deviceId));
-    const intents = intended.length === 0 ? [] : await writeIntents(tx, context, authority, batch, lot, intended);
+    for (const { item } of planned.slice(granted.n)) refusals.push(refusal(item, granted.refusal, item.deviceId));
+    const intents = intended.length === 0 ? [] : await writeIntents(tx, context, authority, batches, lot, intended);
 
-    const admitted = new Set(intended.map(({ item }) => item.deviceId));
+    const linted = new Map(intended.map(({ item, linted }) => [item.deviceId, linted]));
     const errors = new Map(refusals.map((r) => [r.device, r.error]));
     for (const item of decisions.repeated) {
       const error = errors.get(item.deviceId);
-      if (error !== undefined) refusals.push({ index: item.index, device: item.deviceId, error });
+      if (error !== undefined) refusals.push({ batch: item.batch, index: item.index, device: item.deviceId, error });
     }
-    await insertResults(tx, batch.id, [...refused, ...decisions.refused, ...refusals]);
+    const early = refused.filter((item) => pending.has(item.batch));
+    await insertResults(tx, [...early, ...decisions.refused, ...refusals]);
     return {
       items: [
         ...intended.map(({ item }) => item),
         ...decisions.again.filter((item) => !abandoned.has(item.deviceId)),
-        ...decisions.repeated.filter((item) => admitted.has(item.deviceId)),
+        ...decisions.repeated.filter((item) => linted.has(item.deviceId)),
       ],
-      fresh: new Map(intended.map(({ item, linted }, i) => [item.deviceId, { intent: intents[i]!, linted }])),
+      fresh: new Map(intents.map((intent) => [intent.device, { intent, linted: linted.get(intent.device)! }])),
     };
   });
 }
@@ -131,7 +135,7 @@ function plan(authority: Authority, items: readonly CheckedItem[], now: Date) {
       const { serial, linted } = planCertificate(authority, item.deviceId, item.spki, now);
       planned.push({ item, serial, linted, tbs: linted.bytes });
     } catch (error) {
-      refusals.push(refusal(item.index, error, item.deviceId));
+      refusals.push(refusal(item, error, item.deviceId));
     }
   }
   return { planned, refusals };
@@ -161,17 +165,44 @@ async function writeIntents(
   tx: Tx,
   { acts }: IssuingContext,
   authority: Authority,
-  batch: Batch,
+  batches: readonly Batch[],
   lot: Lot,
   planned: readonly Planned[],
 ): Promise<NewIntent[]> {
-  const { root, paths } = inclusionProofs(
-    planned.map(({ tbs }) => leafHash(nodeSha256(tbs), nodeSha256)),
-    nodeSha256,
+  const byBatch = Map.groupBy(planned, ({ item }) => item.batch);
+  const parts = batches.flatMap((batch) => {
+    const some = byBatch.get(batch.id);
+    if (some === undefined) return [];
+    const leaves = some.map(({ tbs }) => leafHash(nodeSha256(tbs), nodeSha256));
+    const { root, paths } = inclusionProofs(leaves, nodeSha256);
+    return [{ batch, some, tbsRoot: toHex(root), paths }];
+  });
+  await storeBlobs(
+    tx,
+    parts.map(({ batch }) => ({ sha256: Buffer.from(batch.manifestSha256, "hex"), bytes: batch.manifest })),
   );
-  const tbsRoot = toHex(root);
-  await storeBlob(tx, Buffer.from(batch.manifestSha256, "hex"), batch.manifest);
-  const record = await acts.recordLine(tx, {
+  const records = await acts.recordLines(
+    tx,
+    parts.map(({ batch, some, tbsRoot }) => intentDraft(authority, batch, lot, tbsRoot, some.length)),
+  );
+  const hexOf = hexOnce();
+  const intents = parts.flatMap(({ some, paths }, part) =>
+    some.map(({ item, serial, tbs }, index) => ({
+      device: item.deviceId,
+      csrSha256: item.csrSha256,
+      issuerKeyId: authority.issuerKeyId,
+      serial,
+      tbs,
+      intent: { leafHash: records[part]!.leafHash, index, path: paths[index]!.map(hexOf) },
+      intake: item.intake,
+    })),
+  );
+  await insertIntents(tx, { lot: lot.id, profile: lot.profile.name, grant: authority.grant.ref }, intents);
+  return intents;
+}
+
+function intentDraft(authority: Authority, batch: Batch, lot: Lot, tbsRoot: string, count: number): ActDraft<"intent"> {
+  return {
     type: "intent",
     workflowId: lotWorkflowId(lot.id),
     // A batch's intents may come in several transactions, each over other devices.
@@ -180,18 +211,6 @@ async function writeIntents(
     grant: authority.grant.ref,
     prev: [lot.ref],
     blobs: [{ name: "manifest", sha256: batch.manifestSha256, size: batch.manifest.length }],
-    fields: { lot: lot.id, manifest: batch.manifestSha256, tbsRoot, count: planned.length },
-  });
-  const hexOf = hexOnce();
-  const intents = planned.map(({ item, serial, tbs }, index) => ({
-    device: item.deviceId,
-    csrSha256: item.csrSha256,
-    issuerKeyId: authority.issuerKeyId,
-    serial,
-    tbs,
-    intent: { leafHash: record.leafHash, index, path: paths[index]!.map(hexOf) },
-    intake: item.intake,
-  }));
-  await insertIntents(tx, { lot: lot.id, profile: lot.profile.name, grant: authority.grant.ref }, intents);
-  return intents;
+    fields: { lot: lot.id, manifest: batch.manifestSha256, tbsRoot, count },
+  };
 }

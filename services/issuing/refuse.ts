@@ -1,5 +1,5 @@
 import { ERROR_KINDS, type ErrorCode } from "../../lib/domain/error-codes.ts";
-import { answeredItems, finishBatch, insertResults, itemCount, lockBatch } from "../../store/batches.ts";
+import { answeredItems, finishBatches, insertResults, itemCount, lockBatch } from "../../store/batches.ts";
 import { inTransaction, type Db } from "../../store/db.ts";
 
 /** Answers what is left of a batch with one refusal. What was certified stays: its CSR, posted again, gets it back. */
@@ -10,13 +10,12 @@ export async function refuseBatch(db: Db, batchId: string, error: { code: string
   if (count === undefined) return;
   await inTransaction(db, async (tx) => {
     if ((await lockBatch(tx, batchId)) === "done") return;
-    const answered = await answeredItems(tx, batchId);
-    const open = [...Array(count).keys()].filter((index) => !answered.has(index));
+    const answered = await answeredItems(tx, [batchId]);
+    const open = Array.from({ length: count }, (_, index) => ({ batch: batchId, index })).filter((at) => !answered(at));
     await insertResults(
       tx,
-      batchId,
-      open.map((index) => ({ index, error: { code, message: error.message } })),
+      open.map((at) => ({ ...at, error: { code, message: error.message } })),
     );
-    await finishBatch(tx, batchId);
+    await finishBatches(tx, [batchId]);
   });
 }

@@ -2,7 +2,9 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { UnderWay } from "./under-way.ts";
 
 const at = { lot: "lot-1", kind: "certify" } as const;
-const batch = (id: string, lot = "lot-1", kind: "built" | "certify" = "certify") => ({ id, lot, kind });
+const batch = (id: string, lot = "lot-1", kind: "built" | "certify" = "certify", count = 256) => ({
+  ...{ id, lot, kind, count },
+});
 
 /** Work that ends when it is told to, and how much of it there is. */
 function works() {

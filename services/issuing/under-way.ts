@@ -1,14 +1,18 @@
 import type { BatchKind, PendingBatch } from "../../store/batches.ts";
+import { SMALL_BATCH } from "./gather.ts";
 
 /** For so long work that is under way takes in more: then it ends, and its workflow hears of it. */
 const OPEN_MS = 10_000;
-/** Batches side by side in one work, its own among them. */
+/** Batches side by side in one work, its own among them. Small ones, which are worked on together, weigh less. */
 const SIDE_BY_SIDE = 8;
 /** With those that wait for their turn; beyond it there are the workflow's other lanes. */
 const MOST = 16;
+/** Of what another weighs. A power of two: sums of it are exact. */
+const SMALL_WEIGHS = 1 / 8;
 
 interface Taken {
   readonly batch: string;
+  readonly weight: number;
   /** true: it is done; false: it isn't, and its workflow has to be told of it */
   readonly end: (done: boolean) => void;
 }
@@ -32,11 +36,11 @@ export class UnderWay {
    * Undefined: no work takes it in, and its workflow has to be told. Otherwise it resolves when that work is done with it,
    * with whether the batch is done as well.
    */
-  offer({ id, lot, kind }: PendingBatch): Promise<boolean> | undefined {
+  offer({ id, lot, kind, count }: PendingBatch): Promise<boolean> | undefined {
     const open = [...(this.#open.get(lot) ?? [])];
     const taking = open.filter((work) => work.takes).sort((a, b) => a.length - b.length);
     const work = taking.find((one) => one.kind === kind);
-    if (work !== undefined) return work.take(id);
+    if (work !== undefined) return work.take(id, count <= SMALL_BATCH ? SMALL_WEIGHS : 1);
     // It waits for a lane of its workflow: those that come after it mustn't keep all of them.
     if (open.length >= this.#lanes) taking[0]?.takeNoMore();
     return undefined;
@@ -73,6 +77,7 @@ class Joining {
   readonly #work: (batch: string) => Promise<boolean>;
   readonly #timer = setTimeout(() => this.#close(), OPEN_MS);
   readonly #waiting: Taken[] = [];
+  /** by weight */
   #running = 0;
   #closed = false;
   #ended: (() => void) | undefined;
@@ -87,7 +92,7 @@ class Joining {
   }
 
   get length(): number {
-    return this.#running + this.#waiting.length;
+    return this.#waiting.reduce((sum, { weight }) => sum + weight, this.#running);
   }
 
   async own(begin: () => Promise<void>): Promise<void> {
@@ -99,13 +104,13 @@ class Joining {
       this.#close();
       throw error;
     } finally {
-      this.#next();
+      this.#next(1);
     }
   }
 
-  take(batch: string): Promise<boolean> {
+  take(batch: string, weight: number): Promise<boolean> {
     return new Promise((end) => {
-      const taken = { batch, end };
+      const taken = { batch, weight, end };
       if (this.#running < SIDE_BY_SIDE) void this.#begin(taken);
       else this.#waiting.push(taken);
     });
@@ -129,16 +134,16 @@ class Joining {
     for (const { end } of this.#waiting.splice(0)) end(false);
   }
 
-  async #begin({ batch, end }: Taken): Promise<void> {
-    this.#running++;
+  async #begin({ batch, weight, end }: Taken): Promise<void> {
+    this.#running += weight;
     end(await this.#work(batch).catch(() => false));
-    this.#next();
+    this.#next(weight);
   }
 
-  #next(): void {
-    this.#running--;
-    const next = this.#waiting.shift();
-    if (next !== undefined) void this.#begin(next);
-    else if (this.#running === 0) this.#ended?.();
+  /** @param ended what has ended weighed so much */
+  #next(ended: number): void {
+    this.#running -= ended;
+    while (this.#waiting.length > 0 && this.#running < SIDE_BY_SIDE) void this.#begin(this.#waiting.shift()!);
+    if (this.#running === 0) this.#ended?.();
   }
 }
