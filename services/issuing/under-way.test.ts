@@ -75,6 +75,28 @@ describe("work that is under way", () => {
     await Promise.all([run, beside, ...taken]);
   });
 
+  it("lets eight small ones in for one, of those that are worked on together", async () => {
+    const { begun, begin, own, end } = works();
+    const underWay = new UnderWay(3);
+    const run = underWay.run(at, [own("own")], begin);
+    const taken = Array.from({ length: 120 }, (_, i) => underWay.offer(batch(`s${i}`, "lot-1", "certify", 1)));
+    expect(taken).not.toContain(undefined);
+    expect(underWay.offer(batch("more", "lot-1", "certify", 1))).toBeUndefined();
+    expect(begun).toHaveLength(1 + 7 * 8);
+    await end("own");
+    expect(begun).toHaveLength(1 + 8 * 8);
+    for (let i = 0; i < taken.length; i++) await end(`s${i}`);
+    await Promise.all([run, ...taken]);
+
+    const other = works();
+    const building = underWay.run({ ...at, kind: "built" }, [other.own("own")], other.begin);
+    const built = Array.from({ length: 15 }, (_, i) => underWay.offer(batch(`t${i}`, "lot-1", "built", 1)));
+    expect(underWay.offer(batch("more", "lot-1", "built", 1))).toBeUndefined();
+    expect(other.begun).toHaveLength(8);
+    for (let i = 0; i < other.begun.length; i++) await other.end(other.begun[i]!);
+    await Promise.all([building, ...built]);
+  });
+
   it("lets a lane go for a batch that none takes, when all are at work", async () => {
     const { begun, begin, own, end } = works();
     const underWay = new UnderWay(2);

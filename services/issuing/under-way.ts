@@ -3,7 +3,10 @@ import { SMALL_BATCH } from "./gather.ts";
 
 /** For so long work that is under way takes in more: then it ends, and its workflow hears of it. */
 const OPEN_MS = 10_000;
-/** Batches side by side in one work, its own among them. Small ones, which are worked on together, weigh less. */
+/**
+ * Batches side by side in one work, its own among them. Small ones to be certified, which are worked on together, weigh
+ * less.
+ */
 const SIDE_BY_SIDE = 8;
 /** With those that wait for their turn; beyond it there are the workflow's other lanes. */
 const MOST = 16;
@@ -40,7 +43,7 @@ export class UnderWay {
     const open = [...(this.#open.get(lot) ?? [])];
     const taking = open.filter((work) => work.takes).sort((a, b) => a.length - b.length);
     const work = taking.find((one) => one.kind === kind);
-    if (work !== undefined) return work.take(id, count <= SMALL_BATCH ? SMALL_WEIGHS : 1);
+    if (work !== undefined) return work.take(id, kind === "certify" && count <= SMALL_BATCH ? SMALL_WEIGHS : 1);
     // It waits for a lane of its workflow: those that come after it mustn't keep all of them.
     if (open.length >= this.#lanes) taking[0]?.takeNoMore();
     return undefined;
