@@ -30,7 +30,7 @@ import {
 } from "../services/parties/rotate.ts";
 import { author, openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
 import type { CaToken } from "../services/reconcile/accounted.ts";
-import { FIRST_CA_LABEL, rotatedCaLabel, storeCaCertificate } from "../store/authority.ts";
+import { FIRST_CA_LABEL, storeCaCertificate } from "../store/authority.ts";
 import { inTransaction, type Db, type Tx } from "../store/db.ts";
 import { acceptedGrants, findCurrentGrant, pinRoot, rootPin, storeGrant, type CurrentGrant } from "../store/grants.ts";
 import { storeBlob } from "../store/ledger.ts";
@@ -46,7 +46,7 @@ import {
   storeRequest,
   type OwnKeyset,
 } from "../store/parties.ts";
-import { listRotations, setRotation } from "../store/rotations.ts";
+import { findRotation, listRotations, setRotation } from "../store/rotations.ts";
 import { withFailures } from "./failures.ts";
 
 export interface AcceptanceDeps {
@@ -174,7 +174,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
         prev: [
           keyset.ref,
           act.ref,
-          ...(await earlier(fields.supersedes)),
+          ...(await earlier(held?.ref)),
           ...(rotated === undefined ? [] : [{ origin: identity.origin, leafHash: rotated.leafHash }]),
         ],
         fields: { keyset: keyset.ref, chainSha256: checked.chainSha256 },
@@ -192,7 +192,7 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
     const { fields } = act.act;
     await storeGrant(tx, { ref: act.ref, parent, entry: act.entry, fields, certificate, upstream });
     const rotates = held !== undefined && isRotation(held, fields);
-    const label = rotates ? rotatedCaLabel(fields.revision) : FIRST_CA_LABEL;
+    const label = rotates ? (await findRotation(tx, held.ref.leafHash))!.label : FIRST_CA_LABEL;
     await storeCaCertificate(tx, { keyId: keyId(parseCertificate(certificate).spki), role: "ca", certificate, label });
     if (rotates) await setRotation(tx, held.ref.leafHash, { state: "accepted" });
     await setEnrolment(tx, parent, { state: "accepted", delegation: message });

@@ -160,10 +160,16 @@ export interface RotationRequest {
   readonly nonceSha256: string;
 }
 
+/** Its last word on the recorded grant is no, and nobody has asked it again since. */
+export function isRefusedByChild({ state, refusedBy, errorCode }: Delegation): boolean {
+  return state === "issued" && refusedBy !== null && errorCode !== null;
+}
+
 /** Begins the grant's next revision under unchanged terms, for the key of this request. */
 export async function beginRotation(tx: Tx, child: string, request: RotationRequest): Promise<void> {
-  const { state, terms } = await lockDelegation(tx, child);
-  if (state !== "accepted" || terms === null) {
+  const row = await lockDelegation(tx, child);
+  const { terms } = row;
+  if ((row.state !== "accepted" && !isRefusedByChild(row)) || terms === null) {
     throw new CountersignError("state-conflict", `the grant of ${child} is just being made: ask again later`);
   }
   await beginRevision(tx, child, terms);

@@ -191,7 +191,7 @@ export async function adoptDelegation(
   await tx.query(
     `UPDATE delegation SET state = 'issued', revision = $2, terms = terms || jsonb_build_object('notAfter', $3::text),
        superseded_leaf_hash = act_leaf_hash, superseded_certificate = certificate,
-       acceptance_leaf_hash = NULL, acceptance_entry = NULL
+       acceptance_leaf_hash = NULL, acceptance_entry = NULL, refused_by = NULL, error_code = NULL, error_message = NULL
      WHERE child = $1 AND revision = $2 - 1 AND act_leaf_hash IS NOT NULL AND certificate IS NOT NULL`,
     [child, revision, notAfter],
   );

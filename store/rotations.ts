@@ -67,6 +67,15 @@ export async function storeProofs(
   throw new CountersignError("not-found", "nobody asked for another CA key here");
 }
 
+/** Before it is sent: one that was lost (a token set back) is given up for this one, as nothing was signed with it. */
+export async function giveUpLostKey(q: Queryable, supersedes: string, newSpki: Uint8Array): Promise<void> {
+  await q.query(
+    `UPDATE ca_rotation SET old_spki = NULL, new_spki = NULL, old_proof = NULL, new_proof = NULL
+     WHERE supersedes = $1 AND state = 'requested' AND effective_size IS NULL AND new_spki <> $2`,
+    [supersedes, newSpki],
+  );
+}
+
 export async function setRotation(
   q: Queryable,
   supersedes: string,

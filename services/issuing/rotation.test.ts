@@ -11,7 +11,17 @@ import { inTransaction } from "../../store/db.ts";
 import { currentGrant, debitQuota, storeGrant } from "../../store/grants.ts";
 import { findIssuances } from "../../store/issuance.ts";
 import { readEntries, readHead } from "../../store/ledger.ts";
-import { closeGrant, fixEffectiveSize, queueIsPast, reopenGrant, requestRotation } from "../../store/rotations.ts";
+import {
+  closeGrant,
+  findRotation,
+  fixEffectiveSize,
+  giveUpLostKey,
+  queueIsPast,
+  reopenGrant,
+  requestRotation,
+  setRotation,
+  storeProofs,
+} from "../../store/rotations.ts";
 import { issue } from "../../test/support/issuing.ts";
 import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
 import { submitCsrs } from "../intake/submit.ts";
@@ -130,6 +140,29 @@ describe("issuing while the CA's key changes", () => {
       await site.db.query("UPDATE ca_rotation SET effective_size = NULL");
     }
     await reopen();
+    await site.db.query("DELETE FROM ca_rotation");
+  });
+
+  it("gives up a new key that was lost when another is asked for, and never one that is under way or took effect", async () => {
+    const { leafHash } = (await currentGrant(site.db)).ref;
+    const [bytes, lost, next] = [1, 2, 3].map((n) => Uint8Array.of(n)) as [Uint8Array, Uint8Array, Uint8Array];
+    const kept = async () => Buffer.from((await findRotation(site.db, leafHash))?.newSpki ?? []).toString("hex");
+    const ask = () => requestRotation(site.db, { supersedes: leafHash, label: "ca-9", by: "test" });
+    await ask();
+    await storeProofs(site.db, leafHash, { oldSpki: bytes, newSpki: lost, oldProof: bytes, newProof: bytes });
+    await giveUpLostKey(site.db, leafHash, lost);
+    expect(await kept()).toBe("02");
+    await setRotation(site.db, leafHash, { state: "sent" });
+    await giveUpLostKey(site.db, leafHash, next);
+    expect(await kept()).toBe("02");
+    await setRotation(site.db, leafHash, { state: "refused", refusal: { code: "grant-mismatch", message: "lost" } });
+    await ask();
+    await site.db.query("UPDATE ca_rotation SET effective_size = 7");
+    await giveUpLostKey(site.db, leafHash, next);
+    expect(await kept()).toBe("02");
+    await site.db.query("UPDATE ca_rotation SET effective_size = NULL");
+    await giveUpLostKey(site.db, leafHash, next);
+    expect(await findRotation(site.db, leafHash)).toMatchObject({ newSpki: null, oldProof: null, state: "requested" });
     await site.db.query("DELETE FROM ca_rotation");
   });
 

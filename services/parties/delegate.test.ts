@@ -12,12 +12,13 @@ import { NO_EXPIRY, wholeSeconds } from "../../lib/pki/time.ts";
 import type { Grant, GrantTerms } from "../../lib/records/grant.ts";
 import type { Body } from "../../lib/records/message.ts";
 import { rotationChallenge, type RotationOf } from "../../lib/records/rotation.ts";
-import { randomBytes } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { keyId } from "../../lib/pki/spki.ts";
 import { findIntent, storeCaCertificate } from "../../store/authority.ts";
 import { inTransaction, type Db } from "../../store/db.ts";
 import {
   getDelegation,
+  noteRefusedGrant,
   refuseDelegation,
   requestDelegation,
   requestRenewal,
@@ -46,8 +47,10 @@ import {
   signChild,
   type Issuer,
 } from "./delegate.ts";
+import { checkRenewal } from "./grant-check.ts";
 import { Inbox } from "./inbox.ts";
 import { orderRevocation } from "./revoke.ts";
+import { admitRotation } from "./rotation-request.ts";
 import { rootRequestFault } from "./root-request.ts";
 import { profileRefs } from "./terms.ts";
 
@@ -349,9 +352,17 @@ describe("a child that asks for a certificate for another CA key", () => {
   let next: CaKey;
   let letters: Correspondent;
   const inbox = () => new Inbox({ db, party: "factory-y", verify: nodeVerify });
+  const bodyOf = async (change: Partial<Body<"rotation">> = {}): Promise<Body<"rotation">> => ({
+    ...{ supersedes: of().supersedes, old: await proof(child.ca), new: await proof(next) },
+    ...change,
+  });
   async function request(change: Partial<Body<"rotation">> = {}): Promise<unknown> {
-    const body = { supersedes: of().supersedes, old: await proof(child.ca), new: await proof(next), ...change };
-    return inbox().receive((await letters.write("rotation", body)).wire);
+    return inbox().receive((await letters.write("rotation", await bodyOf(change))).wire);
+  }
+  /** The same without a letter, which has to be sent anew after a refusal. */
+  async function admit(change: Partial<Body<"rotation">> = {}): Promise<void> {
+    const body = await bodyOf(change);
+    await inTransaction(db, (tx) => admitRotation(tx, "technician-z", body, nodeVerify));
   }
 
   beforeAll(async () => {
@@ -415,6 +426,83 @@ describe("a child that asks for a certificate for another CA key", () => {
     expect(await fault({ certificate, rotationProof: null })).toBeUndefined();
   });
 
+  it("may name another new key when it has refused the grant for the one it lost, and that order is closed", async () => {
+    const conflict = { code: "state-conflict" };
+    const issued = async (leafHash: string): Promise<void> => {
+      await prepare();
+      await signChild(db, "technician-z", await issuer(), factory.ca);
+      await storeDelegationAct(db, "technician-z", act(leafHash));
+    };
+    const refused = (leafHash: string) =>
+      noteRefusedGrant(db, "technician-z", {
+        ...{ leafHash, message: randomUUID() },
+        refusal: { code: "grant-mismatch", message: "another key" },
+      });
+    const asks = async (key: CaKey, old = child.ca, leafHash = "1".repeat(64)): Promise<unknown> => {
+      const supersedes = { ...of().supersedes, leafHash };
+      const meant = of({ supersedes, old: toBase64(old.spki), new: toBase64(key.spki) });
+      return admit({ supersedes, old: await proof(old, meant), new: await proof(key, meant) });
+    };
+    const spare = async (label: string): Promise<CaKey> => {
+      const there = await child.token.hasKey(label);
+      return there ? child.token.caKey(label) : child.token.generateCaKey({ label, algorithm: "ec-p256" });
+    };
+    const [third, fourth] = [await spare("ca-3"), await spare("ca-4")];
+    await request();
+    await expect(asks(third)).rejects.toMatchObject(conflict);
+    await issued("4".repeat(64));
+    await expect(asks(third)).rejects.toMatchObject(conflict);
+    expect(await refused("4".repeat(64))).toBe(true);
+    // Nothing but the child's no to the very grant opens the way, and an offline root's sitting knows none.
+    await inTransaction(db, (tx) => requestRenewal(tx, "technician-z", undefined));
+    await expect(asks(third)).rejects.toMatchObject(conflict);
+    await refused("4".repeat(64));
+    await db.query("UPDATE delegation SET signer = 'ceremony'");
+    await expect(asks(third)).rejects.toMatchObject(conflict);
+    await db.query("UPDATE delegation SET signer = 'site'");
+    await expect(asks(third, next, "4".repeat(64))).rejects.toMatchObject(conflict);
+    await asks(third);
+    expect(await getDelegation(db, "technician-z")).toMatchObject({
+      ...{ revision: 3, state: "requested", supersededLeafHash: "4".repeat(64), refusedBy: null },
+    });
+    await expect(admit()).rejects.toMatchObject(conflict);
+    await issued("5".repeat(64));
+    await refused("5".repeat(64));
+    // A key that was given up comes back for nobody; a second loss is as the first.
+    await expect(admit()).rejects.toMatchObject({ code: "possession-unproven" });
+    await asks(fourth);
+    await issued("6".repeat(64));
+    const row = await getDelegation(db, "technician-z");
+    expect(row).toMatchObject({ revision: 4, terms: TERMS });
+    expect(toBase64(parseCertificate(row.certificate!).spki)).toBe(toBase64(fourth.spki));
+    expect(await used()).toBe(40);
+    await storeAcceptance(db, "technician-z", act("7".repeat(64)));
+    await expect(asks(third)).rejects.toMatchObject(conflict);
+    // All that were signed, accepted or not, are revoked together.
+    const order = { effect: "final", reason: "cACompromise", by: "operator" } as const;
+    expect(await orderRevocation(db, { id: "technician-z" }, order)).toMatchObject({ serials: { length: 4 } });
+  });
+
+  it("never has a grant before the present one taken for the one in force, whatever it refuses", async () => {
+    await request();
+    await prepare();
+    await signChild(db, "technician-z", await issuer(), factory.ca);
+    await storeDelegationAct(db, "technician-z", act("4".repeat(64)));
+    await storeAcceptance(db, "technician-z", act("5".repeat(64)));
+    await inTransaction(db, (tx) => requestRenewal(tx, "technician-z", undefined));
+    await prepare();
+    await signChild(db, "technician-z", await issuer(), factory.ca);
+    await storeDelegationAct(db, "technician-z", act("6".repeat(64)));
+    await noteRefusedGrant(db, "technician-z", {
+      ...{ leafHash: "6".repeat(64), message: randomUUID() },
+      refusal: { code: "grant-mismatch", message: "no" },
+    });
+    const meant = of({ new: toBase64(child.infra.key.spki) });
+    const change = { old: await proof(child.ca, meant), new: await proof(child.infra.key, meant) };
+    await expect(admit(change)).rejects.toMatchObject({ code: "state-conflict" });
+    await expect(admit()).rejects.toMatchObject({ code: "state-conflict" });
+  });
+
   const wrong: [string, string, () => Promise<Partial<Body<"rotation">>>][] = [
     ["a proof by another key", "possession-unproven", async () => ({ old: await proof(factory.ca) })],
     ["one key's proof for both", "possession-unproven", async () => ({ new: await proof(child.ca) })],
@@ -460,6 +548,24 @@ describe("a child that asks for a certificate for another CA key", () => {
     await expect(prepare()).rejects.toMatchObject({ code: "state-conflict" });
     await db.query("UPDATE delegation SET state = 'refused'");
     await expect(request()).rejects.toMatchObject({ code: "state-conflict" });
+  });
+});
+
+describe("a child's look at a grant in the place of its own", () => {
+  const ref = { origin: "countersign.example/factory-y", leafHash: "1".repeat(64) };
+  const fields = { ...OWN, ca: "AAAA" } as Grant;
+  const looks = (change: Partial<Grant>) => () =>
+    checkRenewal({ ref, fields }, { ...fields, revision: 2, supersedes: ref, ...change } as Grant);
+  const lost = { ...ref, leafHash: "2".repeat(64) };
+
+  it("takes the next revision, and a later one for another key alone: that one's request names the grant in force", () => {
+    expect(looks({})).not.toThrow();
+    expect(looks({ ca: "BBBB" })).not.toThrow();
+    expect(looks({ ca: "BBBB", revision: 3, supersedes: lost })).not.toThrow();
+    expect(looks({ revision: 3, supersedes: lost })).toThrow("next revision");
+    expect(looks({ revision: 2, supersedes: lost, ca: "BBBB" })).toThrow("next revision");
+    expect(looks({ revision: 3, supersedes: { ...lost, origin: "other" }, ca: "BBBB" })).toThrow("next revision");
+    expect(looks({ ca: "BBBB", revision: 3, supersedes: lost, quota: 101 })).toThrow("more than its time");
   });
 });
 

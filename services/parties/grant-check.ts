@@ -23,12 +23,17 @@ const ROTATED = [...RENEWED, "ca", "csrSha256", "nonceSha256"] as const;
  */
 export function checkRenewal(held: { readonly ref: ActRef; readonly fields: Grant }, next: Grant): void {
   const { supersedes } = next;
+  const keyOf = ({ ca, keyset }: Grant): string => ca ?? keyset.ca;
+  const rotates = keyOf(held.fields) !== keyOf(next);
   const names = supersedes?.origin === held.ref.origin && supersedes.leafHash === held.ref.leafHash;
-  if (!names || next.revision !== held.fields.revision + 1) {
+  const follows = names && next.revision === held.fields.revision + 1;
+  // After keys that were lost, and whose grants this site refused: for those it need not vouch, as the request that a grant
+  // for another key answers names the grant in force itself.
+  const afterLost = rotates && supersedes?.origin === held.ref.origin && next.revision > held.fields.revision + 1;
+  if (!follows && !afterLost) {
     throw new CountersignError("grant-mismatch", `the grant ${next.id} isn't the next revision of the one in force`);
   }
-  const keyOf = ({ ca, keyset }: Grant): string => ca ?? keyset.ca;
-  const changing: readonly string[] = keyOf(held.fields) === keyOf(next) ? RENEWED : ROTATED;
+  const changing: readonly string[] = rotates ? ROTATED : RENEWED;
   const fixed = (grant: Grant): Uint8Array =>
     canonicalJson(Object.fromEntries(Object.entries(grant).filter(([name]) => !changing.includes(name))));
   if (!equalBytes(fixed(held.fields), fixed(next)) || next.notAfter < held.fields.notAfter) {

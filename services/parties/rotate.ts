@@ -19,6 +19,7 @@ import {
   delegationsUnderWay,
   findRotation,
   fixEffectiveSize,
+  giveUpLostKey,
   queueIsPast,
   reopenGrant,
   requestRotation,
@@ -76,10 +77,12 @@ interface Proven {
 export async function proveRotation(context: RotationContext, held: CurrentGrant): Promise<Proven> {
   const { db, identity, caToken } = context;
   const { leafHash } = held.ref;
-  const row = await findRotation(db, leafHash);
-  if (row === undefined) throw new CountersignError("not-found", "nobody asked for another CA key here");
+  const asked = await findRotation(db, leafHash);
+  if (asked === undefined) throw new CountersignError("not-found", "nobody asked for another CA key here");
   const present = await caKeyOf(db, caToken, parseCertificate(held.certificate).spki);
-  const next = await newKey(caToken, row.label);
+  const next = await newKey(caToken, asked.label);
+  await giveUpLostKey(db, leafHash, next.spki);
+  const row = (await findRotation(db, leafHash)) ?? asked;
   const of = { ...{ party: identity.party, supersedes: held.ref }, old: b64(present), new: b64(next) };
   const { oldProof, newProof } =
     row.oldProof === null || row.newProof === null

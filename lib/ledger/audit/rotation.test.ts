@@ -41,6 +41,8 @@ describe("an audit of a CA's change of key", () => {
     readonly before?: boolean;
     readonly after?: "old" | "new";
     readonly revoke?: boolean;
+    /** of a grant for another new key before this one: what becomes of it */
+    readonly lost?: "refused" | "accepted" | "accepted late" | "same key";
   }
 
   /** Technician-Z's new key, from the parent's grant to its acceptance. */
@@ -65,23 +67,41 @@ describe("an audit of a CA's change of key", () => {
     const proof = (by: ThrowawayKey): Uint8Array => makeCsr(by, { cn: "Technician-Z CA", challengePassword });
     const proofs = { old: proof(forged.oldSigner ?? z.ca.key), new: proof(forged.newSigner ?? key) };
 
+    const accept = (granted: ActRef, { certificate }: typeof ca) => {
+      const chain = [certificate, y.ca.certificate, world.root];
+      const fields = { keyset: accepted.fields.keyset, chainSha256: sha(Buffer.concat(chain.map((c) => c.der))) };
+      const named = { prev: [accepted.fields.keyset, granted], grant: granted };
+      return signed<"acceptance">(z, "acceptance", subject, fields, named);
+    };
+    const given = [];
+    const lostKey = forged.lost === "same key" ? key : throwawayKey();
+    const lostCa = issueCa(y.ca, { commonName: "Technician-Z CA" }, { pathLen: 0, key: lostKey, at });
+    if (forged.lost !== undefined) {
+      const lost = { ca: toBase64(lostKey.spki), certificate: toBase64(lostCa.certificate.der) };
+      const fields = { ...first.fields, revision: 2, supersedes: first.ref, ...lost };
+      given.push(
+        await signed<"delegation">(y, "delegation", subject, fields, { prev: [first.ref], grant: first.grant! }),
+      );
+    }
+    const before = given[0]?.ref ?? first.ref;
     const grant = await signed<"delegation">(
       y,
       "delegation",
       subject,
       {
         ...first.fields,
-        revision: 2,
-        supersedes: first.ref,
+        revision: given.length + 2,
+        supersedes: before,
         ca: of.new,
         certificate: toBase64(ca.certificate.der),
         csrSha256: sha(proofs.new),
         nonceSha256: sha(challengePassword),
         ...forged.grant,
       },
-      { prev: [first.ref], grant: first.grant! },
+      { prev: [before], grant: first.grant! },
     );
     const more: Uint8Array[] = [];
+    if (forged.lost === "accepted") more.push((await accept(before, lostCa)).entry);
     const intend = async (under: ActRef): Promise<void> => {
       const { fields, subject: lot, prev } = find(z, "intent");
       more.push(z.statement("intent", lot[0]!, fields, { prev, grant: under }));
@@ -102,18 +122,11 @@ describe("an audit of a CA's change of key", () => {
       { prev: [accepted.ref, grant.ref], grant: first.ref },
     );
     if (forged.leaveOut !== "rotated") more.push(rotated.entry);
-    const chain = [ca.certificate, y.ca.certificate, world.root];
-    const acceptance = await signed<"acceptance">(
-      z,
-      "acceptance",
-      subject,
-      { keyset: accepted.fields.keyset, chainSha256: sha(Buffer.concat(chain.map((c) => c.der))) },
-      { prev: [accepted.fields.keyset, grant.ref], grant: grant.ref },
-    );
-    if (forged.leaveOut !== "acceptance") more.push(acceptance.entry);
+    if (forged.leaveOut !== "acceptance") more.push((await accept(grant.ref, ca)).entry);
+    if (forged.lost === "accepted late") more.push((await accept(before, lostCa)).entry);
     if (forged.after !== undefined) await intend(forged.after === "old" ? first.ref : grant.ref);
     const logs = new Map([
-      [y.id, await rewritten(y, keep, [...revoked, grant.entry])],
+      [y.id, await rewritten(y, keep, [...revoked, ...given.map(({ entry }) => entry), grant.entry])],
       [z.id, await rewritten(z, keep, more)],
     ]);
     const report = await auditWorld(world, logs);
@@ -123,6 +136,18 @@ describe("an audit of a CA's change of key", () => {
   it("finds nothing in an honest one, with intents under each key in its time", async () => {
     expect(await codes()).toEqual([]);
     expect(await codes({ before: true, after: "new" })).toEqual([]);
+  });
+
+  it("finds nothing in a second new key whose predecessor was never accepted, and all else in a row of two", async () => {
+    expect(await codes({ lost: "refused" })).toEqual([]);
+    expect(await codes({ lost: "refused", before: true, after: "new" })).toEqual([]);
+    expect(await codes({ lost: "refused", after: "old" })).toEqual(["rotation-invalid"]);
+    expect(await codes({ lost: "accepted" })).toContain("rotation-invalid");
+    expect(await codes({ lost: "accepted late" })).toContain("grant-exceeded");
+    expect(await codes({ lost: "same key" })).not.toEqual([]);
+    expect(await codes({ lost: "refused", grant: { quota: 5001 } })).toContain("grant-exceeded");
+    const beside = find(world.y, "delegation").ref;
+    expect(await codes({ lost: "refused", grant: { supersedes: beside, revision: 2 } })).toContain("grant-exceeded");
   });
 
   it("finds what the other key proved, or neither, or for another change", async () => {

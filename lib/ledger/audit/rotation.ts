@@ -1,5 +1,6 @@
 import { fromBase64 } from "../../domain/bytes.ts";
 import type { Grant } from "../../records/grant.ts";
+import type { ActRef } from "../../records/primitives.ts";
 import { rotatedFault } from "../rotation.ts";
 import { refKey, wrong, type AuditState, type GrantState, type PartyState, type Placed } from "./state.ts";
 
@@ -29,7 +30,7 @@ export async function onRotated(at: Placed<"rotated">, party: PartyState, state:
   if (next?.fields.child !== party.id || next.fields.supersedes === undefined) {
     return invalid("it names no grant to this party that takes the present one's place");
   }
-  if (refKey(next.fields.supersedes) !== refKey(own.ref)) return invalid("its grant takes another one's place");
+  if (refKey(placeOf(next, state)!) !== refKey(own.ref)) return invalid("its grant takes another one's place");
   if (fields.old.spki !== presentKey(party)) return invalid("the old key is not the party's CA key");
   if (fields.new.spki !== grantedKey(next.fields)) return invalid("the new key is not the one that its grant names");
   if (isFormer(fields.new.spki, party)) return invalid("the new key was given up before");
@@ -41,6 +42,22 @@ export async function onRotated(at: Placed<"rotated">, party: PartyState, state:
   }
   const { old, effectiveSize } = fields;
   party.rotations.push({ from: old.spki, to: fields.new.spki, effectiveSize, grant: next.ref });
+}
+
+/**
+ * The grant in whose place this one comes: the one that it supersedes, or the one in whose place that was to come, where
+ * that was for a key of its own and never accepted. At most one of such a row is: the first is none for what follows it.
+ */
+export function placeOf({ fields }: GrantState, state: AuditState): ActRef | undefined {
+  let { supersedes } = fields;
+  let key = grantedKey(fields);
+  for (;;) {
+    const before = supersedes && state.grants.get(refKey(supersedes));
+    if (before?.accepted !== false || before.fields.supersedes === undefined) return supersedes;
+    if (grantedKey(before.fields) === key) return supersedes;
+    key = grantedKey(before.fields);
+    supersedes = before.fields.supersedes;
+  }
 }
 
 function isFormer(key: string, { rotations, keyset }: PartyState): boolean {

@@ -16,7 +16,7 @@ import { ed25519Spki, formatVkey, parseVkey, type NoteKey } from "../note.ts";
 import { openCheckpoint } from "../checkpoint.ts";
 import { utf8 } from "../../domain/bytes.ts";
 import { isTakenBack } from "./revocation.ts";
-import { acceptedKeyFault, grantedKey } from "./rotation.ts";
+import { acceptedKeyFault, grantedKey, placeOf } from "./rotation.ts";
 import { refKey, wrong, type AuditState, type GrantState, type PartyState, type Placed } from "./state.ts";
 
 /** Who may speak for whom: keysets, the ceremony, delegations and their acceptance. */
@@ -288,9 +288,8 @@ export function onAcceptance(at: Placed<"acceptance">, party: PartyState, state:
     return wrong(state, at, "certificate-invalid", "it accepts another chain than the grant's");
   }
   // A grant takes effect by its child's own signature: what a stranger delegates to a party changes nothing about it.
-  const { supersedes } = grant.fields;
-  const renews =
-    supersedes !== undefined && party.grant !== undefined && refKey(supersedes) === refKey(party.grant.ref);
+  const place = placeOf(grant, state);
+  const renews = place !== undefined && party.grant !== undefined && refKey(place) === refKey(party.grant.ref);
   if (party.chain.length > 0 && !renews) {
     return wrong(state, at, "grant-exceeded", "the party has accepted another grant, or is the root's own");
   }

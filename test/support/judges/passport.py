@@ -675,20 +675,31 @@ class Verifier:
         need(given["fields"]["keyset"] == party.keyset, "the grant pins other keys")
         ders = [one.public_bytes(serialization.Encoding.DER) for one in given["chain"]]
         need(sha_hex(b"".join(ders)) == fields["chainSha256"], "another chain")
-        follows = given["fields"].get("supersedes")
-        need(not party.chain or (follows and party.grant and key_of(follows) == party.grant["key"]), "a second grant")
+        place = self.place_of(given)
+        need(not party.chain or (place and party.grant and place == party.grant["key"]), "a second grant")
         present = party.rotations[-1]["new"] if party.rotations else party.keyset["ca"]
         need(ca_of(given["fields"]) == present, "a CA key that isn't the party's")
         if party.rotations and party.grant and ca_of(party.grant["fields"]) != present:
             need(party.rotations[-1]["grant"] == given["key"], "another grant than the change of key is for")
         given["accepted"], party.grant, party.chain = True, given, given["chain"]
 
+    def place_of(self, given):
+        """The grant that it takes the place of, past those for keys of their own that were never accepted."""
+        while True:
+            place = key_of(given["fields"].get("supersedes"))
+            before = self.grants.get(place)
+            if not before or before.get("accepted") or "supersedes" not in before["fields"]:
+                return place
+            if ca_of(before["fields"]) == ca_of(given["fields"]):
+                return place
+            given = before
+
     def on_rotated(self, act, party, fields, grant, **_):
         old, new = fields["old"], fields["new"]
         need(party.grant and key_of(grant) == party.grant["key"], "not under the grant in force")
         given = self.grants.get(key_of(fields["grant"]))
         need(given and given["fields"]["child"] == party.id, "no grant to this party")
-        need(key_of(given["fields"].get("supersedes")) == party.grant["key"], "its grant supersedes another")
+        need(self.place_of(given) == party.grant["key"], "its grant supersedes another")
         need(old["spki"] == (party.rotations[-1]["new"] if party.rotations else party.keyset["ca"]), "not its CA key")
         need(new["spki"] == ca_of(given["fields"]), "not the grant's key")
         former = [party.keyset["ca"], *(one["old"] for one in party.rotations)]
