@@ -3,10 +3,11 @@ import type { AcceptanceActivities } from "../contracts/parties.ts";
 import { workflowIds } from "../contracts/parties.ts";
 import { nodeVerify, type CaKey } from "../hsm/index.ts";
 import { equalBytes, fromBase64, fromHex, toBase64, toHex } from "../lib/domain/bytes.ts";
-import { CountersignError } from "../lib/domain/errors.ts";
+import { CountersignError, isCountersignError } from "../lib/domain/errors.ts";
 import { leafHash } from "../lib/ledger/tree.ts";
 import { parseCsr } from "../lib/pki/csr.ts";
 import { keyId } from "../lib/pki/spki.ts";
+import type { Grant } from "../lib/records/grant.ts";
 import type { Invitation } from "../lib/records/message.ts";
 import type { ActRef } from "../lib/records/primitives.ts";
 import { rotationChallenge } from "../lib/records/rotation.ts";
@@ -25,7 +26,7 @@ import {
   isRotation,
   proveRotation,
   recordRotation,
-  refuseRotation,
+  refuseAnswered,
   restoreRotation,
 } from "../services/parties/rotate.ts";
 import { author, openSignedAct, type CheckedAct } from "../services/parties/signed-act.ts";
@@ -70,6 +71,17 @@ interface ReceivedGrant {
 /** A grant is named by the leaf hash of its act, hex. */
 const grantIdOf = (delegation: Uint8Array): string =>
   toHex(leafHash(fromBase64(readBody("delegation", delegation).act)));
+
+/** What it grants, whoever signed it; undefined where it can't be read. */
+function grantOf(delegation: Uint8Array): Grant | undefined {
+  try {
+    const { act } = parseEntry(fromBase64(readBody("delegation", delegation).act));
+    return act.type === "delegation" ? act.fields : undefined;
+  } catch (error) {
+    if (!isCountersignError(error)) throw error;
+    return undefined;
+  }
+}
 
 /** The grantee's activities. They take a parent's or a message's id and find everything else in the site's database. */
 export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities {
@@ -310,7 +322,8 @@ export function acceptanceActivities(deps: AcceptanceDeps): AcceptanceActivities
           },
         });
       });
-      await refuseRotation(db, refusal);
+      const next = grantOf(stored.body);
+      if (next !== undefined) await refuseAnswered(db, refusal, next);
     },
 
     async recordAcceptance({ message }) {

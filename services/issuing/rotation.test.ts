@@ -26,6 +26,7 @@ import { issue } from "../../test/support/issuing.ts";
 import { lotSite, ownLot, testDevices, type LotSite, type TestDevice } from "../../test/support/lot-site.ts";
 import { submitCsrs } from "../intake/submit.ts";
 import { keepCrls } from "../parties/own-cas.ts";
+import { refuseAnswered, refuseUnsent, sendRotation, type RotationContext } from "../parties/rotate.ts";
 import { settleIntents } from "../reconcile/intents.ts";
 import { recordBuilt } from "./built.ts";
 import { issueBatch } from "./certify.ts";
@@ -184,6 +185,41 @@ describe("issuing while the CA's key changes", () => {
     await issueBatch(context, last.batch);
     expect(await issuers(last.devices)).toEqual([keyId(ca.spki)]);
   }, 60_000);
+
+  it("says no to an order whose grant was renewed before it was sent, and to none but the one that is meant", async () => {
+    const held = await currentGrant(site.db);
+    const { rows: older } = await site.db.query<{ leaf: string }>(
+      "SELECT leaf_hash AS leaf FROM grant_received WHERE NOT current LIMIT 1",
+    );
+    const [before, now] = [older[0]!.leaf, held.ref.leafHash];
+    const ask = (supersedes: string) => requestRotation(site.db, { supersedes, label: "ca-9", by: "test" });
+    const state = async (supersedes: string) => (await findRotation(site.db, supersedes))?.state;
+    const context = { db: site.db } as RotationContext;
+    const no = { code: "grant-mismatch", message: "no" };
+    await ask(before);
+    await sendRotation(context);
+    expect(await findRotation(site.db, before)).toMatchObject({ state: "refused", errorCode: "state-conflict" });
+    expect(await state(now)).toBeUndefined();
+
+    await ask(now);
+    await setRotation(site.db, now, { state: "sent" });
+    await ask(before);
+    await refuseUnsent(site.db, no);
+    expect([await state(before), await state(now)]).toEqual(["refused", "sent"]);
+
+    // Grants that aren't taken: a mere renewal, one for a key that was asked for earlier, one for a key that nobody knows.
+    await ask(before);
+    const [bytes, key] = [Uint8Array.of(1), Uint8Array.of(9)];
+    await storeProofs(site.db, before, { oldSpki: bytes, newSpki: key, oldProof: bytes, newProof: bytes });
+    const next = { ...held.fields, supersedes: held.ref };
+    await refuseAnswered(site.db, no, next);
+    expect([await state(before), await state(now)]).toEqual(["requested", "sent"]);
+    await refuseAnswered(site.db, no, { ...next, ca: toBase64(key) });
+    expect([await state(before), await state(now)]).toEqual(["refused", "sent"]);
+    await refuseAnswered(site.db, no, { ...next, ca: toBase64(bytes) });
+    expect(await state(now)).toBe("refused");
+    await site.db.query("DELETE FROM ca_rotation");
+  });
 
   it("goes on making a CRL with each key, and takes no other key for one of them", async () => {
     await keepCrls(site.db, site.token, new Date());

@@ -20,6 +20,7 @@ import {
   findRotation,
   fixEffectiveSize,
   giveUpLostKey,
+  listRotations,
   queueIsPast,
   reopenGrant,
   requestRotation,
@@ -45,6 +46,10 @@ export interface RotationContext {
   readonly caToken: CaToken;
 }
 
+const RENEWED = {
+  code: "state-conflict",
+  message: "its grant was renewed before the request was sent: ask for another key again",
+} as const;
 const DRAIN_MS = 20_000;
 const LOOK_MS = 50;
 
@@ -98,7 +103,7 @@ export async function proveRotation(context: RotationContext, held: CurrentGrant
   throw new CountersignError("possession-unproven", `the CA's tokens don't fit what was asked of them: ${fault}`);
 }
 
-const b64 = ({ spki }: CaKey): string => toBase64(spki);
+const b64 = ({ spki }: Pick<CaKey, "spki">): string => toBase64(spki);
 
 async function newKey(token: CaToken, label: string): Promise<CaKey> {
   return (await token.hasKey(label)) ? token.caKey(label) : token.generateCaKey({ label, algorithm: "ec-p256" });
@@ -108,10 +113,14 @@ function request(key: CaKey, of: RotationOf, { organization }: Identity): Promis
   return key.signRequest({ cn: `${organization} CA`, organization, challengePassword: rotationChallenge(of) });
 }
 
-/** Queues the request to the parent. */
+/** Queues the request to the parent, and says no to what was asked for under a grant that was renewed since. */
 export async function sendRotation(context: RotationContext): Promise<void> {
   const { db } = context;
   const held = await currentGrant(db);
+  for (const { supersedes, state } of await listRotations(db)) {
+    if (state === "requested" && supersedes !== held.ref.leafHash) await refuseRotation(db, RENEWED, supersedes);
+  }
+  if ((await findRotation(db, held.ref.leafHash))?.state !== "requested") return;
   const { proofs } = await proveRotation(context, held);
   await inTransaction(db, async (tx) => {
     const row = await findRotation(tx, held.ref.leafHash);
@@ -212,19 +221,32 @@ export async function restoreRotation(context: RotationContext, held: CurrentGra
   });
 }
 
-/**
- * What is under way is over: with the parent's no, or ours to its answer. Issuing goes on under the key in force.
- * @param supersedes the grant that it was asked for; the present one unless given
- */
+/** What is under way is over: with the parent's no, or ours to its answer. Issuing goes on under the key in force. */
 export async function refuseRotation(
   db: Db,
   refusal: { code: string; message: string },
-  supersedes?: string,
+  supersedes: string,
 ): Promise<void> {
   await inTransaction(db, async (tx) => {
-    const of = supersedes ?? (await findCurrentGrant(tx))?.ref.leafHash;
-    if (of === undefined) return;
-    await setRotation(tx, of, { state: "refused", refusal });
-    await reopenGrant(tx, of);
+    await setRotation(tx, supersedes, { state: "refused", refusal });
+    await reopenGrant(tx, supersedes);
   });
+}
+
+/** The same of all that wasn't sent. */
+export async function refuseUnsent(db: Db, refusal: { code: string; message: string }): Promise<void> {
+  for (const { supersedes, state } of await listRotations(db)) {
+    if (state === "requested") await refuseRotation(db, refusal, supersedes);
+  }
+}
+
+/** The same of what a grant that isn't taken was to answer: a mere renewal answers none. */
+export async function refuseAnswered(db: Db, refusal: { code: string; message: string }, next: Grant): Promise<void> {
+  const asked = (await listRotations(db)).find(
+    ({ newSpki }) => newSpki !== null && b64({ spki: newSpki }) === keyOf(next),
+  );
+  const held = await findCurrentGrant(db);
+  const named = held !== undefined && isRotation(held, next) ? next.supersedes?.leafHash : undefined;
+  const supersedes = asked?.supersedes ?? named;
+  if (supersedes !== undefined) await refuseRotation(db, refusal, supersedes);
 }
