@@ -4,7 +4,7 @@ import { isCountersignError } from "../lib/domain/errors.ts";
 import { recordBuilt } from "../services/issuing/built.ts";
 import { issueBatches } from "../services/issuing/certify.ts";
 import type { IssuingContext } from "../services/issuing/context.ts";
-import { Gatherer } from "../services/issuing/gather.ts";
+import { Gatherer, isGathered } from "../services/issuing/gather.ts";
 import { refuseBatch } from "../services/issuing/refuse.ts";
 import { UnderWay } from "../services/issuing/under-way.ts";
 import { batchSizes, pendingInLot } from "../store/batches.ts";
@@ -35,7 +35,7 @@ function heartbeat(): () => void {
  */
 async function together(
   { db, underWay = new UnderWay(LANES) }: IssuingContext,
-  { lot, queued, batches }: BatchGroup,
+  { lot, queued, small, batches }: BatchGroup,
   kind: LotBatchKind,
   work: (batch: string) => Promise<void>,
 ): Promise<BatchRefusal[]> {
@@ -44,7 +44,7 @@ async function together(
   const ended =
     lot === undefined
       ? await Promise.allSettled(own.map((begin) => begin()))
-      : await underWay.run({ lot, kind, queued }, own, (batch) => joined(db, batch, work));
+      : await underWay.run({ lot, kind, queued, small }, own, (batch) => joined(db, batch, work));
   const refusals: BatchRefusal[] = [];
   const faults: unknown[] = [];
   for (const [i, end] of ended.entries()) {
@@ -109,8 +109,8 @@ export function issuingActivities(
       return together(context, input, "certify", (batch) => gatherer.run(batch, onProgress));
     },
     waitingBatches: async ({ lot, limit }: Parameters<LotActivities["waitingBatches"]>[0]) =>
-      (await pendingInLot(context.db, lot, limit)).flatMap(({ id, kind }) =>
-        kind === "install" ? [] : [{ id, kind }],
+      (await pendingInLot(context.db, lot, limit)).flatMap(({ id, kind, count }) =>
+        kind === "install" ? [] : [{ id, kind, ...(isGathered({ kind, count }) ? { small: true as const } : {}) }],
       ),
     refuseBatch: ({ batch, refused }: Parameters<LotActivities["refuseBatch"]>[0]) =>
       refuseBatch(context.db, batch, refused),

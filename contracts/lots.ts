@@ -36,6 +36,8 @@ export type LotBatchKind = "built" | "certify";
 export interface LotBatch {
   id: string;
   kind: LotBatchKind;
+  /** so small that it is worked on together with others; absent of any other */
+  small?: true;
 }
 
 /** Groups of batches of one lot in work at once: while one is at its ledger or its HSM, another is checked and stored. */
@@ -82,6 +84,8 @@ export interface BatchGroup {
   lot?: string;
   /** others wait in the workflow: none joins for longer than these take */
   queued?: boolean;
+  /** all of these are */
+  small?: true;
   batches: string[];
 }
 

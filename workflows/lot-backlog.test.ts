@@ -6,6 +6,7 @@ import {
   batchesArrived,
   lotProgress,
   lotWorkflowIds,
+  type BatchGroup,
   type BatchRefusal,
   type LotActivities,
   type LotBatch,
@@ -18,12 +19,15 @@ import { testTemporal } from "../test/support/index.ts";
 
 const stored = new Map<string, LotBatch>();
 const worked: string[] = [];
+const groups: BatchGroup[] = [];
 let hold: Promise<void> | undefined;
 let refills = 0;
 
-async function work({ batches }: { batches: string[] }): Promise<BatchRefusal[]> {
+async function work(group: BatchGroup): Promise<BatchRefusal[]> {
+  const { batches } = group;
   await hold;
   worked.push(...batches);
+  groups.push(group);
   for (const id of batches) stored.delete(id);
   return [];
 }
@@ -67,6 +71,7 @@ afterAll(async () => {
 beforeEach(() => {
   stored.clear();
   worked.length = 0;
+  groups.length = 0;
   refills = 0;
 });
 
@@ -134,4 +139,25 @@ it("works on each batch once, whether it was announced in time, too many at once
   await new Promise((wake) => setTimeout(wake, 500));
   expect(refills, "nothing is asked for when nothing waits").toBe(rest);
   await latest.terminate();
+}, 90_000);
+
+it("gives a lane many small batches at once, and large ones in their turn beside them", async () => {
+  let release = (): void => undefined;
+  hold = new Promise((resolve) => (release = resolve));
+  const lot = await startLot("mixed", { lanes: 1 });
+  const batches = Array.from({ length: 120 }, (_, i): LotBatch => {
+    const batch: LotBatch = { id: `m-${i}`, kind: i < 100 ? "certify" : "built" };
+    return i % 10 === 0 || i >= 100 ? batch : { ...batch, small: true };
+  });
+  for (const batch of batches) stored.set(batch.id, batch);
+  await lot.signal(batchesArrived, batches);
+  release();
+  hold = undefined;
+  await until("all batches", async () => stored.size === 0);
+  const ours = groups.filter((group) => group.lot === "mixed");
+  const sizes = (list: readonly BatchGroup[]): number[] => list.map((group) => group.batches.length);
+  expect(sizes(ours.filter(({ small }) => small === true))).toEqual([64, 26]);
+  expect(sizes(ours.filter(({ small }) => small === undefined))).toEqual([8, 2, 8, 8, 4]);
+  expect(new Set(ours.flatMap((group) => group.batches)).size).toBe(120);
+  await lot.terminate();
 }, 90_000);

@@ -41,6 +41,8 @@ const { recordBuilt, issueBatches } = proxyActivities<LotActivities>({
 
 /** Batches that one activity works on side by side. */
 const GROUP = 8;
+/** Small ones, which it works on together. */
+const SMALL_GROUP = 64;
 
 /**
  * Batches whose ids a run holds at most, of some hundred bytes each: the next run gets them as its input, and Temporal
@@ -99,11 +101,12 @@ async function lane(lot: string, state: LotState, bounded: boolean): Promise<voi
       continue;
     }
     // Taken before the await: no other lane sees them.
-    const batches = state.take(GROUP);
+    const batches = state.take();
     const ids = batches.map((batch) => batch.id);
     const work = batches[0]?.kind === "built" ? recordBuilt : issueBatches;
     const queued = state.queue.length > 0;
-    for (const refusal of await refusals(ids, () => work({ lot, queued, batches: ids }))) await refuseBatch(refusal);
+    const group = { lot, queued, ...(batches[0]?.small === true ? { small: true as const } : {}), batches: ids };
+    for (const refusal of await refusals(ids, () => work(group))) await refuseBatch(refusal);
     state.finish(batches);
   }
 }
@@ -119,7 +122,7 @@ async function refusals(ids: readonly string[], work: () => Promise<BatchRefusal
 }
 
 class LotState {
-  readonly queue: LotBatch[];
+  queue: LotBatch[];
   done: number;
   /** queued or running: a batch that is announced twice runs once */
   readonly #known: Set<string>;
@@ -173,10 +176,16 @@ class LotState {
     }
   }
 
-  /** The next ones of one kind, as they came. */
-  take(most: number): LotBatch[] {
-    const other = this.queue.findIndex((batch) => batch.kind !== this.queue[0]?.kind);
-    const batches = this.queue.splice(0, Math.min(most, other === -1 ? most : other));
+  /** The next ones of one kind, as they came, and of them those that are small or those that aren't, as the first is. */
+  take(): LotBatch[] {
+    const [first] = this.queue;
+    const other = this.queue.findIndex((batch) => batch.kind !== first?.kind);
+    const batches = this.queue
+      .slice(0, other === -1 ? undefined : other)
+      .filter((batch) => batch.small === first?.small)
+      .slice(0, first?.small === true ? SMALL_GROUP : GROUP);
+    const taken = new Set(batches);
+    this.queue = this.queue.filter((batch) => !taken.has(batch));
     this.#running += batches.length;
     this.#taken += batches.length;
     return batches;

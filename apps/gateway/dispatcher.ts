@@ -2,6 +2,7 @@ import { WorkflowIdConflictPolicy, WorkflowIdReusePolicy, type WorkflowClient } 
 import { batchesArrived, lotWorkflowIds, type LotBatch } from "../../contracts/lots.ts";
 import { QUEUES } from "../../contracts/queues.ts";
 import { pendingBatches, type PendingBatch } from "../../store/batches.ts";
+import { isGathered } from "../../services/issuing/gather.ts";
 import type { UnderWay } from "../../services/issuing/under-way.ts";
 import type { Db } from "../../store/db.ts";
 import { waitingHandoffs } from "../../store/handoffs.ts";
@@ -49,20 +50,21 @@ export class Dispatcher {
   }
 
   announce(batch: PendingBatch): void {
-    const { id, kind } = batch;
+    const { id, lot, kind } = batch;
     this.#announced.set(id, Date.now());
     if (kind === "install") return void this.#install(id);
     const joined = this.#underWay?.offer(batch);
-    if (joined === undefined) return this.#tell({ ...batch, kind });
+    const told: LotBatch = { id, kind, ...(isGathered(batch) ? { small: true } : {}) };
+    if (joined === undefined) return this.#tell(lot, told);
     void joined.then((done) => {
-      if (!done) this.#tell({ ...batch, kind });
+      if (!done) this.#tell(lot, told);
     });
   }
 
-  #tell({ id, lot, kind }: LotBatch & { lot: string }): void {
+  #tell(lot: string, batch: LotBatch): void {
     const waiting = this.#waiting.get(lot);
-    if (waiting === undefined) this.#waiting.set(lot, [{ id, kind }]);
-    else waiting.push({ id, kind });
+    if (waiting === undefined) this.#waiting.set(lot, [batch]);
+    else waiting.push(batch);
     void this.#send(lot);
   }
 

@@ -1,8 +1,8 @@
-import type { BatchSize } from "../../store/batches.ts";
+import type { BatchSize, PendingBatch } from "../../store/batches.ts";
 import type { OnProgress } from "./context.ts";
 
 /** Batches of so many items at most are gathered: larger ones carry what a batch costs by themselves. */
-export const SMALL_BATCH = 16;
+const SMALL_BATCH = 16;
 /** Items of one group. */
 const MOST_ITEMS = 256;
 /** Groups of one lot at once: while one is at its ledger or its HSM, another is checked and stored. */
@@ -11,6 +11,11 @@ const GROUPS = 2;
 const HOLDS_MS = 60_000;
 /** Batches of a group that failed, each tried by itself. */
 const SIDE_BY_SIDE = 8;
+
+/** Whether a batch is so small that it is worked on together with others. */
+export function isGathered({ kind, count }: Pick<PendingBatch, "kind" | "count">): boolean {
+  return kind === "certify" && count <= SMALL_BATCH;
+}
 
 interface Arrived {
   readonly batch: string;

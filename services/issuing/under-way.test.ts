@@ -88,6 +88,19 @@ describe("work that is under way", () => {
     for (let i = 0; i < taken.length; i++) await end(`s${i}`);
     await Promise.all([run, ...taken]);
 
+    const little = works();
+    const small = underWay.run(
+      { ...at, small: true },
+      Array.from({ length: 64 }, (_, i) => little.own(`o${i}`)),
+      little.begin,
+    );
+    expect(underWay.offer(batch("large"))).toBeDefined();
+    expect(little.begun).toHaveLength(64);
+    await little.end("o0");
+    expect(little.begun).toContain("large");
+    for (const id of little.begun) await little.end(id);
+    await small;
+
     const other = works();
     const building = underWay.run({ ...at, kind: "built" }, [other.own("own")], other.begin);
     const built = Array.from({ length: 15 }, (_, i) => underWay.offer(batch(`t${i}`, "lot-1", "built", 1)));

@@ -1,5 +1,5 @@
 import type { BatchKind, PendingBatch } from "../../store/batches.ts";
-import { SMALL_BATCH } from "./gather.ts";
+import { isGathered } from "./gather.ts";
 
 /** For so long work that is under way takes in more: then it ends, and its workflow hears of it. */
 const OPEN_MS = 10_000;
@@ -39,11 +39,12 @@ export class UnderWay {
    * Undefined: no work takes it in, and its workflow has to be told. Otherwise it resolves when that work is done with it,
    * with whether the batch is done as well.
    */
-  offer({ id, lot, kind, count }: PendingBatch): Promise<boolean> | undefined {
+  offer(batch: PendingBatch): Promise<boolean> | undefined {
+    const { id, lot, kind } = batch;
     const open = [...(this.#open.get(lot) ?? [])];
     const taking = open.filter((work) => work.takes).sort((a, b) => a.length - b.length);
     const work = taking.find((one) => one.kind === kind);
-    if (work !== undefined) return work.take(id, kind === "certify" && count <= SMALL_BATCH ? SMALL_WEIGHS : 1);
+    if (work !== undefined) return work.take(id, isGathered(batch) ? SMALL_WEIGHS : 1);
     // It waits for a lane of its workflow: those that come after it mustn't keep all of them.
     if (open.length >= this.#lanes) taking[0]?.takeNoMore();
     return undefined;
@@ -51,12 +52,18 @@ export class UnderWay {
 
   /**
    * Runs an activity's own batches, and those that join them. Resolves when all have ended, with how the own ones did.
-   * @param at `queued`: others wait for this lane already, so that none joins any more once the own ones have ended
+   * @param at `queued`: others wait for this lane already, so that none joins any more once the own ones have ended;
+   *   `small`: the own ones are worked on together
    * @param own each is begun at once
    * @param joined works on one that joined; resolves with whether it is done and doesn't throw
    */
   async run(
-    at: { readonly lot: string; readonly kind: BatchKind; readonly queued?: boolean | undefined },
+    at: {
+      readonly lot: string;
+      readonly kind: BatchKind;
+      readonly queued?: boolean | undefined;
+      readonly small?: true | undefined;
+    },
     own: readonly (() => Promise<void>)[],
     joined: (batch: string) => Promise<boolean>,
   ): Promise<PromiseSettledResult<void>[]> {
@@ -64,7 +71,7 @@ export class UnderWay {
     const open = this.#open.get(at.lot) ?? new Set();
     this.#open.set(at.lot, open.add(work));
     try {
-      const ended = await Promise.allSettled(own.map((begin) => work.own(begin)));
+      const ended = await Promise.allSettled(own.map((begin) => work.own(begin, at.small === true ? SMALL_WEIGHS : 1)));
       if (at.queued === true) work.takeNoMore();
       await work.idle();
       return ended;
@@ -98,8 +105,8 @@ class Joining {
     return this.#waiting.reduce((sum, { weight }) => sum + weight, this.#running);
   }
 
-  async own(begin: () => Promise<void>): Promise<void> {
-    this.#running++;
+  async own(begin: () => Promise<void>, weight: number): Promise<void> {
+    this.#running += weight;
     try {
       await begin();
     } catch (error) {
@@ -107,7 +114,7 @@ class Joining {
       this.#close();
       throw error;
     } finally {
-      this.#next(1);
+      this.#next(weight);
     }
   }
 
