@@ -156,6 +156,33 @@ describe("work that is under way", () => {
     await expect(run).resolves.toMatchObject([{ status: "fulfilled" }, { status: "rejected" }]);
   });
 
+  it("stays open a little for what comes next, unless another kind needs its lane", async () => {
+    vi.useFakeTimers();
+    const { begun, begin, own, end } = works();
+    const underWay = new UnderWay(1);
+    let ended = false;
+    const run = underWay.run(at, [own("own")], begin).then(() => (ended = true));
+    await end("own");
+    await vi.advanceTimersByTimeAsync(200);
+    const next = underWay.offer(batch("next"));
+    expect(begun).toEqual(["own", "next"]);
+    await vi.advanceTimersByTimeAsync(1_000);
+    await end("next");
+    await expect(next).resolves.toBe(true);
+    await vi.advanceTimersByTimeAsync(200);
+    expect(ended).toBe(false);
+    expect(underWay.offer(batch("built", "lot-1", "built"))).toBeUndefined();
+    await turns();
+    expect(ended).toBe(true);
+    await run;
+
+    const idle = underWay.run(at, [own("alone")], begin);
+    await end("alone");
+    await vi.advanceTimersByTimeAsync(250);
+    await idle;
+    expect(underWay.offer(batch("late"))).toBeUndefined();
+  });
+
   it("ends some time, however many come", async () => {
     vi.useFakeTimers();
     const { begin, own, end } = works();

@@ -4,6 +4,11 @@ import { isGathered } from "./gather.ts";
 /** For so long work that is under way takes in more: then it ends, and its workflow hears of it. */
 const OPEN_MS = 10_000;
 /**
+ * And for so long it stays open when nothing is left to do: stations post their next batch when they have the answer to
+ * the one before. It delays nothing, as answers don't wait for the work's end.
+ */
+const LINGER_MS = 250;
+/**
  * Batches side by side in one work, its own among them. Small ones to be certified, which are worked on together, weigh
  * less.
  */
@@ -90,7 +95,8 @@ class Joining {
   /** by weight */
   #running = 0;
   #closed = false;
-  #ended: (() => void) | undefined;
+  /** wakes `idle` */
+  #changed: (() => void) | undefined;
 
   constructor(kind: BatchKind, work: (batch: string) => Promise<boolean>) {
     this.kind = kind;
@@ -98,7 +104,7 @@ class Joining {
   }
 
   get takes(): boolean {
-    return !this.#closed && this.#running > 0 && this.length < MOST;
+    return !this.#closed && this.length < MOST;
   }
 
   get length(): number {
@@ -129,23 +135,32 @@ class Joining {
   /** Ends with what it has, and what waits in it. */
   takeNoMore(): void {
     this.#closed = true;
+    this.#changed?.();
   }
 
-  /** Resolves when nothing runs; nothing is taken in then. */
+  /** Resolves when nothing runs and nothing more came; nothing is taken in then. */
   async idle(): Promise<void> {
-    if (this.#running > 0) await new Promise<void>((resolve) => (this.#ended = resolve));
+    const changed = (): Promise<void> => new Promise((resolve) => (this.#changed = resolve));
+    do {
+      while (this.#running > 0) await changed();
+      if (this.#closed) break;
+      const timer = setTimeout(() => this.#changed?.(), LINGER_MS);
+      await changed();
+      clearTimeout(timer);
+    } while (this.#running > 0);
     this.#close();
   }
 
   /** Ends with what runs; what waits goes by way of its workflow. */
   #close(): void {
     clearTimeout(this.#timer);
-    this.#closed = true;
+    this.takeNoMore();
     for (const { end } of this.#waiting.splice(0)) end(false);
   }
 
   async #begin({ batch, weight, end }: Taken): Promise<void> {
     this.#running += weight;
+    this.#changed?.();
     end(await this.#work(batch).catch(() => false));
     this.#next(weight);
   }
@@ -154,6 +169,6 @@ class Joining {
   #next(ended: number): void {
     this.#running -= ended;
     while (this.#waiting.length > 0 && this.#running < SIDE_BY_SIDE) void this.#begin(this.#waiting.shift()!);
-    if (this.#running === 0) this.#ended?.();
+    this.#changed?.();
   }
 }
