@@ -34,6 +34,8 @@ export const EnrolmentBody = z.strictObject({ enrolment: z.enum(["first-connect"
 export const UnloggedBody = z.strictObject({ unlogged: z.enum(["allow", "alarm", "refuse"]) });
 const CreateBody = z.strictObject({ deviceId: DeviceId });
 const MAX_AT_ONCE = 20_000;
+/** of the IDs of one request: more make a log line that nobody reads, or that is cut off on its way */
+const MAX_LOGGED = 20;
 const StatesBody = z.strictObject({
   deviceIds: z.array(DeviceId).min(1).max(MAX_AT_ONCE),
   state: z.enum(["enabled", "disabled"]),
@@ -109,7 +111,8 @@ export function managementApi(
     const { deviceIds, state } = parseInput(StatesBody, request.body, "request body");
     const here = await setDeviceStates(db, deviceIds, state);
     await registry.recheck([...here]);
-    request.log.warn({ devices: here.size, by: clientOf(request).commonName }, `devices ${state}`);
+    const ids = [...here].slice(0, MAX_LOGGED);
+    request.log.warn({ devices: here.size, ids, by: clientOf(request).commonName }, `devices ${state}`);
     return { state, set: here.size, unknown: deviceIds.filter((id) => !here.has(id)) };
   });
   server.delete("/api/v1/devices/:id", operator, async (request, reply) => {

@@ -346,6 +346,13 @@ describe("revoking", () => {
       { state: "enabled", n: known - gone },
       { state: "disabled", n: gone },
     ]);
+    // The log says whom, as far as a line holds them.
+    const line = () => hub.said.split("\n").find((one) => one.includes('"devices disabled"') && one.includes("many-"));
+    await expect.poll(line).toBeDefined();
+    const logged = JSON.parse(line()!) as { devices: number; ids: string[]; by: string };
+    expect(logged).toMatchObject({ devices: EACH + 2, by: "alice" });
+    expect(logged.ids).toHaveLength(20);
+    expect([...ids("many", 0, EACH), ...ids("far", 0, 2)]).toEqual(expect.arrayContaining(logged.ids));
     for (const wrong of [[], ["no id!"], Array(20_001).fill("a")]) expect((await set(wrong)).status).toBe(400);
   });
 

@@ -12,6 +12,8 @@ export interface TestHub {
   mqttPort: number;
   /** of the hub's process */
   pid: number;
+  /** what it wrote since it was started */
+  said: string;
   /** HOST:PORT for devices. */
   address: string;
   infraCa: TestCertificate;
@@ -69,6 +71,7 @@ export async function startTestHub(
   for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text, { mode: 0o600 });
 
   let child: ChildProcess | undefined;
+  let said = "";
   const hub = { apiPort: 0, mqttPort: 0 };
   const start = async (): Promise<void> => {
     const config = {
@@ -94,7 +97,7 @@ export async function startTestHub(
       stdio: ["ignore", "pipe", "pipe", "ipc"],
     });
     child = started;
-    let said = "";
+    said = "";
     started.stdout?.on("data", (part: Buffer) => (said += part.toString()));
     started.stderr?.on("data", (part: Buffer) => (said += part.toString()));
     const ready = await new Promise<{ apiPort: number; mqttPort: number }>((resolve, reject) => {
@@ -124,6 +127,9 @@ export async function startTestHub(
     },
     get address() {
       return host === "127.0.0.1" ? `localhost:${hub.mqttPort}` : `${host}:${hub.mqttPort}`;
+    },
+    get said() {
+      return said;
     },
     infraCa,
     databaseUrl: url,
