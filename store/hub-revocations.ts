@@ -7,7 +7,7 @@ export interface HubBlock {
   kind: "certificate" | "key";
   /** of the certificate's DER, or of its SubjectPublicKeyInfo; lower-case hex */
   sha256: string;
-  /** by hand, or as a site's word that it has revoked it: neither is undone with the other */
+  /** by hand, or as a site's word that it has revoked it: the site takes back its own alone, an operator both at once */
   source: "operator" | "revocation";
   name: string | null;
   reason: string;

@@ -126,6 +126,15 @@ describe("who is kept out, from the command line", () => {
     const blocked = await countersign("hub", "block", "add", pem, "--reason", "key lost");
     const sha256 = /[0-9a-f]{64}/.exec(blocked)?.[0] ?? "";
     expect(await json("hub", "block", "list")).toMatchObject([{ kind: "key", sha256, reason: "key lost" }]);
+    // The same by the site whose CA it is: one line each, and one command for both.
+    const body = { certificate: readFileSync(pem, "utf8"), reason: "revoked by its issuer: keyCompromise" };
+    expect((await hub.api("POST", "/api/v1/blocks?source=revocation", body)).status).toBe(201);
+    const sources = (await json("hub", "block", "list")) as { source: string }[];
+    expect(sources.map(({ source }) => source).toSorted()).toEqual(["operator", "revocation"]);
+    const text = await countersign("hub", "block", "list");
+    expect(text).toMatch(/^KIND +SHA-256 +NAME +SOURCE +BY +REASON/m);
+    expect(text).toMatch(/ operator +alice +key lost/);
+    expect(text).toMatch(/ site +alice +revoked by its issuer/);
     await countersign("hub", "block", "remove", sha256);
     expect(await json("hub", "block", "list")).toEqual([]);
     expect(await json("hub", "groups", "set", "g", "under z", "--scopes", "twin")).toMatchObject({ scopes: ["twin"] });

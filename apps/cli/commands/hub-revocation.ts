@@ -88,21 +88,24 @@ function registerBlocks(block: Command): void {
     );
   block
     .command("list")
-    .description("what is blocked")
+    .description("what is blocked, and whether by an operator or by the site that has revoked it")
     .option("--json", "machine-readable")
     .addHelpText("after", "\nExample:\n  $ countersign hub block list")
     .action((options: Json) =>
       withHub(async (client) => {
         const blocks = await client.blocks();
         if (options.json) return printJson(blocks);
-        const rows = blocks.map((one) => [one.kind, one.sha256, one.name ?? "-", one.blockedBy, one.reason]);
-        print(table([["KIND", "SHA-256", "NAME", "BY", "REASON"], ...rows]));
+        const rows = blocks.map((one) => {
+          const source = one.source === "operator" ? "operator" : "site";
+          return [one.kind, one.sha256, one.name ?? "-", source, one.blockedBy, one.reason];
+        });
+        print(table([["KIND", "SHA-256", "NAME", "SOURCE", "BY", "REASON"], ...rows]));
       }),
     );
   block
     .command("remove")
     .argument("<sha256>", "the digest, as `list` shows it")
-    .description("let it in again")
+    .description("let it in again, whether an operator or a site has blocked it")
     .option("--json", "machine-readable")
     .addHelpText("after", "\nExample:\n  $ countersign hub block remove 3f1c...")
     .action((sha256: string, options: Json) =>
