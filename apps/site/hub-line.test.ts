@@ -345,14 +345,34 @@ describe("a site's CA at its hubs", () => {
     await expect.poll(() => askedAnew, { timeout: 20_000 }).toBeDefined();
     const { supersedes, new: request } = askedAnew!;
     expect(supersedes).toEqual({ origin: parent.identity.origin, leafHash: second.leafHash });
-    const csr = parseCsr(fromBase64(request));
-    const certificate = await signChildCa(parent, root, asked, { notBefore: new Date(root.notBefore), spki: csr.spki });
-    const named = {
-      ca: toBase64(csr.spki),
-      csrSha256: sha256Hex(csr.der),
-      nonceSha256: sha256Hex(csr.challengePassword!),
+    const answerTo = async (asking: string): Promise<Partial<Grant>> => {
+      const csr = parseCsr(fromBase64(asking));
+      const made = { notBefore: new Date(root.notBefore), spki: csr.spki };
+      return {
+        ca: toBase64(csr.spki),
+        csrSha256: sha256Hex(csr.der),
+        nonceSha256: sha256Hex(csr.challengePassword!),
+        certificate: toBase64(await signChildCa(parent, root, asked, made)),
+      };
     };
-    const next = { ...(await renewalOf(second)), ...named, certificate: toBase64(certificate) };
+    // The token is as it was before it made that key: what comes for it can't be taken, and the next one to be asked for is
+    // another, which the parent's answer puts in the place of the grant in force as well.
+    await site.db.query("UPDATE ca_rotation SET label = 'ca-4'");
+    const known = refused.length;
+    const lost = await delegate(await renewalOf(second, await answerTo(request)));
+    await expect.poll(() => refused.length, { timeout: 20_000 }).toBe(known + 1);
+    expect((await call("GET", "/api/v1/rotations")).body.rotations).toMatchObject([{ state: "refused" }]);
+    askedAnew = undefined;
+    expect(await call("POST", "/api/v1/rotations", {})).toMatchObject({ status: 202 });
+    await expect.poll(() => askedAnew, { timeout: 20_000 }).toBeDefined();
+    expect(askedAnew!.supersedes).toEqual(supersedes);
+    expect(parseCsr(fromBase64(askedAnew!.new)).spki).not.toEqual(parseCsr(fromBase64(request)).spki);
+    const next = {
+      ...(await renewalOf(second)),
+      ...(await answerTo(askedAnew!.new)),
+      revision: lost.fields.revision + 1,
+    };
+    next.supersedes = { origin: parent.identity.origin, leafHash: lost.leafHash };
     // Nobody's key but the one that was made for it, and for nothing but it.
     const { spki } = parent.identity.act;
     const stolen = await signChildCa(parent, root, asked, { notBefore: new Date(root.notBefore), spki });
@@ -381,7 +401,7 @@ describe("a site's CA at its hubs", () => {
     expect(rotations).toMatchObject({
       keys: [
         { label: "ca", present: false },
-        { label: "ca-3", present: true },
+        { label: "ca-4", present: true },
       ],
       rotations: [{ state: "accepted" }],
     });
