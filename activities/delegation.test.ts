@@ -5,6 +5,8 @@ import { nodeVerify } from "../hsm/index.ts";
 import { toBase64 } from "../lib/domain/bytes.ts";
 import type { Certificate } from "../lib/pki/certificate.ts";
 import type { Grant, GrantTerms } from "../lib/records/grant.ts";
+import { rotationChallenge } from "../lib/records/rotation.ts";
+import { parseEntry } from "../lib/records/statement.ts";
 import { Acts, createLedger } from "../services/ledger/index.ts";
 import { acceptanceStep } from "../services/parties/acceptance-act.ts";
 import { Inbox } from "../services/parties/inbox.ts";
@@ -170,5 +172,33 @@ describe("a child that doesn't take its grant", () => {
     await noteRefusal(db, await refusal(actLeafHash!));
     expect(await getDelegation(db, "technician-z")).toMatchObject({ state: "accepted", errorCode: null });
     await expect(noteRefusal(db, randomUUID())).rejects.toMatchObject({ code: "not-found" });
+  });
+
+  it("gets one for its second new key, recorded and sent, where the first was lost", async () => {
+    const { actLeafHash, revision } = await getDelegation(db, "technician-z");
+    const supersedes = { origin: factory.identity.origin, leafHash: actLeafHash! };
+    const ask = async (label: string): Promise<string> => {
+      const key = await child.token.generateCaKey({ label, algorithm: "ec-p256" });
+      const [old, next] = [child.ca.spki, key.spki].map(toBase64) as [string, string];
+      const challengePassword = rotationChallenge({ party: "technician-z", supersedes, old, new: next });
+      const name = { cn: "TECHNICIAN-Z CA", organization: "TECHNICIAN-Z", challengePassword };
+      const proofs = { old: await child.ca.signRequest(name), new: await key.signRequest(name) };
+      const body = { supersedes, old: toBase64(proofs.old), new: toBase64(proofs.new) };
+      await take(await letters.write("rotation", body));
+      return next;
+    };
+    await ask("ca-lost");
+    const lost = await delegate();
+    await noteRefusal(db, await refusal(lost));
+    const before = await sent();
+    const ca = await ask("ca-next");
+    const leafHash = await delegate();
+    expect([await delegate(), await sent()]).toEqual([leafHash, before + 1]);
+    const { act } = parseEntry((await getDelegation(db, "technician-z")).actEntry!);
+    expect(act).toMatchObject({
+      type: "delegation",
+      fields: { ca, revision: revision + 2, quota: 40, supersedes: { ...supersedes, leafHash: lost } },
+    });
+    expect(act.prev).toContainEqual({ ...supersedes, leafHash: lost });
   });
 });
