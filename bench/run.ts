@@ -42,6 +42,8 @@ export interface BenchReport {
 }
 
 const RAW_SECONDS = 2;
+/** Four batches under way, as of a station: while one's CSRs are checked, another's certificates are signed. */
+const RAW_CONCURRENCY = "1024";
 /** One to sign while another's digest is on its way back. */
 const RAW_SESSIONS = 2;
 const PATH_SECONDS = 3;
@@ -116,7 +118,15 @@ const rawSpeed = (dir: string): Promise<RawSpeed> =>
 async function rawPathSpeed(...more: readonly string[]): Promise<HsmBench> {
   const { SOFTHSM2_CONF: _, ...env } = process.env;
   const script = join(import.meta.dirname, "hsm.ts");
-  const args = ["--sessions", String(RAW_SESSIONS), "--seconds", String(PATH_SECONDS), "--concurrency", "64", ...more];
+  const args = [
+    "--sessions",
+    String(RAW_SESSIONS),
+    "--seconds",
+    String(PATH_SECONDS),
+    "--concurrency",
+    RAW_CONCURRENCY,
+    ...more,
+  ];
   const threads = { UV_THREADPOOL_SIZE: String(threadsForSessions(RAW_SESSIONS)) };
   const options = { env: { ...env, ...threads }, timeout: CHILD_MS };
   return JSON.parse((await promisify(execFile)(process.execPath, [script, ...args], options)).stdout) as HsmBench;
