@@ -5,6 +5,7 @@ import { fromBase64, fromHex, toBase64 } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import { sha256Hex } from "../lib/domain/hash.ts";
 import { parseCertificate } from "../lib/pki/certificate.ts";
+import { grantedKey } from "../lib/records/grant.ts";
 import type { ActRef } from "../lib/records/primitives.ts";
 import { parseEntry } from "../lib/records/statement.ts";
 import type { Acts, RecordedAct } from "../services/ledger/acts.ts";
@@ -127,7 +128,7 @@ export function delegationActivities(deps: DelegationDeps): DelegationActivities
         {
           type: "delegation",
           ...name,
-          subject: [{ name: child, digest: { sha256: sha256Hex(fromBase64(fields.ca ?? fields.keyset.ca)) } }],
+          subject: [{ name: child, digest: { sha256: sha256Hex(fromBase64(grantedKey(fields))) } }],
           ...(grant === undefined ? {} : { grant }),
           prev: [
             prev,

@@ -53,3 +53,6 @@ export const grant = z.strictObject({
   approvals: z.strictObject({ threshold: z.int().min(0).max(16) }),
 });
 export type Grant = z.infer<typeof grant>;
+
+/** SPKI, base64, of the CA key that a grant is for. */
+export const grantedKey = ({ ca, keyset }: Pick<Grant, "ca" | "keyset">): string => ca ?? keyset.ca;

@@ -5,7 +5,7 @@ import type { VerifySignature } from "../../lib/domain/signing.ts";
 import { parseCertificate, type Certificate } from "../../lib/pki/certificate.ts";
 import { parseCsr } from "../../lib/pki/csr.ts";
 import { validatePath } from "../../lib/pki/path.ts";
-import type { Grant } from "../../lib/records/grant.ts";
+import { grantedKey, type Grant } from "../../lib/records/grant.ts";
 import type { ActRef } from "../../lib/records/primitives.ts";
 import type { Keyset } from "../../lib/records/keyset.ts";
 import { sha256Hex } from "../ledger/sha256.ts";
@@ -23,8 +23,7 @@ const ROTATED = [...RENEWED, "ca", "csrSha256", "nonceSha256"] as const;
  */
 export function checkRenewal(held: { readonly ref: ActRef; readonly fields: Grant }, next: Grant): void {
   const { supersedes } = next;
-  const keyOf = ({ ca, keyset }: Grant): string => ca ?? keyset.ca;
-  const rotates = keyOf(held.fields) !== keyOf(next);
+  const rotates = grantedKey(held.fields) !== grantedKey(next);
   const names = supersedes?.origin === held.ref.origin && supersedes.leafHash === held.ref.leafHash;
   const follows = names && next.revision === held.fields.revision + 1;
   // After keys that were lost, and whose grants this site refused: for those it need not vouch, as the request that a grant

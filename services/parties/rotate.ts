@@ -6,7 +6,7 @@ import { CountersignError } from "../../lib/domain/errors.ts";
 import { rotationFault } from "../../lib/ledger/rotation.ts";
 import { parseCertificate } from "../../lib/pki/certificate.ts";
 import { keyId } from "../../lib/pki/spki.ts";
-import type { Grant } from "../../lib/records/grant.ts";
+import { grantedKey, type Grant } from "../../lib/records/grant.ts";
 import type { ActRef } from "../../lib/records/primitives.ts";
 import { rotationChallenge, type RotationOf } from "../../lib/records/rotation.ts";
 import { parseEntry } from "../../lib/records/statement.ts";
@@ -53,11 +53,8 @@ const RENEWED = {
 const DRAIN_MS = 20_000;
 const LOOK_MS = 50;
 
-/** SPKI, base64, of the CA key that a grant is for. */
-const keyOf = ({ ca, keyset }: Pick<Grant, "ca" | "keyset">): string => ca ?? keyset.ca;
-
 /** Does this grant put another CA key in the place of the one in force? */
-export const isRotation = (held: CurrentGrant, next: Grant): boolean => keyOf(next) !== keyOf(held.fields);
+export const isRotation = (held: CurrentGrant, next: Grant): boolean => grantedKey(next) !== grantedKey(held.fields);
 
 /** What an operator asks for. @throws CountersignError `grant-missing` */
 export async function orderRotation(db: Db, by: string): Promise<{ supersedes: string }> {
@@ -157,7 +154,7 @@ export async function recordRotation(
   const recorded = await acts.find(step.workflowId, step.stepKey);
   if (recorded !== undefined) return recorded;
   const { of, proofs } = await proveRotation(context, held);
-  if (of.new !== keyOf(next.fields)) {
+  if (of.new !== grantedKey(next.fields)) {
     throw new CountersignError("grant-mismatch", `the grant ${next.fields.id} is for another CA key than ours`);
   }
   const effectiveSize = await settle(db, held);
@@ -243,7 +240,7 @@ export async function refuseUnsent(db: Db, refusal: { code: string; message: str
 /** The same of what a grant that isn't taken was to answer: a mere renewal answers none. */
 export async function refuseAnswered(db: Db, refusal: { code: string; message: string }, next: Grant): Promise<void> {
   const asked = (await listRotations(db)).find(
-    ({ newSpki }) => newSpki !== null && b64({ spki: newSpki }) === keyOf(next),
+    ({ newSpki }) => newSpki !== null && b64({ spki: newSpki }) === grantedKey(next),
   );
   const held = await findCurrentGrant(db);
   const named = held !== undefined && isRotation(held, next) ? next.supersedes?.leafHash : undefined;

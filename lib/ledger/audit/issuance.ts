@@ -3,13 +3,14 @@ import { isCountersignError } from "../../domain/errors.ts";
 import { canonicalJson } from "../../domain/json.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
 import { validatePath } from "../../pki/path.ts";
+import { grantedKey } from "../../records/grant.ts";
 import { csrItem, installItem } from "../../records/manifest.ts";
 import { deviceProfileFault } from "./device-profile.ts";
 import { leafHash } from "../tree.ts";
 import { heldDevice, openLot } from "./custody.ts";
 import { checkIntake } from "./intake.ts";
 import { settingsFault } from "./lot-settings.ts";
-import { grantedKey, intentKeyFault } from "./rotation.ts";
+import { intentKeyFault } from "./rotation.ts";
 import {
   refKey,
   wrong,

@@ -1,13 +1,10 @@
 import { fromBase64 } from "../../domain/bytes.ts";
-import type { Grant } from "../../records/grant.ts";
+import { grantedKey } from "../../records/grant.ts";
 import type { ActRef } from "../../records/primitives.ts";
 import { rotatedFault } from "../rotation.ts";
 import { refKey, wrong, type AuditState, type GrantState, type PartyState, type Placed } from "./state.ts";
 
 /** Which CA key a party signs under, and since when: its keyset's, until it changes it with the proofs of both. */
-
-/** SPKI, base64, of the CA key that a grant is for. */
-export const grantedKey = ({ ca, keyset }: Pick<Grant, "ca" | "keyset">): string => ca ?? keyset.ca;
 
 /** SPKI, base64, of the key that the party signs under now. */
 export const presentKey = (party: PartyState): string | undefined => party.rotations.at(-1)?.to ?? party.keyset?.ca;

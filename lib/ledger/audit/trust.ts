@@ -1,7 +1,7 @@
 import { concatBytes, equalBytes, fromBase64, toBase64 } from "../../domain/bytes.ts";
 import { sha256Hex } from "../../domain/hash.ts";
 import { canonicalJson } from "../../domain/json.ts";
-import type { Grant } from "../../records/grant.ts";
+import { grantedKey, type Grant } from "../../records/grant.ts";
 import { isCountersignError } from "../../domain/errors.ts";
 import { parseCertificate, type Certificate } from "../../pki/certificate.ts";
 import { checkCsr, parseCsr } from "../../pki/csr.ts";
@@ -16,7 +16,7 @@ import { ed25519Spki, formatVkey, parseVkey, type NoteKey } from "../note.ts";
 import { openCheckpoint } from "../checkpoint.ts";
 import { utf8 } from "../../domain/bytes.ts";
 import { isTakenBack } from "./revocation.ts";
-import { acceptedKeyFault, grantedKey, placeOf } from "./rotation.ts";
+import { acceptedKeyFault, placeOf } from "./rotation.ts";
 import { refKey, wrong, type AuditState, type GrantState, type PartyState, type Placed } from "./state.ts";
 
 /** Who may speak for whom: keysets, the ceremony, delegations and their acceptance. */
