@@ -1,3 +1,5 @@
+import { splitPrefixed } from "../lib/domain/bytes.ts";
+
 /**
  * Byte strings, one after the other, in memory that two threads share: one message between them then stands for many
  * pieces of work, and nothing is allocated for it. Only one of the two has it at a time.
@@ -38,12 +40,5 @@ export class SharedBytes {
 export function readShared(memory: SharedArrayBuffer, used: number): Uint8Array[] {
   const bytes = new Uint8Array(used);
   bytes.set(new Uint8Array(memory, 0, used));
-  const view = new DataView(bytes.buffer);
-  const parts: Uint8Array[] = [];
-  for (let at = 0; at < used;) {
-    const from = at + LENGTH_BYTES;
-    at = from + view.getUint32(at);
-    parts.push(bytes.subarray(from, at));
-  }
-  return parts;
+  return splitPrefixed(bytes);
 }

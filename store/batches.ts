@@ -1,3 +1,4 @@
+import { splitPrefixed } from "../lib/domain/bytes.ts";
 import { CountersignError } from "../lib/domain/errors.ts";
 import type { ErrorCode } from "../lib/domain/error-codes.ts";
 import { withKeptPlans, type Queryable, type Tx } from "./db.ts";
@@ -90,7 +91,7 @@ interface Row {
 const COLUMNS = "id, lot, kind, manifest, manifest_sha256, key_id, items, state";
 
 function fromRow({ manifest_sha256, key_id, items, ...rest }: Row): Batch {
-  return { ...rest, manifestSha256: manifest_sha256, keyId: key_id, items: decodeItems(items) };
+  return { ...rest, manifestSha256: manifest_sha256, keyId: key_id, items: splitPrefixed(items) };
 }
 
 function encodeItems(items: readonly Uint8Array[]): Uint8Array {
@@ -101,17 +102,6 @@ function encodeItems(items: readonly Uint8Array[]): Uint8Array {
       return [length, item];
     }),
   );
-}
-
-function decodeItems(bytes: Uint8Array): Uint8Array[] {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const items: Uint8Array[] = [];
-  for (let at = 0; at < bytes.length;) {
-    const end = at + 4 + view.getUint32(at);
-    items.push(bytes.subarray(at + 4, end));
-    at = end;
-  }
-  return items;
 }
 
 /** @throws CountersignError `not-found` */
@@ -130,7 +120,7 @@ export async function getBatches(q: Queryable, ids: readonly string[]): Promise<
   return ids.map((id) => fromRow(found.get(id) ?? notFound(id)));
 }
 
-/** Of these batches, those that there are: whose they are, and how many items they have. */
+/** Of these batches, those that there are: whose they are, and how many items they have, whatever became of their bytes. */
 export async function batchSizes(q: Queryable, ids: readonly string[]): Promise<Map<string, BatchSize>> {
   const { rows } = await q.query<BatchSize & { id: string }>({
     name: "batch-sizes",
@@ -144,11 +134,6 @@ export interface BatchSize {
   readonly lot: string;
   /** items */
   readonly count: number;
-}
-
-/** How many items the batch has, whatever became of their bytes; undefined when there is no such batch. */
-export async function itemCount(q: Queryable, id: string): Promise<number | undefined> {
-  return (await q.query<{ count: number }>("SELECT count FROM batch WHERE id = $1", [id])).rows[0]?.count;
 }
 
 /**

@@ -62,6 +62,18 @@ export function concatBytes(...parts: readonly Uint8Array[]): Uint8Array {
   return out;
 }
 
+/** Byte strings one after the other, each behind its length (4 bytes, big-endian), as views of `bytes`. */
+export function splitPrefixed(bytes: Uint8Array): Uint8Array[] {
+  const lengths = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const parts: Uint8Array[] = [];
+  for (let at = 0; at < bytes.length;) {
+    const from = at + 4;
+    at = from + lengths.getUint32(at);
+    parts.push(bytes.subarray(from, at));
+  }
+  return parts;
+}
+
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   if (a.length !== b.length) return false;
   if (native !== undefined && a.length > 256) return native.compare(a, b) === 0;
